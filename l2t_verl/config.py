@@ -1,0 +1,279 @@
+"""The configuration tree, read from `algorithm.l2t` of verl's configuration.
+
+Every field has a sentence, a unit where it has one, and bounds. `load_config` reports all problems of a
+configuration in one message, each under its dotted path, so that nobody fixes them one failed start at a time.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+ROOT = "algorithm.l2t"
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be trained with; the message lists every problem with its dotted path."""
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError("must be finite")
+    return value
+
+
+Real = Annotated[float, AfterValidator(_finite)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class EpisodesConfig(_Section):
+    """How a response is cut into episodes."""
+
+    method: Literal[
+        "episode_tags", "think_blocks", "paragraphs", "discourse_markers", "fixed_tokens", "surprise"
+    ] = Field("episode_tags", description="Segmenter; `episode_tags` is the paper's.")
+    fallback: (
+        Literal["think_blocks", "paragraphs", "discourse_markers", "fixed_tokens"] | None
+    ) = Field("paragraphs", description="Segmenter used where tags do not parse; null leaves such a response whole.")
+    max_episodes: int = Field(30, ge=1, le=1024, description="Most episodes in one response; the rest joins the last.")
+    min_episode_tokens: int = Field(
+        1, ge=1, le=65536, description="Shortest episode, in tokens; a shorter one joins the next."
+    )
+    markers: tuple[str, ...] | None = Field(
+        None, description="Sentence openings that start an episode (`discourse_markers`); null takes the built-in list."
+    )
+    tokens_per_episode: int = Field(
+        256, ge=1, le=65536, description="Length of an episode, in tokens (`fixed_tokens`)."
+    )
+    surprise_threshold: Real = Field(
+        4.0, gt=0, le=100, description="Surprise -log p from which a token opens an episode, in nats (`surprise`)."
+    )
+    answer_markers: tuple[str, ...] | None = Field(
+        None, description="Texts that open the final answer where there is no `</think>`; null takes the built-in list."
+    )
+
+
+class GainConfig(_Section):
+    """How the reference answer is scored after each episode."""
+
+    kind: Literal["geometric", "probability", "mean_logprob", "monte_carlo"] = Field(
+        "geometric", description="What J is made of: exp of the mean log p of the answer's tokens, of their sum, …"
+    )
+    backend: Literal["expanded", "packed"] = Field(
+        "expanded", description="How the K+1 prefixes are run: one plain sequence each, or sharing their prefix."
+    )
+    forcing_suffix: str = Field(
+        "\n\nThe final answer is \\boxed{", description="Text put before the reference answer to force it."
+    )
+    closing: str = Field("}", min_length=1, description="Text put after the reference answer.")
+    think_open: str = Field("<think>", min_length=1, description="Text that opens thinking.")
+    think_close: str = Field("\n</think>", min_length=1, description="Text that closes an open thought before forcing.")
+    max_tokens_per_micro_batch: int = Field(
+        16384, ge=64, description="Most tokens in one scoring forward of one worker, in tokens."
+    )
+
+
+class CompressionConfig(_Section):
+    """How the compression penalty is estimated."""
+
+    estimator: Literal["log_ratio", "log_ratio_episode", "directional", "exact"] = Field(
+        "log_ratio", description="Estimator of the penalty C, in nats."
+    )
+
+
+class CreditConfig(_Section):
+    """How episode rewards become token advantages."""
+
+    method: Literal["paper", "episode", "shaped"] = Field("shaped", description="Credit assignment.")
+    std_floor: Real = Field(
+        0.05, gt=0, description="Smallest standard deviation that process rewards are divided by, in units of J."
+    )
+    gamma: Real | None = Field(
+        None, ge=0, le=1, description="Discount of the return-to-go per episode (`episode`); null takes immediate rewards."
+    )
+    surprise_weights: bool = Field(
+        False, description="Spread an episode's reward over its tokens by their surprise (`episode`)."
+    )
+    ratio_clip: Real | None = Field(
+        None, gt=0, description="Bound on a token's share of its rollout's reward (`paper`); null is the paper's: none."
+    )
+    length_cost: Real = Field(
+        0.0, ge=0, description="Cost λ of a response of the longest length, in units of J (`shaped`)."
+    )
+    token_budget: Real | None = Field(
+        None, gt=0, description="Mean length of correct responses to reach, in tokens; adapts λ each step (`shaped`)."
+    )
+    length_cost_rate: Real = Field(
+        0.1, gt=0, le=10, description="Step η of the dual ascent on λ, in units of J per unit of relative excess."
+    )
+
+
+class OutcomeConfig(_Section):
+    """How the final answer is graded."""
+
+    grader: Literal["auto", "math_verify", "verl"] = Field(
+        "auto", description="`auto` takes verl's scorer for a data source that verl knows, else math-verify."
+    )
+    seconds_per_sample: Real = Field(10.0, gt=0, le=600, description="Time limit for grading one sample, in seconds.")
+    workers: int = Field(2, ge=1, le=64, description="Grading processes of one reward worker.")
+
+
+class DiagnosticsConfig(_Section):
+    """Measurements that cost time and are off by default."""
+
+    compare_grpo: bool = Field(
+        False, description="Also measure the gradient norm that plain GRPO has on the same rollouts (one extra backward)."
+    )
+
+
+class L2TConfig(_Section):
+    """The whole configuration of the method, `algorithm.l2t`.
+
+    Example:
+        >>> load_config({"alpha": 0.5, "credit": {"method": "episode"}}).credit.method
+        'episode'
+    """
+
+    alpha: Real = Field(0.8, ge=0, le=100, description="Weight of the process reward against the outcome.")
+    beta: Real = Field(
+        1.2, ge=0, le=100, description="Weight of the penalty against the gain, in units of J per nat (the paper's 0.6)."
+    )
+    episodes: EpisodesConfig = Field(default_factory=EpisodesConfig)
+    gain: GainConfig = Field(default_factory=GainConfig)
+    compression: CompressionConfig = Field(default_factory=CompressionConfig)
+    credit: CreditConfig = Field(default_factory=CreditConfig)
+    outcome: OutcomeConfig = Field(default_factory=OutcomeConfig)
+    diagnostics: DiagnosticsConfig = Field(default_factory=DiagnosticsConfig)
+
+
+def load_config(raw: Mapping[str, Any] | None) -> L2TConfig:
+    """Read and check the configuration tree.
+
+    Args:
+        raw: the node `algorithm.l2t` as a plain mapping (lists for tuples are accepted), or None for the defaults.
+
+    Returns:
+        The checked, frozen configuration.
+
+    Raises:
+        ConfigError: unknown keys, wrong types, values out of bounds and contradictions, all in one message.
+
+    Example:
+        >>> load_config({"alpha": -1, "gain": {"knd": "geometric"}})
+        Traceback (most recent call last):
+        ...
+        l2t_verl.config.ConfigError: the L2T configuration has 2 problems:
+          algorithm.l2t.alpha: Input should be greater than or equal to 0 (got -1)
+          algorithm.l2t.gain.knd: unknown key; known here: kind, backend, forcing_suffix, closing, think_open, \
+think_close, max_tokens_per_micro_batch
+    """
+    if raw is not None and not isinstance(raw, Mapping):
+        raise ConfigError(f"{ROOT} must be a mapping of settings, got {type(raw).__name__} ({raw!r})")
+    values = _lists_to_tuples(dict(raw or {}))
+    problems: dict[str, str] = {}
+    config = None
+    while config is None:  # each round drops the offending keys, so that the rest can be checked together
+        try:
+            config = L2TConfig.model_validate(values)
+        except ValidationError as error:
+            values = copy.deepcopy(values)
+            for item in error.errors():
+                path = _existing_path(values, item["loc"])
+                problems.setdefault(".".join((ROOT, *path)), _describe(item, path))
+                _drop(values, path)
+    problems.update(_contradictions(config))
+    if problems:
+        plural = "problem" if len(problems) == 1 else "problems"
+        lines = "\n".join(f"  {path}: {text}" for path, text in problems.items())
+        raise ConfigError(f"the L2T configuration has {len(problems)} {plural}:\n{lines}")
+    return config
+
+
+def describe_fields(model: type[BaseModel] = L2TConfig, prefix: str = "") -> list[tuple[str, str, str]]:
+    """List every leaf of the tree as (dotted path below `algorithm.l2t`, default, sentence), in order."""
+    rows: list[tuple[str, str, str]] = []
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            rows += describe_fields(field.annotation, f"{prefix}{name}.")
+        else:
+            default = "null" if field.default is None else str(field.default)
+            rows.append((prefix + name, repr(field.default)[1:-1] if isinstance(field.default, str) else default,
+                         field.description or ""))
+    return rows
+
+
+def _contradictions(config: L2TConfig) -> dict[str, str]:
+    """What no single field shows: settings that exclude each other or would have no effect."""
+    found: dict[str, str] = {}
+    credit, episodes = config.credit, config.episodes
+    owners = {
+        "gamma": ("episode", credit.gamma is not None),
+        "surprise_weights": ("episode", credit.surprise_weights),
+        "ratio_clip": ("paper", credit.ratio_clip is not None),
+        "length_cost": ("shaped", credit.length_cost > 0),
+        "token_budget": ("shaped", credit.token_budget is not None),
+    }
+    for name, (owner, is_set) in owners.items():
+        if is_set and credit.method != owner:
+            found[f"{ROOT}.credit.{name}"] = f"only credit.method={owner} uses it, but credit.method={credit.method}"
+    if episodes.markers is not None and "discourse_markers" not in (episodes.method, episodes.fallback):
+        found[f"{ROOT}.episodes.markers"] = (
+            f"only episodes.method=discourse_markers uses it, but episodes.method={episodes.method}"
+        )
+    if episodes.markers == ():
+        found[f"{ROOT}.episodes.markers"] = "needs at least one marker"
+    if episodes.method == "think_blocks" and episodes.fallback == "think_blocks":
+        found[f"{ROOT}.episodes.fallback"] = "is the same as episodes.method; name another or null"
+    if episodes.max_episodes * episodes.min_episode_tokens > 2**26:
+        found[f"{ROOT}.episodes.min_episode_tokens"] = "max_episodes × min_episode_tokens exceeds any context"
+    if config.gain.kind == "monte_carlo":
+        found[f"{ROOT}.gain.kind"] = "monte_carlo is not available in this version; take geometric"
+    if config.gain.backend == "packed":
+        found[f"{ROOT}.gain.backend"] = "packed is not available in this version; take expanded"
+    if config.compression.estimator in ("directional", "exact"):
+        found[f"{ROOT}.compression.estimator"] = (
+            f"{config.compression.estimator} is not available in this version; take log_ratio or log_ratio_episode"
+        )
+    return found
+
+
+def _lists_to_tuples(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _lists_to_tuples(item) for key, item in value.items()}
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _existing_path(values: Mapping[str, Any], location: tuple) -> tuple[str, ...]:
+    """The part of pydantic's location that names keys (it also names union branches and list positions)."""
+    path: list[str] = []
+    node: Any = values
+    for part in location:
+        if not isinstance(node, Mapping) or part not in node:
+            break
+        path.append(str(part))
+        node = node[part]
+    return tuple(path)
+
+
+def _drop(values: dict[str, Any], path: tuple[str, ...]) -> None:
+    node = values
+    for part in path[:-1]:
+        node = node.get(part, {})
+    if path:
+        node.pop(path[-1], None)
+
+
+def _describe(item: dict[str, Any], path: tuple[str, ...]) -> str:
+    if item["type"] == "extra_forbidden":
+        section: type[BaseModel] = L2TConfig
+        for part in path[:-1]:
+            section = section.model_fields[part].annotation
+        return f"unknown key; known here: {', '.join(section.model_fields)}"
+    return f"{item['msg'].removeprefix('Value error, ')} (got {item['input']!r})"

@@ -1,0 +1,20 @@
+"""Credit assignment: from the outcome and the episode rewards to token advantages.
+
+Axes: B rows (rollouts), T response tokens, K episodes; a group is the rollouts of one prompt.
+"""
+
+from l2t_verl.credit.episode import episode_advantages
+from l2t_verl.credit.groups import outcome_advantages
+from l2t_verl.credit.health import advantage_health
+from l2t_verl.credit.length_cost import update_length_cost
+from l2t_verl.credit.paper import paper_advantages
+from l2t_verl.credit.shaped import shaped_advantages
+
+__all__ = [
+    "advantage_health",
+    "episode_advantages",
+    "outcome_advantages",
+    "paper_advantages",
+    "shaped_advantages",
+    "update_length_cost",
+]

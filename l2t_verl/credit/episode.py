@@ -1,0 +1,104 @@
+"""Credit by episode: the group-normalised outcome plus the group-normalised reward of the token's own episode."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from l2t_verl.credit.groups import outcome_advantages
+from l2t_verl.credit.inputs import Rollouts, check_rollouts
+from l2t_verl.credit.paper import to_precision
+
+
+def episode_advantages(
+    outcome: torch.Tensor,
+    process: torch.Tensor,
+    episode_ids: torch.Tensor,
+    response_mask: torch.Tensor,
+    old_log_probs: torch.Tensor,
+    index: np.ndarray,
+    *,
+    alpha: float,
+    gamma: float | None = None,
+    surprise_weights: bool = False,
+    std_floor: float = 0.05,
+    norm_by_std: bool = True,
+    epsilon: float = 1e-6,
+    session: np.ndarray | None = None,
+) -> torch.Tensor:
+    r"""A_{i,t} = Â^out_i + α (r^prg_{i,k(t)} − m) / max(s, s_floor).
+
+    m and s are the mean and the (population) standard deviation of r^prg over the tokens of the group's rollouts that lie
+    in episodes, so that the process part sums to 0 over them; tail tokens get the outcome part alone. A group without
+    episodes has no process part.
+
+    Args:
+        outcome: [B] outcome rewards.
+        process: [B, K] episode rewards r^prg, padded with 0, in units of J.
+        episode_ids: [B, T] episode of each token, −1 in the tail.
+        response_mask: [B, T] 1 for sampled tokens.
+        old_log_probs: [B, T] log π_old, in nats; used with `surprise_weights`.
+        index: [B] NumPy object array, the group of each row.
+        alpha: α, weight of the process part; with 0 the result is verl's GRPO, bit for bit.
+        gamma: γ; normalises the return-to-go G_{i,k} = Σ_{j≥k} γ^{j−k} r^prg_{i,j} in r's place. None: r itself.
+        surprise_weights: multiply the process part by N_k w_t / Σ_{t'∈k} w_{t'}, w = −log π_old.
+        std_floor: s_floor > 0, in units of J.
+        norm_by_std: divide the outcome part by the group's standard deviation.
+        epsilon: ε of the outcome part.
+        session: see `outcome_advantages`.
+
+    Returns:
+        [B, T] advantages, 0 outside the mask, in the precision of `outcome`.
+
+    Raises:
+        ValueError: see `check_rollouts`.
+
+    Example:
+        >>> episode_advantages(
+        ...     torch.tensor([0.0, 0.0]), torch.tensor([[0.25], [-0.25]]), torch.tensor([[0, -1], [0, -1]]),
+        ...     torch.ones(2, 2), torch.zeros(2, 2), np.array(["a", "a"], dtype=object), alpha=1.0)
+        tensor([[ 1., 0.],
+                [-1., 0.]])
+    """
+    rollouts = check_rollouts(outcome, process, episode_ids, response_mask, old_log_probs, index)
+    result = outcome_advantages(outcome, index, norm_by_std=norm_by_std, epsilon=epsilon, session=session)
+    advantages = result.unsqueeze(-1) * response_mask
+    if alpha == 0:
+        return advantages
+    values = rollouts.process if gamma is None else returns_to_go(rollouts.process, gamma)
+    part = _normalise(rollouts.to_tokens(torch.nn.functional.pad(values, (1, 0))), rollouts, std_floor)
+    if surprise_weights:
+        part = part * _relative_surprise(rollouts)
+    total = advantages.double() + alpha * torch.where(rollouts.in_episode, part, 0.0)
+    return to_precision(total, advantages.dtype)
+
+
+def returns_to_go(process: torch.Tensor, gamma: float) -> torch.Tensor:
+    r"""G_k = Σ_{j≥k} γ^{j−k} r_j for [B, K] rewards.
+
+    Example:
+        >>> returns_to_go(torch.tensor([[1.0, 2.0, 4.0]]), 0.5)
+        tensor([[3., 4., 4.]])
+    """
+    steps = torch.arange(process.shape[1], device=process.device)
+    distance = steps[:, None] - steps[None, :]  # [j, k]
+    weights = torch.where(distance >= 0, float(gamma) ** distance.clamp_min(0).to(process.dtype), 0.0)
+    return process @ weights
+
+
+def _normalise(values: torch.Tensor, rollouts: Rollouts, std_floor: float) -> torch.Tensor:
+    """Centre and scale [B, T] values over the tokens of each group that lie in episodes."""
+    inside = rollouts.in_episode
+    values = torch.where(inside, values, 0.0)
+    count = rollouts.per_group(inside.sum(dim=1).double()).clamp_min(1.0)
+    mean = rollouts.per_group(values.sum(dim=1)) / count
+    centred = torch.where(inside, values - mean[rollouts.group][:, None], 0.0)
+    std = (rollouts.per_group(centred.square().sum(dim=1)) / count).sqrt()
+    return centred / std.clamp_min(std_floor)[rollouts.group][:, None]
+
+
+def _relative_surprise(rollouts: Rollouts) -> torch.Tensor:
+    """[B, T] N_k w_t / Σ w, whose mean over each episode is 1; 1 where all w of an episode are 0."""
+    count = rollouts.to_tokens(rollouts.per_slot(torch.ones_like(rollouts.surprise)))
+    total = rollouts.to_tokens(rollouts.per_slot(rollouts.surprise))
+    return torch.where(total > 0, count * (rollouts.surprise / total.clamp_min(1e-300)), 1.0)

@@ -1,0 +1,88 @@
+"""Credit by shaped returns: what is still to be gained from a token on, minus the price of the tokens still to come."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from l2t_verl.credit.episode import returns_to_go
+from l2t_verl.credit.groups import outcome_advantages
+from l2t_verl.credit.inputs import check_rollouts
+from l2t_verl.credit.paper import to_precision
+
+
+def shaped_advantages(
+    outcome: torch.Tensor,
+    process: torch.Tensor,
+    episode_ids: torch.Tensor,
+    response_mask: torch.Tensor,
+    old_log_probs: torch.Tensor,
+    index: np.ndarray,
+    *,
+    alpha: float,
+    max_length: int,
+    length_cost: float = 0.0,
+    std_floor: float = 0.05,
+    norm_by_std: bool = True,
+    epsilon: float = 1e-6,
+    session: np.ndarray | None = None,
+) -> torch.Tensor:
+    r"""A_{i,t} = Â^out_i + α (G_{i,t} − m_i) / max(s, s_floor).
+
+    G_{i,t} = Σ_{j ≥ k(t)} r^prg_{i,j} − (λ/L) n_{i,≥t} for an episode's token, the second term alone in the tail;
+    n_{i,≥t} counts the sampled tokens from t on. The gains telescope, so the first is the potential difference J_K − J_{k−1}
+    (minus penalties) and does not depend on how the text is cut. m_i is the mean of G over the tokens of the group's other
+    rollouts, so the baseline does not depend on the action; s is the population standard deviation over all of them. A
+    group of one has m = 0 and s = 1; m is 0 where the other rollouts are empty.
+
+    Args:
+        outcome: [B] outcome rewards.
+        process: [B, K] episode rewards r^prg, padded with 0, in units of J.
+        episode_ids: [B, T] episode of each token, −1 in the tail.
+        response_mask: [B, T] 1 for sampled tokens.
+        old_log_probs: [B, T] not used; all credits take the same arguments.
+        index: [B] NumPy object array, the group of each row.
+        alpha: α, weight of the shaped part; with 0 the result is verl's GRPO, bit for bit.
+        max_length: L, the longest response allowed, in tokens.
+        length_cost: λ ≥ 0, the price of a response of length L, in units of J.
+        std_floor: s_floor > 0, in units of J.
+        norm_by_std: divide the outcome part by the group's standard deviation.
+        epsilon: ε of the outcome part.
+        session: see `outcome_advantages`.
+
+    Returns:
+        [B, T] advantages, 0 outside the mask, in the precision of `outcome`.
+
+    Raises:
+        ValueError: see `check_rollouts`; or L < 1, λ < 0.
+
+    Example:
+        >>> shaped_advantages(
+        ...     torch.tensor([0.0]), torch.tensor([[0.25, 0.5]]), torch.tensor([[0, 1, -1]]), torch.ones(1, 3),
+        ...     torch.zeros(1, 3), np.array(["a"], dtype=object), alpha=1.0, max_length=4, length_cost=0.4)
+        tensor([[ 0.4500, 0.3000, -0.1000]])
+    """
+    if max_length < 1 or not length_cost >= 0:
+        raise ValueError(f"max_length must be at least 1 and length_cost at least 0; got {max_length}, {length_cost}")
+    rollouts = check_rollouts(outcome, process, episode_ids, response_mask, old_log_probs, index)
+    result = outcome_advantages(outcome, index, norm_by_std=norm_by_std, epsilon=epsilon, session=session)
+    advantages = result.unsqueeze(-1) * response_mask
+    if alpha == 0:
+        return advantages
+    mask = rollouts.mask
+    remaining = mask.flip(1).cumsum(1).flip(1).double()
+    potential = rollouts.to_tokens(torch.nn.functional.pad(returns_to_go(rollouts.process, 1.0), (1, 0)))
+    values = torch.where(mask, potential - (length_cost / max_length) * remaining, 0.0)
+
+    counts, sums = mask.sum(dim=1).double(), values.sum(dim=1)
+    group, sizes = rollouts.group, rollouts.per_group(torch.ones_like(sums))
+    others_count = rollouts.per_group(counts)[group] - counts
+    others_sum = rollouts.per_group(sums)[group] - sums
+    baseline = torch.where(others_count > 0, others_sum / others_count.clamp_min(1.0), 0.0)
+
+    count = rollouts.per_group(counts).clamp_min(1.0)
+    mean = (rollouts.per_group(sums) / count)[group][:, None]
+    squares = torch.where(mask, values - mean, 0.0).square().sum(dim=1)
+    std = torch.where(sizes > 1, (rollouts.per_group(squares) / count).sqrt(), 1.0).clamp_min(std_floor)
+    part = torch.where(mask, (values - baseline[:, None]) / std[group][:, None], 0.0)
+    return to_precision(advantages.double() + alpha * part, advantages.dtype)

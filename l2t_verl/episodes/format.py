@@ -1,0 +1,28 @@
+"""Whether a response keeps the paper's format."""
+
+from __future__ import annotations
+
+from l2t_verl.episodes.body import THINK_MARKS
+from l2t_verl.episodes.episode_tags import TAGS
+
+
+def format_ok(text: str) -> bool:
+    """Whether the text is one closed thought made of episodes 1 … K, numbered in order, each closed, none nested.
+
+    The opening `<think>` may stand in the prompt.
+
+    Example:
+        >>> format_ok("<think><episode_1>a</episode_1> <episode_2>b</episode_2></think> 7")
+        True
+        >>> format_ok("<think><episode_2>a</episode_2></think>"), format_ok("<episode_1>a</episode_1>")
+        (False, False)
+    """
+    marks = [(found.group(), found.start()) for found in THINK_MARKS.finditer(text)]
+    if [mark for mark, _ in marks] not in (["<think>", "</think>"], ["</think>"]):
+        return False
+    start = marks[0][1] if len(marks) == 2 else 0
+    tags = list(TAGS.finditer(text))
+    if not tags or tags[0].start() < start or tags[-1].end() > marks[-1][1]:
+        return False
+    expected = [(close, str(number)) for number in range(1, len(tags) // 2 + 1) for close in ("", "/")]
+    return [(tag["close"], tag["number"]) for tag in tags] == expected

@@ -1,0 +1,109 @@
+"""Which text forces an answer at a boundary: it has to close a thought that is open there, and only then."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from l2t_verl.gain.target import AnswerTarget, answer_target
+
+State = Literal["open", "closed", "none", "absent"]
+
+
+@dataclass(frozen=True)
+class ForcingTemplate:
+    r"""The texts around a forced answer.
+
+    Attributes:
+        suffix: text before the answer.
+        closing: text after it.
+        think_open: text that opens thinking.
+        think_close: text that closes an open thought; together with `suffix` the default is the usual
+            `\n</think>\n\nThe final answer is \boxed{`.
+    """
+
+    suffix: str = "\n\nThe final answer is \\boxed{"
+    closing: str = "}"
+    think_open: str = "<think>"
+    think_close: str = "\n</think>"
+
+    def forcing(self, state: State) -> str:
+        """The text for a prefix: an open thought is closed; a model that thinks gets an empty thought where none is open.
+
+        Example:
+            >>> ForcingTemplate(suffix=" Answer:").forcing("open"), ForcingTemplate(suffix=" Answer:").forcing("absent")
+            ('\\n</think> Answer:', ' Answer:')
+        """
+        if state == "open":
+            return self.think_close + self.suffix
+        if state == "none":
+            return self.think_open + self.think_close + self.suffix
+        return self.suffix
+
+
+def thinking_states(
+    tokenizer: Any,
+    prompt_ids: Sequence[int],
+    response_ids: Sequence[int],
+    episode_ends: Sequence[int],
+    template: ForcingTemplate,
+) -> list[State]:
+    """Where the thinking stands after (prompt, response_{≤ b_k}), for k = 0 … K.
+
+    `open`: a thought is open. `closed`: one was closed and none is open. `none`: no thought yet, but the model thinks (the
+    closing mark is one token of its vocabulary, or the response opens a thought). `absent`: the model does not think.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        prompt_ids: prompt tokens; only its end decides, an example thought in the middle is over.
+        response_ids: response tokens.
+        episode_ends: K ends b_1 < … < b_K, in tokens.
+        template: the texts of the marks.
+
+    Returns:
+        K+1 states.
+    """
+    opening, closing = template.think_open.strip(), template.think_close.strip()
+    decode = lambda ids: tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)  # noqa: E731
+    # the tokens before the response that may hold an opening mark put there by the chat template
+    text = decode(list(prompt_ids)[-64:])
+    state: State = "open" if text.rfind(opening) > text.rfind(closing) else "none"
+    single = len(tokenizer.encode(closing, add_special_tokens=False)) == 1
+    thinks = single or state == "open"
+    states: list[State] = [state]
+    position, carried = 0, ""
+    for end in episode_ends:
+        piece = carried + decode(list(response_ids[position:end]))
+        last_open, last_close = piece.rfind(opening), piece.rfind(closing)
+        if max(last_open, last_close) >= 0:
+            state, thinks = ("open" if last_open > last_close else "closed"), True
+        carried = piece[-max(len(opening), len(closing)) + 1 :]  # a mark may be split by a boundary
+        position = end
+        states.append(state)
+    return [("absent" if state == "none" and not thinks else state) for state in states]
+
+
+def answer_targets(
+    tokenizer: Any,
+    prompt_ids: Sequence[int] | torch.Tensor,
+    response_ids: Sequence[int] | torch.Tensor,
+    episode_ends: Sequence[int],
+    answer: str,
+    template: ForcingTemplate,
+) -> list[AnswerTarget]:
+    """The K+1 targets of one response: what is appended after each prefix, and what of it is scored.
+
+    Raises:
+        ValueError: the answer is empty.
+    """
+    prompt = prompt_ids.tolist() if isinstance(prompt_ids, torch.Tensor) else list(prompt_ids)
+    response = response_ids.tolist() if isinstance(response_ids, torch.Tensor) else list(response_ids)
+    states = thinking_states(tokenizer, prompt, response, episode_ends, template)
+    made = {
+        state: answer_target(tokenizer, answer, suffix=template.forcing(state), closing=template.closing)
+        for state in sorted(set(states))
+    }
+    return [made[state] for state in states]

@@ -1,0 +1,79 @@
+"""What J is made of: the reductions from the answer tokens' log-probs to one number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+
+def _geometric(total: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+    return (total / count).exp()
+
+
+def _probability(total: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+    return total.exp()
+
+
+def _mean_logprob(total: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+    return total / count
+
+
+KINDS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "geometric": _geometric,
+    "probability": _probability,
+    "mean_logprob": _mean_logprob,
+}
+
+
+def check_kind(kind: str) -> None:
+    """Refuse a kind that teacher forcing cannot give.
+
+    Raises:
+        NotImplementedError: `monte_carlo`, which samples answers and so needs rollout servers.
+        ValueError: unknown, naming the known ones.
+    """
+    if kind == "monte_carlo":
+        raise NotImplementedError(
+            "kind='monte_carlo' samples forced answers and needs rollout servers; this version scores the reference "
+            f"answer by teacher forcing only: take one of {', '.join(KINDS)}"
+        )
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind {kind!r} of answer score; known: {', '.join(KINDS)}, monte_carlo")
+
+
+def reduce_log_probs(log_probs: torch.Tensor, lengths: torch.Tensor, *, kind: str) -> torch.Tensor:
+    r"""Answer scores from the log-probs of the answer's tokens.
+
+    `geometric`: J = exp((1/A) Σ_a log p_a) in [0, 1], the per-token geometric mean (as in arXiv 2510.14967);
+    `probability`: J = exp(Σ_a log p_a) in [0, 1]; `mean_logprob`: J = (1/A) Σ_a log p_a, in nats, at most 0.
+
+    Args:
+        log_probs: [N, A] log p of each answer token given all before it, in nats; anything beyond a row's length.
+        lengths: [N] answer tokens of each row, ≥ 1.
+        kind: one of `KINDS`.
+
+    Returns:
+        [N] scores, float32.
+
+    Raises:
+        ValueError: unknown kind, misaligned shapes, or a row without a token.
+        NotImplementedError: `monte_carlo`.
+
+    Example:
+        >>> reduce_log_probs(torch.tensor([[-1.0, -3.0], [-2.0, 99.0]]), torch.tensor([2, 1]), kind="mean_logprob")
+        tensor([-2., -2.])
+    """
+    check_kind(kind)
+    if log_probs.ndim != 2 or lengths.shape != log_probs.shape[:1]:
+        raise ValueError(
+            f"log_probs must be [N, A] and lengths [N]; got {tuple(log_probs.shape)} and {tuple(lengths.shape)}"
+        )
+    if lengths.numel() and not (1 <= int(lengths.min()) and int(lengths.max()) <= log_probs.shape[1]):
+        raise ValueError(
+            f"every row needs between 1 and A={log_probs.shape[1]} answer tokens, got {int(lengths.min())} to "
+            f"{int(lengths.max())}"
+        )
+    inside = torch.arange(log_probs.shape[1], device=log_probs.device) < lengths[:, None].to(log_probs.device)
+    total = torch.where(inside, log_probs.double(), 0.0).sum(dim=1)
+    return KINDS[kind](total, lengths.to(total)).float()

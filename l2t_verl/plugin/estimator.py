@@ -1,0 +1,116 @@
+"""The advantage estimator `l2t`.
+
+verl's estimators get the outcome, the mask and the group index only. The trainer puts the rest into a context variable
+around `super()._compute_advantage`, so that KL-in-reward and rollout correction stay verl's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from verl.trainer.ppo.core_algos import register_adv_est
+
+from l2t_verl import credit
+from l2t_verl.config import L2TConfig
+
+NAME = "l2t"
+
+
+@dataclass
+class CreditContext:
+    """What the estimator needs beside verl's arguments, for the B rows of one batch.
+
+    Attributes:
+        config: the method's configuration.
+        process: [B, K] episode rewards, padded with 0.
+        episode_ids: [B, T] episode of each response token, −1 in the tail and the padding.
+        old_log_probs: [B, T] log-probs of the sampled tokens, in nats.
+        is_padding: [B] rows that verl appended to fill the batch.
+        sessions: [B] agent-loop session of each row; a session's outputs share one outcome.
+        length_cost: λ of `shaped`.
+        max_length: longest response allowed, in tokens.
+        norm_by_std: verl's `norm_adv_by_std_in_grpo`.
+        outcome: [B], set by the estimator: the outcome reward (after KL, if KL is in the reward).
+        response_mask: [B, T], set by the estimator: the mask after rollout correction.
+        advantages: [B, T], set by the estimator.
+    """
+
+    config: L2TConfig
+    process: torch.Tensor
+    episode_ids: torch.Tensor
+    old_log_probs: torch.Tensor
+    is_padding: torch.Tensor
+    sessions: np.ndarray
+    length_cost: float
+    max_length: int
+    norm_by_std: bool
+    outcome: torch.Tensor | None = None
+    response_mask: torch.Tensor | None = None
+    advantages: torch.Tensor | None = None
+
+
+_context: ContextVar[CreditContext | None] = ContextVar("l2t_credit_context", default=None)
+
+
+@contextmanager
+def credit_context(context: CreditContext) -> Iterator[CreditContext]:
+    """Hand `context` to the estimator for the duration of the block."""
+    token = _context.set(context)
+    try:
+        yield context
+    finally:
+        _context.reset(token)
+
+
+@register_adv_est(NAME)
+def l2t_advantages(
+    token_level_rewards: torch.Tensor, response_mask: torch.Tensor, index: np.ndarray, **_: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """verl's hook: advantages [B, T] of the configured credit, twice (GRPO-like estimators return them as returns too).
+
+    Raises:
+        RuntimeError: used without the L2T trainer, which alone has the process rewards.
+    """
+    context = _context.get()
+    if context is None:
+        raise RuntimeError(
+            "algorithm.adv_estimator=l2t needs the process rewards that the L2T trainer computes: "
+            "set trainer.v1.trainer_mode=l2t_sync (and trainer.use_v1=true)"
+        )
+    rows = ~context.is_padding
+    outcome = token_level_rewards.sum(dim=-1)
+    advantages = torch.zeros_like(token_level_rewards)
+    advantages[rows] = _credit(context, outcome[rows], response_mask[rows], index[rows.numpy()], rows).to(
+        advantages.dtype
+    )
+    context.outcome, context.response_mask, context.advantages = outcome, response_mask, advantages
+    return advantages, advantages
+
+
+def _credit(
+    context: CreditContext, outcome: torch.Tensor, mask: torch.Tensor, index: np.ndarray, rows: torch.Tensor
+) -> torch.Tensor:
+    config = context.config
+    arguments = (outcome, context.process[rows], context.episode_ids[rows], mask, context.old_log_probs[rows], index)
+    settings = config.credit
+    if settings.method == "paper":
+        return credit.paper_advantages(*arguments, alpha=config.alpha, ratio_clip=settings.ratio_clip)
+    grouped = {
+        "alpha": config.alpha,
+        "std_floor": settings.std_floor,
+        "norm_by_std": context.norm_by_std,
+        "session": context.sessions[rows.numpy()],
+    }
+    if settings.method == "episode":
+        return credit.episode_advantages(
+            *arguments, gamma=settings.gamma, surprise_weights=settings.surprise_weights, **grouped
+        )
+    return credit.shaped_advantages(
+        *arguments, length_cost=context.length_cost, max_length=context.max_length, **grouped
+    )

@@ -1,0 +1,74 @@
+"""What travels between the plugin's parts through verl: the reward manager's extra info and the TransferQueue's fields.
+
+verl carries scalars and strings only in the extra info, with identical keys in every sample, so the episodes travel as
+one JSON string: a list with an entry for each output of the trajectory, `{"ends": [b_1, …], "states": [0 or 1, …]}`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+# Fields of a row in the TransferQueue
+BOUNDARIES = "l2t_boundaries"  # int64 [K+1]: 0, b_1 … b_K
+ANSWER_SCORES = "l2t_answer_scores"  # float32 [K+1]: J_0 … J_K; NaN where the answer does not fit
+GRPO_ADVANTAGES = "l2t_grpo_advantages"  # float32 [T]
+
+# Keys of reward_extra_info
+ACCURACY = "acc"
+EPISODES = "l2t_episodes"
+NUM_EPISODES = "l2t_num_episodes"
+FORMAT_OK = "l2t_format_ok"
+GRADING = "l2t_grading"
+
+
+@dataclass(frozen=True)
+class OutputEpisodes:
+    """The episodes of one output.
+
+    Attributes:
+        ends: end positions b_1 < … < b_K, in response tokens.
+        states: for each episode, 1 if its text states the reference answer, else 0; empty if not known.
+    """
+
+    ends: list[int]
+    states: list[int]
+
+
+def encode_episodes(outputs: Sequence[OutputEpisodes]) -> str:
+    """Write the episodes of a trajectory's outputs as one string.
+
+    Example:
+        >>> decode_episodes(encode_episodes([OutputEpisodes([3, 7], [0, 1])]))
+        [OutputEpisodes(ends=[3, 7], states=[0, 1])]
+    """
+    return json.dumps([asdict(output) for output in outputs])
+
+
+def decode_episodes(text: str) -> list[OutputEpisodes]:
+    """Read what `encode_episodes` wrote."""
+    return [OutputEpisodes(**entry) for entry in json.loads(text)]
+
+
+def accepted_answers(ground_truth: Any) -> list[str]:
+    """The texts that count as the reference answer; empty if there is none.
+
+    Example:
+        >>> accepted_answers(" 72 "), accepted_answers(["1/2", "", "0.5"]), accepted_answers(None), accepted_answers(7)
+        (['72'], ['1/2', '0.5'], [], ['7'])
+    """
+    if ground_truth is None:
+        return []
+    if isinstance(ground_truth, (list, tuple, set, np.ndarray)):
+        return [text for item in ground_truth for text in accepted_answers(item)]
+    text = str(ground_truth).strip()
+    return [text] if text else []
+
+
+def ground_truth_of(reward_model: Any) -> Any:
+    """The ground truth in verl's `reward_model` column, or None where the column or the key is missing."""
+    return reward_model.get("ground_truth") if isinstance(reward_model, dict) else None

@@ -1,0 +1,122 @@
+"""Every quantity of the method as a metric of the step.
+
+verl aggregates by name: `min`, `max`, `sum` and `total` anywhere in a name decide, everything else is averaged; counts
+therefore end in `/total`. A statistic of nothing (no episode, no group with two outcomes) is NaN, not 0.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from l2t_verl import compression
+from l2t_verl.credit import advantage_health
+from l2t_verl.plugin import fields
+
+if TYPE_CHECKING:
+    from l2t_verl.plugin.estimator import CreditContext
+    from l2t_verl.plugin.step import ProcessRewards
+    from l2t_verl.plugin.trainer import L2TMixin
+
+NAN = float("nan")
+
+
+def report(trainer: L2TMixin, rewards: ProcessRewards, context: CreditContext) -> dict[str, float]:
+    """The metrics of one batch, without padding rows."""
+    rows = ~rewards.is_padding
+    real = rows.nonzero().flatten().tolist()
+    has = (rewards.num_episodes > 0) & rows
+    live = (torch.arange(rewards.gains.shape[1]) < rewards.num_episodes[:, None]) & rows[:, None]
+    gains, penalty, process = rewards.gains[live], rewards.penalty[live], rewards.process[live]
+    counts = rewards.num_episodes[rows].double()
+    beta = trainer.l2t.beta
+    lengths = rewards.response_mask.sum(dim=1).double()
+    found = {
+        "l2t/episodes/mean": _mean(counts),
+        "l2t/episodes/min": counts.min().item() if len(counts) else NAN,
+        "l2t/episodes/max": counts.max().item() if len(counts) else NAN,
+        "l2t/episodes/tokens_mean": _mean(_episode_lengths(rewards)),
+        "l2t/format_ok": _mean([float(rewards.info[row].get(fields.FORMAT_OK, NAN)) for row in real]),
+        "l2t/fitting_gain/mean": _mean(gains),
+        "l2t/fitting_gain/std": _std(gains),
+        "l2t/fitting_gain/positive_fraction": _mean((gains > 0).double()),
+        "l2t/fitting_gain/unstated_mean": _mean(_unstated_gains(rewards)),
+        "l2t/answer_score/start": _mean(rewards.scores[has, 0]),
+        "l2t/answer_score/end": _mean(rewards.scores[has, -1]),
+        "l2t/answer_score/first_mention": _mean(_first_mentions(rewards)),
+        "l2t/answer_score/correctness_corr": _within_group_correlation(rewards, has),
+        "l2t/compression/mean": _mean(penalty),
+        "l2t/compression/max": penalty.max().item() if penalty.numel() else NAN,
+        "l2t/compression/share": _mean(compression.relative_weight(gains, penalty, beta)),
+        "l2t/process_reward/mean": _mean(process),
+        "l2t/process_reward/std": _std(process),
+        "l2t/kl_floor": _kl_floor(rewards, lengths[rows]),
+        "l2t/length_cost": trainer.length_cost,
+        "l2t/length/correct_tokens": NAN if (tokens := rewards.mean_correct_tokens()) is None else tokens,
+    }
+    if context.advantages is not None:
+        health = advantage_health(
+            context.advantages[rows], rewards.process[rows], rewards.episode_ids[rows], context.response_mask[rows]
+        )
+        found |= {f"l2t/advantage/{name}": value for name, value in health.items()}
+    found |= {f"l2t/skipped/{reason}/total": float(count) for reason, count in rewards.skipped.items()}
+    for status in ("timeout", "error", "unparsable", "no_ground_truth"):
+        graded = sum(rewards.info[row].get(fields.GRADING) == status for row in real)
+        found[f"l2t/grading/{status}/total"] = float(graded)
+    return found
+
+
+def _mean(values: torch.Tensor | list[float]) -> float:
+    values = torch.as_tensor(values, dtype=torch.float64)
+    return values.mean().item() if values.numel() else NAN
+
+
+def _std(values: torch.Tensor) -> float:
+    return values.double().std(unbiased=False).item() if values.numel() else NAN
+
+
+def _episode_lengths(rewards: ProcessRewards) -> list[float]:
+    return [
+        float(end - start)
+        for ends in rewards.ends
+        for start, end in zip([0, *ends[:-1]], ends, strict=True)
+    ]
+
+
+def _unstated_gains(rewards: ProcessRewards) -> list[float]:
+    """Gains of the episodes whose text does not state the answer, where that is known."""
+    return [
+        rewards.gains[row, k].item()
+        for row, states in enumerate(rewards.states)
+        for k, stated in enumerate(states)
+        if not stated
+    ]
+
+
+def _first_mentions(rewards: ProcessRewards) -> list[float]:
+    """Where the answer is first stated, as a share of the episodes (0: in the first one); rows that state it only."""
+    return [states.index(1) / len(states) for states in rewards.states if 1 in states]
+
+
+def _within_group_correlation(rewards: ProcessRewards, has: torch.Tensor) -> float:
+    """Correlation of J_K with the outcome after both lost their group's mean; NaN if either never varies."""
+    chosen = has.nonzero().flatten().tolist()
+    groups = np.array([rewards.keys[row].rsplit("_", 2)[0] for row in chosen], dtype=object)
+    end, outcome = rewards.scores[chosen, -1].numpy().copy(), rewards.outcome[chosen].double().numpy().copy()
+    for group in set(groups.tolist()):
+        members = groups == group
+        end[members] -= end[members].mean()
+        outcome[members] -= outcome[members].mean()
+    scale = np.sqrt((end**2).sum() * (outcome**2).sum())
+    return float((end * outcome).sum() / scale) if scale > 1e-12 else NAN
+
+
+def _kl_floor(rewards: ProcessRewards, lengths: torch.Tensor) -> float:
+    """½Nσ² for a mean response: the penalty that a per-token noise as large as the log-ratio's spread would fake."""
+    mask = (rewards.response_mask > 0) & ~rewards.is_padding[:, None]
+    deltas = rewards.deltas[mask].double()
+    if deltas.numel() == 0:
+        return NAN
+    return compression.noise_floor(deltas.std(unbiased=False).item(), _mean(lengths))

@@ -1,0 +1,186 @@
+"""The reward manager `l2t`: outcome, episode boundaries and format, one rollout at a time, while others still generate."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from typing import Any
+
+from omegaconf import DictConfig
+from verl import DataProto
+from verl.experimental.reward_loop.reward_manager import register
+from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
+from verl.utils.reward_score import default_compute_score
+
+from l2t_verl import episodes
+from l2t_verl.config import L2TConfig
+from l2t_verl.grading import Grader, GradeResult, grade_math_score
+from l2t_verl.plugin import fields
+from l2t_verl.plugin.startup import read_config
+
+logger = logging.getLogger(__name__)
+
+
+def verl_score(data_source: str, response: str, ground_truth: Any, extra_info: dict | None) -> float:
+    """verl's own scorer of a data source, as a number; runs in a grading process."""
+    return _as_score(default_compute_score(data_source, response, ground_truth, extra_info))
+
+
+def knows(data_source: str) -> bool:
+    """Whether verl has a scorer for this data source: it raises NotImplementedError where it has none."""
+    try:
+        default_compute_score(data_source, "", "")
+    except NotImplementedError:
+        return False
+    except Exception:
+        return True
+    return True
+
+
+@register("l2t")
+class L2TRewardManager(RewardManagerBase):
+    """Grades the final answer and cuts the response into episodes.
+
+    Never raises: verl would drop the whole prompt group. What cannot be graded scores 0 and says why in `l2t_grading`.
+    """
+
+    def __init__(self, config: DictConfig, tokenizer: Any, compute_score: Any = None, **_: Any):
+        super().__init__(config, tokenizer, compute_score)
+        self.l2t: L2TConfig = read_config(config)
+        self.custom = compute_score if config.reward.custom_reward_function.path is not None else None
+        sandbox = config.reward.get("sandbox_fusion")
+        self.sandboxed = compute_score if sandbox and sandbox.get("url") else None
+        self.grader = Grader(
+            workers=self.l2t.outcome.workers, seconds_per_sample=self.l2t.outcome.seconds_per_sample
+        )
+        self._known: dict[str, bool] = {}
+
+    async def run_single(self, data: DataProto) -> dict[str, Any]:
+        """Grade one trajectory; with several outputs, the last carries the outcome and each has its episodes."""
+        item = data[-1]
+        extra = item.non_tensor_batch
+        truth = fields.ground_truth_of(extra.get("reward_model"))
+        ids = [_valid_ids(data[row]) for row in range(len(data))]
+        try:
+            response = await self._in_thread(lambda: self.tokenizer.decode(ids[-1][1], skip_special_tokens=True))
+            result, accuracy = await self._grade(extra, response, truth)
+        except Exception as error:
+            logger.warning("l2t: grading failed: %s: %s", type(error).__name__, error)
+            result, accuracy = GradeResult(0.0, "error"), 0.0
+        outputs, format_ok = await self._in_thread(lambda: self._episodes(ids, fields.accepted_answers(truth)))
+        return {
+            "reward_score": result.score,
+            "reward_extra_info": {
+                fields.ACCURACY: accuracy,
+                fields.GRADING: result.status,
+                fields.EPISODES: fields.encode_episodes(outputs),
+                fields.NUM_EPISODES: float(len(outputs[-1].ends)),
+                fields.FORMAT_OK: float(format_ok),
+            },
+        }
+
+    async def _grade(self, extra: dict[str, Any], response: str, truth: Any) -> tuple[GradeResult, float]:
+        """The outcome and the accuracy (the same, unless a custom function tells them apart)."""
+        source, info = str(extra.get("data_source", "")), _extra_info(extra)
+        in_process = self.custom or (self.sandboxed if await self._is_known(source) else None)
+        if in_process is not None:
+            value = await asyncio.wait_for(
+                self._call(in_process, source, response, truth, info), timeout=self.l2t.outcome.seconds_per_sample
+            )
+            score = _as_score(value)
+            accuracy = float(value["acc"]) if isinstance(value, dict) and "acc" in value else score
+            return GradeResult(score, "ok"), accuracy
+        answers = fields.accepted_answers(truth)
+        if not answers:
+            return GradeResult(0.0, "no_ground_truth"), 0.0
+        grader = self.l2t.outcome.grader
+        if grader == "verl" or (grader == "auto" and await self._is_known(source)):
+            result = await self.grader.grade(verl_score, source, response, truth, info)
+        else:
+            result = await self.grader.grade(grade_math_score, response, answers)
+        return result, result.score
+
+    async def _call(self, function: Any, source: str, response: str, truth: Any, info: dict[str, Any]) -> Any:
+        arguments = {"data_source": source, "solution_str": response, "ground_truth": truth, "extra_info": info}
+        if inspect.iscoroutinefunction(function):
+            return await function(**arguments)
+        return await self._in_thread(lambda: function(**arguments))
+
+    async def _is_known(self, source: str) -> bool:
+        if source not in self._known:
+            self._known[source] = await self._in_thread(lambda: knows(source))
+        return self._known[source]
+
+    async def _in_thread(self, function: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(None, function)
+
+    def _episodes(self, ids: list[tuple[list[int], list[int]]], answers: list[str]) -> tuple[list, bool]:
+        """Episodes of each output and whether the last one keeps the paper's format; empty where the segmenter fails."""
+        outputs = []
+        for prompt, response in ids:
+            try:
+                ends = self._ends(prompt, response)
+                states = [] if self.l2t.episodes.method == "surprise" else self._states(response, ends, answers)
+            except Exception as error:
+                logger.warning("l2t: segmentation failed: %s: %s", type(error).__name__, error)
+                ends, states = [], []
+            outputs.append(fields.OutputEpisodes(ends, states))
+        return outputs, episodes.format_ok(self.tokenizer.decode(ids[-1][1], skip_special_tokens=False))
+
+    def _ends(self, prompt: list[int], response: list[int]) -> list[int]:
+        settings = self.l2t.episodes
+        markers = {} if settings.answer_markers is None else {"answer_markers": settings.answer_markers}
+        thinking = True if self._prompt_opens_thinking(prompt) else None
+        if settings.method == "surprise":  # cut by the trainer, which has the log-probs
+            end = episodes.body_end(response, self.tokenizer, thinking=thinking, **markers)
+            return [end] if end > 0 else []
+        options: dict[str, Any] = {
+            "max_episodes": settings.max_episodes,
+            "min_episode_tokens": settings.min_episode_tokens,
+            "thinking": thinking,
+            **markers,
+        }
+        methods = (settings.method, settings.fallback)
+        if settings.method in ("episode_tags", "think_blocks"):
+            options["fallback"] = settings.fallback
+        if "fixed_tokens" in methods:
+            options["tokens_per_episode"] = settings.tokens_per_episode
+        if "discourse_markers" in methods and settings.markers is not None:
+            options["markers"] = settings.markers
+        return episodes.segment(response, self.tokenizer, method=settings.method, **options)
+
+    def _states(self, response: list[int], ends: list[int], answers: list[str]) -> list[int]:
+        texts = [
+            self.tokenizer.decode(response[start:end], skip_special_tokens=True)
+            for start, end in zip([0, *ends[:-1]], ends, strict=True)
+        ]
+        return [int(any(episodes.states_answer(text, answer) for answer in answers)) for text in texts]
+
+    def _prompt_opens_thinking(self, prompt: list[int]) -> bool:
+        text = self.tokenizer.decode(prompt[-64:], skip_special_tokens=False)
+        opened = text.rfind(self.l2t.gain.think_open.strip())
+        return opened >= 0 and opened > text.rfind(self.l2t.gain.think_close.strip())
+
+
+def _valid_ids(item: Any) -> tuple[list[int], list[int]]:
+    """Prompt and response ids without padding; with several outputs verl pads both sides to the longest."""
+    prompt, response = item.batch["prompts"], item.batch["responses"]
+    lengths = item.non_tensor_batch
+    if "prompt_len" in lengths:
+        return prompt[: int(lengths["prompt_len"])].tolist(), response[: int(lengths["response_len"])].tolist()
+    mask, width = item.batch["attention_mask"], response.shape[-1]
+    return prompt[mask[:-width].bool()].tolist(), response[mask[-width:].bool()].tolist()
+
+
+def _extra_info(extra: dict[str, Any]) -> dict[str, Any]:
+    """The dataset's extra info with what verl's own managers add."""
+    info = dict(extra.get("extra_info") or {})
+    info.update(extra.get("tool_extra_fields") or {})
+    info["num_turns"] = extra.get("__num_turns__")
+    info["rollout_reward_scores"] = extra.get("reward_scores", {})
+    return info
+
+
+def _as_score(value: Any) -> float:
+    return float(value["score"] if isinstance(value, dict) else value)

@@ -1,0 +1,103 @@
+"""Checks of verl's whole configuration before anything is started, and the changes that L2T needs in it."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from l2t_verl.config import ConfigError, L2TConfig, load_config
+
+logger = logging.getLogger(__name__)
+
+
+def read_config(config: DictConfig) -> L2TConfig:
+    """The method's configuration from `algorithm.l2t` of verl's.
+
+    Raises:
+        ConfigError: see `l2t_verl.config.load_config`.
+    """
+    node = OmegaConf.select(config, "algorithm.l2t")
+    raw = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    return load_config(raw if isinstance(raw, Mapping) or raw is None else {"": raw})
+
+
+def check_verl_config(config: DictConfig, l2t: L2TConfig) -> None:
+    """Refuse what could not train, all in one message; warn of what trains but is probably not meant.
+
+    Raises:
+        ConfigError: each problem with the option to set.
+    """
+    problems = list(_problems(config))
+    if problems:
+        raise ConfigError("L2T cannot train with this configuration:\n" + "\n".join(f"  {line}" for line in problems))
+    if OmegaConf.select(config, "algorithm.filter_groups.enable", default=False):
+        logger.warning(
+            "algorithm.filter_groups drops groups whose outcomes are all equal; the process reward still tells their "
+            "rollouts apart. Set algorithm.filter_groups.enable=False to train on them."
+        )
+    if config.algorithm.adv_estimator != "l2t":
+        logger.warning(
+            "algorithm.adv_estimator=%s: L2T's rewards are measured and reported, but not trained with",
+            config.algorithm.adv_estimator,
+        )
+    if l2t.alpha == 0:
+        logger.warning("algorithm.l2t.alpha=0: the process reward has no weight")
+
+
+def _problems(config: DictConfig) -> Any:
+    select = lambda path, default=None: OmegaConf.select(config, path, default=default)  # noqa: E731
+    if select("reward.reward_manager.name") != "l2t" or select("reward.reward_manager.source") != "register":
+        yield (
+            f"reward.reward_manager.name={select('reward.reward_manager.name')}: the episodes come from the reward "
+            "manager; set reward.reward_manager.name=l2t"
+        )
+    if select("reward.reward_model.enable", False) and not (
+        select("reward.reward_model.enable_resource_pool", False) and select("reward.custom_reward_function.path")
+    ):
+        yield (
+            "reward.reward_model.enable=True by-passes the reward manager; use it from a "
+            "reward.custom_reward_function.path, with reward.reward_model.enable_resource_pool=True"
+        )
+    if not select("actor_rollout_ref.hybrid_engine", True):
+        yield "actor_rollout_ref.hybrid_engine=False works with verl's separate_async trainer only; set it to True"
+    if select("data.image_key") and select("data.return_multi_modal_inputs") is False:
+        yield "data.return_multi_modal_inputs=False: rows with images cannot be told from plain ones; set it to True"
+
+
+def provide_reference_config(config: DictConfig) -> None:
+    """Give the reference policy the batch size of the actor's log-probs where the configuration has none."""
+    ref, rollout = config.actor_rollout_ref.ref, config.actor_rollout_ref.rollout
+    with open_dict(ref):
+        if ref.get("log_prob_micro_batch_size_per_gpu") is None and ref.get("log_prob_micro_batch_size") is None:
+            ref.log_prob_micro_batch_size_per_gpu = rollout.log_prob_micro_batch_size_per_gpu
+        if not ref.get("log_prob_use_dynamic_bsz") and rollout.get("log_prob_use_dynamic_bsz"):
+            ref.log_prob_use_dynamic_bsz = True
+            ref.log_prob_max_token_len_per_gpu = rollout.log_prob_max_token_len_per_gpu
+
+
+def check_versions(found: list[str], expected: str) -> None:
+    """Refuse to train with different versions of the plugin on different nodes.
+
+    Raises:
+        RuntimeError: naming the versions and the remedy.
+    """
+    others = sorted({version for version in found if version != expected})
+    if others:
+        raise RuntimeError(
+            f"l2t_verl {expected} runs in the trainer, but {', '.join(others)} on a worker's node: install the same "
+            "version on every node"
+        )
+
+
+def base_mode(name: str) -> str:
+    """verl's own name of an L2T trainer mode.
+
+    Example:
+        >>> base_mode("l2t_sync")
+        'sync'
+    """
+    return re.sub(r"^l2t_", "", name)

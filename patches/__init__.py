@@ -1,0 +1,41 @@
+"""Workarounds for upstream behaviour that has no hook, one small file each.
+
+A patch names the upstream symbol that it changes, is applied only where it is needed (the CPU platform), and refuses
+loudly when that symbol is not the one it was written for. The package is installed as `l2t_verl.patches`.
+"""
+
+from __future__ import annotations
+
+import os
+
+
+class PatchRefused(RuntimeError):
+    """The upstream code is not the one that the patch was written for."""
+
+
+def on_cpu_platform() -> bool:
+    """Whether verl was told to run on the CPU platform (`VERL_PLATFORM=cpu`)."""
+    return os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu"
+
+
+def apply_in_vllm() -> None:
+    """Entry point of vLLM's plugin group: runs in each of vLLM's processes before a model is built."""
+    if not on_cpu_platform():
+        return
+    import vllm.model_executor.layers.utils as layers
+
+    from . import vllm_cpu_weights
+
+    vllm_cpu_weights.apply(layers)
+
+
+def hooks() -> dict[str, list]:
+    """Patches by the module whose import they follow: `{module name: [apply(module), …]}`."""
+    if not on_cpu_platform():
+        return {}
+    from . import gloo_backend, vllm_distribution
+
+    return {
+        gloo_backend.TARGET: [gloo_backend.apply],
+        vllm_distribution.TARGET: [vllm_distribution.apply],
+    }

