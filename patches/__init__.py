@@ -7,6 +7,8 @@ loudly when that symbol is not the one it was written for. The package is instal
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from types import ModuleType
 
 
 class PatchRefused(RuntimeError):
@@ -29,13 +31,10 @@ def apply_in_vllm() -> None:
     vllm_cpu_weights.apply(layers)
 
 
-def hooks() -> dict[str, list]:
-    """Patches by the module whose import they follow: `{module name: [apply(module), …]}`."""
+def hooks() -> dict[str, Callable[[ModuleType], None]]:
+    """Patches by the module whose import they follow: `{module name: apply(module)}`."""
     if not on_cpu_platform():
         return {}
-    from . import gloo_backend, vllm_distribution
+    from . import gloo_backend, unpinned_offload, vllm_distribution
 
-    return {
-        gloo_backend.TARGET: [gloo_backend.apply],
-        vllm_distribution.TARGET: [vllm_distribution.apply],
-    }
+    return {patch.TARGET: patch.apply for patch in (gloo_backend, unpinned_offload, vllm_distribution)}

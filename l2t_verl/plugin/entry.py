@@ -51,9 +51,8 @@ def install() -> None:
 
         cpu_platform.register_platform()
         wrapt.register_post_import_hook(cpu_platform.register_engines, cpu_platform.ENGINES)
-        for name, applications in patches.hooks().items():
-            for apply in applications:
-                wrapt.register_post_import_hook(apply, name)
+        for name, apply in patches.hooks().items():
+            wrapt.register_post_import_hook(apply, name)
 
 
 def _registration(ours: str) -> Callable[[ModuleType], None]:

@@ -72,3 +72,9 @@ def accepted_answers(ground_truth: Any) -> list[str]:
 def ground_truth_of(reward_model: Any) -> Any:
     """The ground truth in verl's `reward_model` column, or None where the column or the key is missing."""
     return reward_model.get("ground_truth") if isinstance(reward_model, dict) else None
+
+
+def objects(data: Any, name: str) -> list[Any]:
+    """A column of plain Python objects; tensordict hands it out in one of several list types."""
+    column = data.get(name)
+    return column.tolist() if hasattr(column, "tolist") else list(column)

@@ -118,13 +118,13 @@ def _collect(trainer: L2TMixin, batch: KVBatchMeta) -> tuple[ProcessRewards, lis
         responses=list(data["responses"].unbind()),
         ends=[],
         states=[],
-        info=[_reward_info(extra) for extra in data["extra_fields"].tolist()],
+        info=[_reward_info(extra) for extra in fields.objects(data, "extra_fields")],
         outcome=_padded(data["rm_scores"]).sum(dim=-1),
         old_log_probs=_padded(data["old_log_probs"]),
         deltas=deltas,
     )
-    answers = [fields.accepted_answers(fields.ground_truth_of(item)) for item in data["reward_model"].tolist()]
-    images = data["multi_modal_inputs"].tolist() if "multi_modal_inputs" in data.keys() else [None] * len(batch)
+    answers = [fields.accepted_answers(fields.ground_truth_of(item)) for item in fields.objects(data, "reward_model")]
+    images = fields.objects(data, "multi_modal_inputs") if "multi_modal_inputs" in data.keys() else [None] * len(batch)
     masks = mask.unbind()
     for row, key in enumerate(batch.keys):
         ends, states, reason = [], [], None
@@ -248,7 +248,7 @@ def grpo_grad_norm(trainer: L2TMixin, batch: KVBatchMeta, rewards: ProcessReward
     advantages, _ = compute_grpo_outcome_advantage(
         _padded(data["rm_scores"]),
         _padded(data["response_mask"]),
-        np.array(data["uid"].tolist(), dtype=object),
+        np.array(fields.objects(data, "uid"), dtype=object),
         norm_adv_by_std_in_grpo=trainer.config.algorithm.get("norm_adv_by_std_in_grpo", True),
     )
     nested = response_to_nested(advantages, data["response_mask"])

@@ -79,7 +79,7 @@ class L2TWorker(ActorRolloutRefWorker):
         """
         config = GainConfig(**tu.get_non_tensor_data(data, "l2t_gain", default=None))
         plan = _ScoringPlan(config, self.actor.model_config.tokenizer, _context_length(self.actor.model_config))
-        ground_truths = [fields.ground_truth_of(item) for item in data["reward_model"].tolist()]
+        ground_truths = [fields.ground_truth_of(item) for item in fields.objects(data, "reward_model")]
         columns = (data["prompts"].unbind(), data["responses"].unbind(), data[fields.BOUNDARIES].unbind())
         for prompt, response, boundaries, truth in zip(*columns, ground_truths, strict=True):
             plan.add_row(prompt, response, boundaries[1:].tolist(), fields.accepted_answers(truth))
