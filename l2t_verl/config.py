@@ -36,12 +36,12 @@ class _Section(BaseModel):
 class EpisodesConfig(_Section):
     """How a response is cut into episodes."""
 
-    method: Literal[
-        "episode_tags", "think_blocks", "paragraphs", "discourse_markers", "fixed_tokens", "surprise"
-    ] = Field("episode_tags", description="Segmenter; `episode_tags` is the paper's.")
-    fallback: (
-        Literal["think_blocks", "paragraphs", "discourse_markers", "fixed_tokens"] | None
-    ) = Field("paragraphs", description="Segmenter used where tags do not parse; null leaves such a response whole.")
+    method: Literal["episode_tags", "think_blocks", "paragraphs", "discourse_markers", "fixed_tokens", "surprise"] = Field(
+        "episode_tags", description="Segmenter; `episode_tags` is the paper's."
+    )
+    fallback: Literal["think_blocks", "paragraphs", "discourse_markers", "fixed_tokens"] | None = Field(
+        "paragraphs", description="Segmenter used where tags do not parse; null leaves such a response whole."
+    )
     max_episodes: int = Field(30, ge=1, le=1024, description="Most episodes in one response; the rest joins the last.")
     min_episode_tokens: int = Field(
         1, ge=1, le=65536, description="Shortest episode, in tokens; a shorter one joins the next."
@@ -49,9 +49,7 @@ class EpisodesConfig(_Section):
     markers: tuple[str, ...] | None = Field(
         None, description="Sentence openings that start an episode (`discourse_markers`); null takes the built-in list."
     )
-    tokens_per_episode: int = Field(
-        256, ge=1, le=65536, description="Length of an episode, in tokens (`fixed_tokens`)."
-    )
+    tokens_per_episode: int = Field(256, ge=1, le=65536, description="Length of an episode, in tokens (`fixed_tokens`).")
     surprise_threshold: Real = Field(
         4.0, gt=0, le=100, description="Surprise -log p from which a token opens an episode, in nats (`surprise`)."
     )
@@ -96,7 +94,10 @@ class CreditConfig(_Section):
         0.05, gt=0, description="Smallest standard deviation that process rewards are divided by, in units of J."
     )
     gamma: Real | None = Field(
-        None, ge=0, le=1, description="Discount of the return-to-go per episode (`episode`); null takes immediate rewards."
+        None,
+        ge=0,
+        le=1,
+        description="Discount of the return-to-go per episode (`episode`); null takes immediate rewards.",
     )
     surprise_weights: bool = Field(
         False, description="Spread an episode's reward over its tokens by their surprise (`episode`)."
@@ -104,9 +105,7 @@ class CreditConfig(_Section):
     ratio_clip: Real | None = Field(
         None, gt=0, description="Bound on a token's share of its rollout's reward (`paper`); null is the paper's: none."
     )
-    length_cost: Real = Field(
-        0.0, ge=0, description="Cost λ of a response of the longest length, in units of J (`shaped`)."
-    )
+    length_cost: Real = Field(0.0, ge=0, description="Cost λ of a response of the longest length, in units of J (`shaped`).")
     token_budget: Real | None = Field(
         None, gt=0, description="Mean length of correct responses to reach, in tokens; adapts λ each step (`shaped`)."
     )
@@ -129,7 +128,11 @@ class DiagnosticsConfig(_Section):
     """Measurements that cost time and are off by default."""
 
     compare_grpo: bool = Field(
-        False, description="Also measure the gradient norm that plain GRPO has on the same rollouts (one extra backward)."
+        False,
+        description="Also measure the gradient norm that plain GRPO has on the same rollouts (one extra backward).",
+    )
+    displacement: bool = Field(
+        False, description="Also measure how far the weights have moved from the reference policy's, relative to them."
     )
 
 
@@ -143,7 +146,10 @@ class L2TConfig(_Section):
 
     alpha: Real = Field(0.8, ge=0, le=100, description="Weight of the process reward against the outcome.")
     beta: Real = Field(
-        1.2, ge=0, le=100, description="Weight of the penalty against the gain, in units of J per nat (the paper's 0.6)."
+        1.2,
+        ge=0,
+        le=100,
+        description="Weight of the penalty against the gain, in units of J per nat (the paper's 0.6).",
     )
     episodes: EpisodesConfig = Field(default_factory=EpisodesConfig)
     gain: GainConfig = Field(default_factory=GainConfig)
@@ -204,8 +210,13 @@ def describe_fields(model: type[BaseModel] = L2TConfig, prefix: str = "") -> lis
             rows += describe_fields(field.annotation, f"{prefix}{name}.")
         else:
             default = "null" if field.default is None else str(field.default)
-            rows.append((prefix + name, repr(field.default)[1:-1] if isinstance(field.default, str) else default,
-                         field.description or ""))
+            rows.append(
+                (
+                    prefix + name,
+                    repr(field.default)[1:-1] if isinstance(field.default, str) else default,
+                    field.description or "",
+                )
+            )
     return rows
 
 

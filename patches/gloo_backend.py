@@ -30,5 +30,3 @@ def apply(module: ModuleType) -> None:
     init._l2t_gloo = True
     # verl calls torch.distributed.init_process_group by its full name, so the name itself has to change.
     dist.init_process_group = init
-
-

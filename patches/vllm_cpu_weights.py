@@ -11,7 +11,6 @@ import inspect
 from types import ModuleType
 
 import torch
-
 from l2t_verl.patches import PatchRefused
 
 SYMBOL = "dispatch_cpu_unquantized_gemm"

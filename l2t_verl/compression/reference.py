@@ -7,9 +7,7 @@ import torch
 LARGEST_DELTA = 100.0  # nats; beyond it a token is impossible for one policy and the size says nothing
 
 
-def log_ratio_deltas(
-    old_log_probs: torch.Tensor, ref_log_probs: torch.Tensor, response_mask: torch.Tensor
-) -> torch.Tensor:
+def log_ratio_deltas(old_log_probs: torch.Tensor, ref_log_probs: torch.Tensor, response_mask: torch.Tensor) -> torch.Tensor:
     r"""δ_t = log π_old(y_t) − log π_ref(y_t), the first-order directional derivative along θ_old − θ_0.
 
     Args:

@@ -57,8 +57,8 @@ def episode_advantages(
         >>> episode_advantages(
         ...     torch.tensor([0.0, 0.0]), torch.tensor([[0.25], [-0.25]]), torch.tensor([[0, -1], [0, -1]]),
         ...     torch.ones(2, 2), torch.zeros(2, 2), np.array(["a", "a"], dtype=object), alpha=1.0)
-        tensor([[ 1., 0.],
-                [-1., 0.]])
+        tensor([[ 1.,  0.],
+                [-1.,  0.]])
     """
     rollouts = check_rollouts(outcome, process, episode_ids, response_mask, old_log_probs, index)
     result = outcome_advantages(outcome, index, norm_by_std=norm_by_std, epsilon=epsilon, session=session)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 
-def update_length_cost(
-    length_cost: float, mean_correct_tokens: float | None, token_budget: float, rate: float
-) -> float:
+def update_length_cost(length_cost: float, mean_correct_tokens: float | None, token_budget: float, rate: float) -> float:
     r"""One step of dual ascent, λ ← max(0, λ + η (mean tokens of correct rollouts / B − 1)).
 
     λ is the multiplier of the constraint E|z| ≤ B (arXiv 2505.10425, Eq. 2), which the paper states and does not enforce.

@@ -60,7 +60,7 @@ def shaped_advantages(
         >>> shaped_advantages(
         ...     torch.tensor([0.0]), torch.tensor([[0.25, 0.5]]), torch.tensor([[0, 1, -1]]), torch.ones(1, 3),
         ...     torch.zeros(1, 3), np.array(["a"], dtype=object), alpha=1.0, max_length=4, length_cost=0.4)
-        tensor([[ 0.4500, 0.3000, -0.1000]])
+        tensor([[ 0.4500,  0.3000, -0.1000]])
     """
     if max_length < 1 or not length_cost >= 0:
         raise ValueError(f"max_length must be at least 1 and length_cost at least 0; got {max_length}, {length_cost}")

@@ -7,9 +7,7 @@ from collections.abc import Iterable
 MAX_EPISODES = 30  # the paper's "fixed" setting
 
 
-def apply_limits(
-    ends: Iterable[int], *, max_episodes: int = MAX_EPISODES, min_episode_tokens: int = 1
-) -> list[int]:
+def apply_limits(ends: Iterable[int], *, max_episodes: int = MAX_EPISODES, min_episode_tokens: int = 1) -> list[int]:
     """Merge what is too short or too much.
 
     An episode shorter than `min_episode_tokens` joins the following one, the last one the one before it; episodes beyond

@@ -89,7 +89,7 @@ def segment(
             got = "none" if log_probs is None else f"{len(log_probs)}"
             raise ValueError(f"method='surprise' needs log_probs for each of the {len(ids)} tokens, got {got}")
         return surprise_ends(log_probs, end, surprise_threshold=surprise_threshold, **limits)
-    if method == "fixed_tokens" or "fixed_tokens" == fallback:
+    if method == "fixed_tokens" or fallback == "fixed_tokens":
         fixed_tokens(0, tokens_per_episode)  # checks the option
 
     def cut(name: str) -> list[int] | None:

@@ -42,6 +42,4 @@ def surprise_ends(
     if values.ndim != 1 or len(values) < body_end:
         raise ValueError(f"log_probs must hold one value for each of the {body_end} tokens, got {tuple(values.shape)}")
     opening = (-values[:body_end] >= surprise_threshold).nonzero().flatten().tolist()
-    return apply_limits(
-        [*opening, body_end], max_episodes=max_episodes, min_episode_tokens=min_episode_tokens
-    )
+    return apply_limits([*opening, body_end], max_episodes=max_episodes, min_episode_tokens=min_episode_tokens)

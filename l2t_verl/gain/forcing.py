@@ -31,11 +31,11 @@ class ForcingTemplate:
     think_close: str = "\n</think>"
 
     def forcing(self, state: State) -> str:
-        """The text for a prefix: an open thought is closed; a model that thinks gets an empty thought where none is open.
+        r"""The text for a prefix: an open thought is closed; a model that thinks gets an empty thought where none is open.
 
         Example:
             >>> ForcingTemplate(suffix=" Answer:").forcing("open"), ForcingTemplate(suffix=" Answer:").forcing("absent")
-            ('\\n</think> Answer:', ' Answer:')
+            ('\n</think> Answer:', ' Answer:')
         """
         if state == "open":
             return self.think_close + self.suffix

@@ -69,7 +69,7 @@ def reduce_log_probs(log_probs: torch.Tensor, lengths: torch.Tensor, *, kind: st
         raise ValueError(
             f"log_probs must be [N, A] and lengths [N]; got {tuple(log_probs.shape)} and {tuple(lengths.shape)}"
         )
-    if lengths.numel() and not (1 <= int(lengths.min()) and int(lengths.max()) <= log_probs.shape[1]):
+    if lengths.numel() and not (int(lengths.min()) >= 1 and int(lengths.max()) <= log_probs.shape[1]):
         raise ValueError(
             f"every row needs between 1 and A={log_probs.shape[1]} answer tokens, got {int(lengths.min())} to "
             f"{int(lengths.max())}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -65,7 +66,7 @@ def answer_scores(
         raise ValueError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}, packed")
     prompt, response = _flat(prompt_ids), _flat(response_ids)
     ends = [0, *(int(end) for end in episode_ends)]
-    if any(a >= b for a, b in zip(ends[:-1], ends[1:], strict=True)) or ends[-1] > len(response):
+    if any(a >= b for a, b in itertools.pairwise(ends)) or ends[-1] > len(response):
         raise ValueError(
             f"episode_ends must increase strictly within 0 < b <= {len(response)} response tokens, got {ends[1:]}"
         )

@@ -113,7 +113,7 @@ class CpuPlatform(PlatformBase):
         return "gloo"
 
     def visible_devices_envvar(self) -> str:
-        """verl reads this variable; on a CPU nobody sets it."""
+        """Verl reads this variable; on a CPU nobody sets it."""
         return "CUDA_VISIBLE_DEVICES"
 
     @contextmanager

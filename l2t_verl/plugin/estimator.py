@@ -72,7 +72,7 @@ def credit_context(context: CreditContext) -> Iterator[CreditContext]:
 def l2t_advantages(
     token_level_rewards: torch.Tensor, response_mask: torch.Tensor, index: np.ndarray, **_: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """verl's hook: advantages [B, T] of the configured credit, twice (GRPO-like estimators return them as returns too).
+    """Verl's hook: advantages [B, T] of the configured credit, twice (GRPO-like estimators return them as returns too).
 
     Raises:
         RuntimeError: used without the L2T trainer, which alone has the process rewards.
@@ -86,9 +86,7 @@ def l2t_advantages(
     rows = ~context.is_padding
     outcome = token_level_rewards.sum(dim=-1)
     advantages = torch.zeros_like(token_level_rewards)
-    advantages[rows] = _credit(context, outcome[rows], response_mask[rows], index[rows.numpy()], rows).to(
-        advantages.dtype
-    )
+    advantages[rows] = _credit(context, outcome[rows], response_mask[rows], index[rows.numpy()], rows).to(advantages.dtype)
     context.outcome, context.response_mask, context.advantages = outcome, response_mask, advantages
     return advantages, advantages
 
@@ -111,6 +109,4 @@ def _credit(
         return credit.episode_advantages(
             *arguments, gamma=settings.gamma, surprise_weights=settings.surprise_weights, **grouped
         )
-    return credit.shaped_advantages(
-        *arguments, length_cost=context.length_cost, max_length=context.max_length, **grouped
-    )
+    return credit.shaped_advantages(*arguments, length_cost=context.length_cost, max_length=context.max_length, **grouped)

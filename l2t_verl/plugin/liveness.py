@@ -72,10 +72,7 @@ def guard_buffer(buffer: Any, trainer: Any) -> Any:
 def problem(trainer: Any) -> str | None:
     """What is wrong with the cluster, in words; None if nothing is."""
     for actor in _dead_actors():
-        return (
-            f"the Ray actor {actor['ActorClassName']} {actor['Name']} (pid {actor['Pid']}) died: "
-            f"{_death_cause(actor)[1]}"
-        )
+        return f"the Ray actor {actor['ActorClassName']} {actor['Name']} (pid {actor['Pid']}) died: {_death_cause(actor)[1]}"
     manager = getattr(trainer, "llm_server_manager", None)
     for address in manager.get_addresses() if manager is not None else []:
         detail = _unhealthy(address)
@@ -108,7 +105,7 @@ def _death_cause(actor: dict[str, Any]) -> tuple[str, str]:
 
 
 def _unhealthy(address: str) -> str | None:
-    """vLLM answers /health with 503 once its engine is dead, SGLang likewise; a busy server answers late, not never."""
+    """VLLM answers /health with 503 once its engine is dead, SGLang likewise; a busy server answers late, not never."""
     try:
         urllib.request.urlopen(f"http://{address}/health", timeout=10).close()
     except urllib.error.HTTPError as error:

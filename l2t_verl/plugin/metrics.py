@@ -78,11 +78,7 @@ def _std(values: torch.Tensor) -> float:
 
 
 def _episode_lengths(rewards: ProcessRewards) -> list[float]:
-    return [
-        float(end - start)
-        for ends in rewards.ends
-        for start, end in zip([0, *ends[:-1]], ends, strict=True)
-    ]
+    return [float(end - start) for ends in rewards.ends for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
 def _unstated_gains(rewards: ProcessRewards) -> list[float]:

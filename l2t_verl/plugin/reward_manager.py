@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def verl_score(data_source: str, response: str, ground_truth: Any, extra_info: dict | None) -> float:
-    """verl's own scorer of a data source, as a number; runs in a grading process."""
+    """Verl's own scorer of a data source, as a number; runs in a grading process."""
     return _as_score(default_compute_score(data_source, response, ground_truth, extra_info))
 
 
@@ -51,9 +51,7 @@ class L2TRewardManager(RewardManagerBase):
         self.custom = compute_score if config.reward.custom_reward_function.path is not None else None
         sandbox = config.reward.get("sandbox_fusion")
         self.sandboxed = compute_score if sandbox and sandbox.get("url") else None
-        self.grader = Grader(
-            workers=self.l2t.outcome.workers, seconds_per_sample=self.l2t.outcome.seconds_per_sample
-        )
+        self.grader = Grader(workers=self.l2t.outcome.workers, seconds_per_sample=self.l2t.outcome.seconds_per_sample)
         self._known: dict[str, bool] = {}
 
     async def run_single(self, data: DataProto) -> dict[str, Any]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -31,7 +30,7 @@ def check_verl_config(config: DictConfig, l2t: L2TConfig) -> None:
     Raises:
         ConfigError: each problem with the option to set.
     """
-    problems = list(_problems(config))
+    problems = list(_problems(config, l2t))
     if problems:
         raise ConfigError("L2T cannot train with this configuration:\n" + "\n".join(f"  {line}" for line in problems))
     if OmegaConf.select(config, "algorithm.filter_groups.enable", default=False):
@@ -48,7 +47,7 @@ def check_verl_config(config: DictConfig, l2t: L2TConfig) -> None:
         logger.warning("algorithm.l2t.alpha=0: the process reward has no weight")
 
 
-def _problems(config: DictConfig) -> Any:
+def _problems(config: DictConfig, l2t: L2TConfig) -> Iterator[str]:
     select = lambda path, default=None: OmegaConf.select(config, path, default=default)  # noqa: E731
     if select("reward.reward_manager.name") != "l2t" or select("reward.reward_manager.source") != "register":
         yield (
@@ -64,8 +63,18 @@ def _problems(config: DictConfig) -> Any:
         )
     if not select("actor_rollout_ref.hybrid_engine", True):
         yield "actor_rollout_ref.hybrid_engine=False works with verl's separate_async trainer only; set it to True"
-    if select("data.image_key") and select("data.return_multi_modal_inputs") is False:
-        yield "data.return_multi_modal_inputs=False: rows with images cannot be told from plain ones; set it to True"
+    strategy = select("actor_rollout_ref.actor.strategy")
+    diagnostics = [name for name, is_set in l2t.diagnostics if is_set]
+    if diagnostics and strategy not in ("fsdp", "fsdp2"):
+        yield (
+            f"algorithm.l2t.diagnostics.{diagnostics[0]}=True reads the parameters of an FSDP engine, but "
+            f"actor_rollout_ref.actor.strategy={strategy}; set it to False"
+        )
+    if l2t.credit.token_budget is not None and l2t.credit.token_budget > select("data.max_response_length"):
+        yield (
+            f"algorithm.l2t.credit.token_budget={l2t.credit.token_budget} is above "
+            f"data.max_response_length={select('data.max_response_length')}; no response can exceed it"
+        )
 
 
 def provide_reference_config(config: DictConfig) -> None:
@@ -94,7 +103,7 @@ def check_versions(found: list[str], expected: str) -> None:
 
 
 def base_mode(name: str) -> str:
-    """verl's own name of an L2T trainer mode.
+    """Verl's own name of an L2T trainer mode.
 
     Example:
         >>> base_mode("l2t_sync")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,18 @@ if TYPE_CHECKING:
 
 # What the worker needs of a row to score it
 SCORING_FIELDS = ["prompts", "responses", "input_ids", "reward_model", fields.BOUNDARIES]
+
+
+# Why a row has no process reward, or is not there at all
+SKIP_REASONS = (
+    "no_ground_truth",
+    "no_episodes",
+    "no_episode_info",
+    "answer_too_long",
+    "score_not_finite",
+    "multi_modal",
+    "missing_rollout",
+)
 
 
 @dataclass
@@ -60,7 +73,7 @@ class ProcessRewards:
     outcome: torch.Tensor
     old_log_probs: torch.Tensor
     deltas: torch.Tensor
-    skipped: Counter = field(default_factory=Counter)
+    skipped: Counter = field(default_factory=lambda: Counter(dict.fromkeys(SKIP_REASONS, 0)))
     scores: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 1))
     gains: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 0))
     penalty: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 0))
@@ -124,7 +137,7 @@ def _collect(trainer: L2TMixin, batch: KVBatchMeta) -> tuple[ProcessRewards, lis
         deltas=deltas,
     )
     answers = [fields.accepted_answers(fields.ground_truth_of(item)) for item in fields.objects(data, "reward_model")]
-    images = fields.objects(data, "multi_modal_inputs") if "multi_modal_inputs" in data.keys() else [None] * len(batch)
+    images = fields.objects(data, "multi_modal_inputs") if "multi_modal_inputs" in data else [None] * len(batch)
     masks = mask.unbind()
     for row, key in enumerate(batch.keys):
         ends, states, reason = [], [], None
@@ -189,9 +202,7 @@ def _score(trainer: L2TMixin, batch: KVBatchMeta, rewards: ProcessRewards, answe
         extra_info={"l2t_gain": trainer.l2t.gain.model_dump()},
     )
     trainer.actor_rollout_wg.l2t_answer_scores(request)
-    data = tq.kv_batch_get(
-        keys=batch.keys, partition_id=batch.partition_id, select_fields=[fields.ANSWER_SCORES]
-    )
+    data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=[fields.ANSWER_SCORES])
     for row, scores in enumerate(data[fields.ANSWER_SCORES].unbind()):
         if not rewards.ends[row]:
             continue
@@ -240,7 +251,7 @@ def _policy_log_probs(trainer: L2TMixin, batch: KVBatchMeta, data: TensorDict, m
     return response_from_nested(output["log_probs"], mask)
 
 
-def grpo_grad_norm(trainer: L2TMixin, batch: KVBatchMeta, rewards: ProcessRewards) -> float:
+def grpo_grad_norm(trainer: L2TMixin, batch: KVBatchMeta) -> float:
     """The gradient norm that plain GRPO would have on these rollouts."""
     data = tq.kv_batch_get(
         keys=batch.keys, partition_id=batch.partition_id, select_fields=["uid", "response_mask", "rm_scores"]
@@ -271,9 +282,7 @@ def grpo_grad_norm(trainer: L2TMixin, batch: KVBatchMeta, rewards: ProcessReward
     return float(tu.get(output, "grad_norm"))
 
 
-def rollout_records(
-    trainer: L2TMixin, batch: KVBatchMeta, rewards: ProcessRewards, context: CreditContext
-) -> dict[str, dict[str, Any]]:
+def rollout_records(trainer: L2TMixin, rewards: ProcessRewards, context: CreditContext) -> dict[str, dict[str, Any]]:
     """What the dump says of each rollout: its episodes with text, J, gain, penalty and reward."""
     decode = lambda ids: trainer.tokenizer.decode(ids, skip_special_tokens=False)  # noqa: E731
     records = {}
@@ -303,7 +312,7 @@ def rollout_records(
                     "mean_advantage": _mean_advantage(context, row, rewards.episode_ids[row] == k),
                     "states_answer": bool(rewards.states[row][k]) if rewards.states[row] else None,
                 }
-                for k, (start, end) in enumerate(zip(starts[:-1], starts[1:], strict=True))
+                for k, (start, end) in enumerate(itertools.pairwise(starts))
             ],
         }
     return records

@@ -96,9 +96,11 @@ class L2TMixin:
         with marked_timer("l2t", self.timing_raw, color="magenta"):
             metrics.update(report(self, rewards, context))
             if self.l2t.diagnostics.compare_grpo:
-                metrics["l2t/grpo_grad_norm"] = step.grpo_grad_norm(self, batch, rewards)
+                metrics["l2t/grpo_grad_norm"] = step.grpo_grad_norm(self, batch)
+            if self.l2t.diagnostics.displacement:
+                metrics["l2t/displacement"] = self.actor_rollout_wg.l2t_displacement()[0]
             if self.config.trainer.get("rollout_data_dir", None):
-                self.rollout_records.update(step.rollout_records(self, batch, rewards, context))
+                self.rollout_records.update(step.rollout_records(self, rewards, context))
             self._adapt_length_cost(rewards)
         return batch
 
@@ -144,4 +146,3 @@ class L2TMixin:
 @register_trainer("l2t_sync")
 class L2TTrainerSync(L2TMixin, PPOTrainerSync):
     """verl's synchronous trainer with L2T's rewards: `trainer.v1.trainer_mode=l2t_sync`."""
-

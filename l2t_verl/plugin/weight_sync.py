@@ -60,7 +60,5 @@ def _sample(trainer: Any, prompt: list[int]) -> tuple[list[int], list[float]]:
     """A few sampled tokens and the log-probs that the rollout engine gives them."""
     parameters = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "logprobs": True, "max_tokens": TOKENS}
     client = trainer.get_llm_client()
-    output = asyncio.run(
-        client.generate(request_id=uuid.uuid4().hex, prompt_ids=list(prompt), sampling_params=parameters)
-    )
+    output = asyncio.run(client.generate(request_id=uuid.uuid4().hex, prompt_ids=list(prompt), sampling_params=parameters))
     return list(output.token_ids), list(output.log_probs)

@@ -22,7 +22,6 @@ from l2t_verl.config import GainConfig
 from l2t_verl.gain import ForcingTemplate, answer_targets, best_of_answers, reduce_log_probs
 from l2t_verl.plugin import fields
 
-
 WEIGHT_UPDATE_TIMEOUT_MS = 45_000
 
 
@@ -36,7 +35,7 @@ class L2TWorker(ActorRolloutRefWorker):
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL, blocking=False)
     async def update_weights(self, global_steps: int | None = None, mode: str = "auto") -> Any:
-        """verl's weight update, which waits for ever for a rollout engine that failed to take the weights.
+        """Verl's weight update, which waits for ever for a rollout engine that failed to take the weights.
 
         Raises:
             RuntimeError: the engine's own error, if it failed or did not answer within a minute.
@@ -116,16 +115,32 @@ class L2TWorker(ActorRolloutRefWorker):
         return tu.get_tensordict(tensor_dict={}, non_tensor_dict={"grad_norm": float(norm)})
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def l2t_displacement(self) -> float:
+        """‖θ − θ_0‖ / ‖θ_0‖, how far training has moved the weights from the reference policy's; NaN without one."""
+        if self.ref is None:
+            return float("nan")
+        sums = torch.zeros(2, dtype=torch.float64)
+        with torch.no_grad():
+            pairs = zip(self.actor.engine.module.parameters(), self.ref.engine.module.parameters(), strict=True)
+            for now, start in pairs:
+                first = _local(start).double().cpu()
+                sums += torch.stack([(_local(now).double().cpu() - first).square().sum(), first.square().sum()])
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(sums)  # a tensor on the CPU goes over gloo, which verl always sets up
+        return (sums[0] / sums[1]).sqrt().item()
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def l2t_perturb_weights(self, relative_size: float) -> None:
-        """Add seeded noise to every parameter, in units of its own root mean square; `l2t_restore_weights` undoes it."""
+        """Add seeded noise to every trained parameter, in units of its root mean square; `l2t_restore_weights` undoes it."""
         generator = torch.Generator().manual_seed(0)
         self._l2t_saved = []
         with torch.no_grad():
-            for parameter in self.actor.engine.module.parameters():
-                local = parameter.to_local() if hasattr(parameter, "to_local") else parameter
+            for parameter in filter(lambda p: p.requires_grad, self.actor.engine.module.parameters()):
+                local = _local(parameter)
                 self._l2t_saved.append((local, local.clone()))
                 noise = torch.randn(local.shape, generator=generator).to(local)
-                local.add_(noise * (relative_size * local.float().pow(2).mean().sqrt().to(local)))
+                size = local.float().pow(2).mean().sqrt().item() or 0.01  # a fresh LoRA adapter is all zeros
+                local.add_(noise, alpha=relative_size * size)
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def l2t_restore_weights(self) -> None:
@@ -215,10 +230,13 @@ def _as_rows(sequences: list[torch.Tensor], budget: int) -> TensorDict:
     return tu.get_tensordict(tensor_dict=tensors, non_tensor_dict=settings)
 
 
+def _local(parameter: torch.Tensor) -> torch.Tensor:
+    """This rank's part of a parameter."""
+    return parameter.to_local() if hasattr(parameter, "to_local") else parameter
+
+
 def _context_length(model_config: Any) -> int | None:
     """The longest sequence that the model has positions for, in tokens; None if the model does not say."""
     config = model_config.hf_config
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     return getattr(config, "max_position_embeddings", None)
-
-

@@ -42,7 +42,9 @@ def prepare_model(source: str | None, folder: Path) -> Path:
 
         print(f"  model: {source or HUB_MODEL} from the hub", flush=True)
         build = lambda path: snapshot_download(  # noqa: E731
-            source or HUB_MODEL, local_dir=path, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+            source or HUB_MODEL,
+            local_dir=path,
+            allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"],
         )
     elif source:
         sys.exit(f"prepare: MODEL={source} is no folder here and the hub cannot be reached; give a path to a model folder")
@@ -107,7 +109,10 @@ def prepare_data(folder: Path) -> tuple[Path, Path]:
                 "data_source": "l2t/gsm8k",  # graded by math-verify; verl's scorer of openai/gsm8k wants `#### 7`
                 "prompt": [{"role": "user", "content": f"{row['question']} {INSTRUCTION}"}],
                 "ability": "math",
-                "reward_model": {"style": "rule", "ground_truth": row["answer"].split("####")[-1].strip().replace(",", "")},
+                "reward_model": {
+                    "style": "rule",
+                    "ground_truth": row["answer"].split("####")[-1].strip().replace(",", ""),
+                },
                 "extra_info": {"index": index, "split": path.stem},
             }
             for index, row in enumerate(rows)

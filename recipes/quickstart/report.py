@@ -84,9 +84,13 @@ def last_error(log: Path, lines: int = 25) -> str:
     """The first error of the worker that failed, which verl's own flood buries; else the log's last lines."""
     text = log.read_text(errors="replace")
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()
-    starts = [i for i, line in enumerate(plain) if re.search(r"Traceback \(most recent call last\)|\bError executing job", line)]
+    starts = [
+        i for i, line in enumerate(plain) if re.search(r"Traceback \(most recent call last\)|\bError executing job", line)
+    ]
     ends = [
-        i for i, line in enumerate(plain) if re.match(r"(\([^)]*pid=\d+[^)]*\)\s*)?[\w.]*(Error|Exception|Died|Refused)\b.*:", line)
+        i
+        for i, line in enumerate(plain)
+        if re.match(r"(\([^)]*pid=\d+[^)]*\)\s*)?[\w.]*(Error|Exception|Died|Refused)\b.*:", line)
     ]
     if not ends:
         return "\n".join(plain[-lines:])
@@ -114,7 +118,9 @@ def show(run: Path) -> None:
             f"first step after {summary['seconds_to_first_step']:.0f} s, all in {summary['seconds']:.0f} s, peak memory "
             f"{summary['peak_memory_gib']:.1f} GiB"
         )
-    print(f"run folder: {run}  (metrics.jsonl, rollouts/, run.log; `python recipes/quickstart/report.py {run}` shows this again)")
+    print(
+        f"run folder: {run} (metrics.jsonl, rollouts/, run.log); `python recipes/quickstart/report.py {run}` shows this again"
+    )
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ verl's own output goes to <run>/run.log, its metrics to <run>/metrics.jsonl, the
 """
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -138,10 +139,8 @@ def end_family(process: subprocess.Popen) -> None:
 
 
 def _kill_group(group: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def main() -> int:

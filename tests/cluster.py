@@ -1,0 +1,75 @@
+"""Starts stock `python -m verl.trainer.main_ppo` on the quickstart's configuration with a tiny model."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+QUICKSTART = Path(__file__).parent.parent / "recipes" / "quickstart"
+sys.path.insert(0, str(QUICKSTART))
+TINY = [
+    "data.max_prompt_length=64",
+    "data.max_response_length=48",
+    "actor_rollout_ref.rollout.max_model_len=256",
+    "actor_rollout_ref.rollout.max_num_seqs=16",
+    "algorithm.l2t.episodes.method=fixed_tokens",
+    "+algorithm.l2t.episodes.tokens_per_episode=12",
+]
+
+
+@dataclass
+class Run:
+    folder: Path
+    process: subprocess.Popen
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "run.log").read_text(errors="replace")
+
+    def metrics(self) -> list[dict]:
+        path = self.folder / "metrics.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def wait(self, seconds: float) -> int:
+        """The exit status; ends the run's own processes, by group, when the time is over."""
+        try:
+            return self.process.wait(seconds)
+        finally:
+            self.end()
+
+    def wait_for(self, text: str, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while text not in self.log:
+            assert self.process.poll() is None, self.tail()
+            assert time.monotonic() < end, f"{text!r} did not appear within {seconds} s\n{self.tail()}"
+            time.sleep(1.0)
+
+    def end(self) -> None:
+        for sign in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                os.killpg(self.process.pid, sign)
+            except ProcessLookupError:
+                return
+            time.sleep(3.0)
+
+    def tail(self) -> str:
+        from report import last_error
+
+        return last_error(self.folder / "run.log", 60)
+
+
+def start(folder: Path, model: Path, data: tuple[Path, Path], steps: int, *overrides: str) -> Run:
+    from train import command, environment
+
+    folder.mkdir(parents=True, exist_ok=True)
+    prepared = {"model": str(model), "train": str(data[0]), "test": str(data[1])}
+    line = command(prepared, folder, steps, [*TINY, *overrides])
+    with open(folder / "run.log", "a") as log:
+        process = subprocess.Popen(
+            line, stdout=log, stderr=subprocess.STDOUT, env=environment(folder), cwd=folder, start_new_session=True
+        )
+    return Run(folder, process)
