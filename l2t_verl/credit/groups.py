@@ -36,21 +36,21 @@ def outcome_advantages(
         >>> outcome_advantages(torch.tensor([1.0, 0.0, 5.0]), np.array(["a", "a", "b"], dtype=object), epsilon=0.0)
         tensor([ 0.7071, -0.7071,  5.0000])
     """
+    if len(outcome) == 0:
+        return outcome.clone()
     if session is not None:
         number, count = number_groups(session)
-        last = torch.zeros(count, dtype=torch.int64)
-        last[number] = torch.arange(len(number))  # later rows overwrite earlier ones
+        rows = torch.arange(len(number))
+        last = torch.zeros(count, dtype=torch.int64).scatter_reduce(0, number, rows, "amax")
         final = outcome_advantages(outcome[last], index[last.numpy()], norm_by_std=norm_by_std, epsilon=epsilon)
         return final[number]
     group, num_groups = number_groups(index)
-    mean = torch.zeros(num_groups, dtype=outcome.dtype)
-    std = torch.ones(num_groups, dtype=outcome.dtype)
     sizes = torch.bincount(group, minlength=num_groups)
-    order = torch.argsort(group, stable=True)
-    starts = sizes.cumsum(0) - sizes
-    for size in sizes[sizes > 1].unique().tolist():  # groups of one size are the rows of one matrix
-        chosen = (sizes == size).nonzero().flatten()
-        values = outcome[order[starts[chosen, None] + torch.arange(size)]]
-        mean[chosen], std[chosen] = values.mean(dim=1), values.std(dim=1)
+    # A loop over groups: torch sums the rows of a matrix in another order than a vector, which shows in the last bit.
+    members = outcome[torch.argsort(group, stable=True)].split(sizes.tolist())
+    zero, one = torch.zeros(()), torch.ones(())  # float32 whatever the outcome's precision, as in verl
+    mean = torch.stack([(values.mean() if len(values) > 1 else zero).to(outcome) for values in members])
+    divisor = torch.stack([((values.std() if len(values) > 1 else one) + epsilon).to(outcome) for values in members])
     centred = outcome - mean[group]
-    return centred / (std[group] + epsilon) if norm_by_std else centred
+    advantages = centred / divisor[group] if norm_by_std else centred
+    return advantages.nan_to_num()  # rewards so large that their squares overflow: 0 or the largest number

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+LARGEST_REWARD = 1e100  # squares and sums of what is beyond would not be finite
 LARGEST_SURPRISE = 1e4  # nats; a sampled token of probability 0 (top-p, masking) is very surprising, not infinitely so
 
 
@@ -15,7 +16,7 @@ class Rollouts:
     """The common arguments, checked and made safe.
 
     Attributes:
-        outcome: [B] outcome rewards.
+        outcome: [B] outcome rewards, float64.
         process: [B, K] episode rewards, float64.
         slots: [B, T] 0 for tokens of no episode, k + 1 for episode k; 0 outside the mask as well.
         mask: [B, T] bool, sampled tokens.
@@ -93,7 +94,8 @@ def check_rollouts(
     surprise = torch.where(mask, -old_log_probs.double(), 0.0)
     surprise = surprise.nan_to_num(nan=0.0, posinf=LARGEST_SURPRISE, neginf=0.0).clamp(0.0, LARGEST_SURPRISE)
     group, num_groups = number_groups(index)
-    return Rollouts(outcome, process.double(), slots, mask, surprise, group, num_groups)
+    bounded = [tensor.double().clamp(-LARGEST_REWARD, LARGEST_REWARD) for tensor in (outcome, process)]
+    return Rollouts(*bounded, slots, mask, surprise, group, num_groups)
 
 
 def number_groups(index: np.ndarray) -> tuple[torch.Tensor, int]:

@@ -86,7 +86,7 @@ def _token_rewards(rollouts: Rollouts, alpha: float) -> torch.Tensor:
     weights = rollouts.per_slot(rollouts.surprise)
     segments = (counts > 0).sum(dim=1).clamp_min(1)
     process = torch.nn.functional.pad(rollouts.process, (1, 0))  # slot 0: tokens of no episode
-    rewards = rollouts.outcome.double()[:, None] / segments[:, None] + alpha * process
+    rewards = rollouts.outcome[:, None] / segments[:, None] + alpha * process
     uniform = 1.0 / counts.clamp_min(1.0)
     total = rollouts.to_tokens(weights)
     share = torch.where(total > 0, rollouts.surprise / total.clamp_min(1e-300), rollouts.to_tokens(uniform))

@@ -32,7 +32,8 @@ class CreditContext:
         episode_ids: [B, T] episode of each response token, −1 in the tail and the padding.
         old_log_probs: [B, T] log-probs of the sampled tokens, in nats.
         is_padding: [B] rows that verl appended to fill the batch.
-        sessions: [B] agent-loop session of each row; a session's outputs share one outcome.
+        sessions: [B] agent-loop session of each row; a session's outputs share one outcome, its last output's.
+        outputs: [B] number of each row's output within its session.
         length_cost: λ of `shaped`.
         max_length: longest response allowed, in tokens.
         norm_by_std: verl's `norm_adv_by_std_in_grpo`.
@@ -47,6 +48,7 @@ class CreditContext:
     old_log_probs: torch.Tensor
     is_padding: torch.Tensor
     sessions: np.ndarray
+    outputs: np.ndarray
     length_cost: float
     max_length: int
     norm_by_std: bool
@@ -83,12 +85,21 @@ def l2t_advantages(
             "algorithm.adv_estimator=l2t needs the process rewards that the L2T trainer computes: "
             "set trainer.v1.trainer_mode=l2t_sync (and trainer.use_v1=true)"
         )
-    rows = ~context.is_padding
+    rows = _in_session_order(context)
     outcome = token_level_rewards.sum(dim=-1)
     advantages = torch.zeros_like(token_level_rewards)
     advantages[rows] = _credit(context, outcome[rows], response_mask[rows], index[rows.numpy()], rows).to(advantages.dtype)
     context.outcome, context.response_mask, context.advantages = outcome, response_mask, advantages
     return advantages, advantages
+
+
+def _in_session_order(context: CreditContext) -> torch.Tensor:
+    """The rows that are no padding, each session's outputs in their order (verl's balancing may have moved them)."""
+    rows = (~context.is_padding).nonzero().flatten()
+    first_seen = {name: i for i, name in reversed(list(enumerate(context.sessions)))}
+    return torch.tensor(
+        sorted(rows.tolist(), key=lambda row: (first_seen[context.sessions[row]], context.outputs[row])), dtype=torch.int64
+    )
 
 
 def _credit(

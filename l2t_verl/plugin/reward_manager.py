@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import math
 from typing import Any
 
 from omegaconf import DictConfig
@@ -63,6 +64,8 @@ class L2TRewardManager(RewardManagerBase):
         try:
             response = await self._in_thread(lambda: self.tokenizer.decode(ids[-1][1], skip_special_tokens=True))
             result, accuracy = await self._grade(extra, response, truth)
+            if not math.isfinite(result.score + accuracy):
+                raise ValueError(f"the score is not finite: {result.score}, acc {accuracy}")
         except Exception as error:
             logger.warning("l2t: grading failed: %s: %s", type(error).__name__, error)
             result, accuracy = GradeResult(0.0, "error"), 0.0

@@ -99,6 +99,7 @@ class ProcessRewards:
             old_log_probs=self.old_log_probs,
             is_padding=self.is_padding,
             sessions=np.array([key.rsplit("_", 1)[0] for key in self.keys], dtype=object),
+            outputs=np.array([int(key.rsplit("_", 1)[1]) for key in self.keys]),
             length_cost=trainer.length_cost,
             max_length=trainer.config.data.max_response_length,
             norm_by_std=trainer.config.algorithm.get("norm_adv_by_std_in_grpo", True),

@@ -1,0 +1,165 @@
+"""The three credits against values worked out by hand, and against loops that spell the definitions out."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from l2t_verl import credit
+
+
+def group(names: str) -> np.ndarray:
+    return np.array(list(names), dtype=object)
+
+
+# Two rollouts of one prompt, T = 4. Row 0: episode 0 holds tokens 0 and 1, episode 1 token 2, token 3 is tail.
+# Row 1: one episode of two tokens, one token of tail, one of padding.
+OUTCOME = torch.tensor([1.0, 0.0], dtype=torch.float64)
+PROCESS = torch.tensor([[0.5, -0.25], [0.25, 0.0]], dtype=torch.float64)
+IDS = torch.tensor([[0, 0, 1, -1], [0, 0, -1, -1]])
+MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
+LOG_PROBS = torch.tensor([[-1.0, -3.0, -2.0, -1.0], [0.0, 0.0, -1.0, -7.0]], dtype=torch.float64)
+BATCH = (OUTCOME, PROCESS, IDS, MASK, LOG_PROBS, group("aa"))
+
+
+def test_paper_by_hand():
+    """α = 1. Row 0 has K = 3 segments: R = (1/3 + .5, 1/3 − .25, 1/3), shared out 1:3, 1, 1. Row 1 has two segments: R = (.25,
+    0); the first one's surprise is 0, so it is shared out evenly."""
+    r0 = [(1 / 3 + 0.5) / 4, (1 / 3 + 0.5) * 3 / 4, 1 / 3 - 0.25, 1 / 3]
+    r1 = [0.125, 0.125, 0.0]
+    m0, m1 = sum(r0) / 4, sum(r1) / 3  # nothing is trimmed: ⌊0.025 · 4⌋ = 0
+    std = abs(m0 - m1) / math.sqrt(2)  # the unbiased one of two values
+    a0, a1 = (m0 - m1) / 2 / (std + 1e-6), (m1 - m0) / 2 / (std + 1e-6)
+    expected = [[a0 * r / m0 for r in r0], [*(a1 * r / m1 for r in r1), 0.0]]
+    torch.testing.assert_close(credit.paper_advantages(*BATCH, alpha=1.0), torch.tensor(expected, dtype=torch.float64))
+
+
+def test_paper_trims_the_central_95_percent():
+    """T = 40: the largest and the smallest token reward are left out of r̃, though they keep their own advantage."""
+    process = torch.zeros(1, 0)
+    log_probs = torch.full((1, 40), -1.0, dtype=torch.float64)
+    log_probs[0, 7] = -61.0  # w sums to 100: this token has r = 0.61, all others 0.01
+    advantages = credit.paper_advantages(
+        torch.tensor([1.0]), process, torch.full((1, 40), -1), torch.ones(1, 40), log_probs, group("a"), alpha=0.8
+    )
+    # r̃ = 0.01; a group of one has mean 0 and std 1: Â = 0.01 / (1 + 1e-6)
+    assert advantages[0, 0].item() == pytest.approx(0.01, rel=1e-5)
+    assert advantages[0, 7].item() == pytest.approx(0.61, rel=1e-5)
+
+
+def test_paper_where_the_mean_vanishes_and_the_clip():
+    process = torch.tensor([[0.5, -0.5]], dtype=torch.float64)
+    ids, ones = torch.tensor([[0, 1]]), torch.ones(1, 2)
+    at_zero = credit.paper_advantages(torch.zeros(1), process, ids, ones, -ones, group("a"), alpha=1.0)
+    assert at_zero.tolist() == [[0.0, 0.0]]  # r̃ = 0 exactly: the ratio is 1, Â is 0
+    nearly = process + torch.tensor([[1e-3, 0.0]])
+    wild = credit.paper_advantages(torch.zeros(1), nearly, ids, ones, -ones.double(), group("a"), alpha=1.0)
+    # r̃ = 0.0005 = Â, r/r̃ = ±1000: each token gets its own r
+    assert wild[0].tolist() == pytest.approx([0.501, -0.5], rel=1e-4)
+    tame = credit.paper_advantages(torch.zeros(1), nearly, ids, ones, -ones.double(), group("a"), alpha=1.0, ratio_clip=2)
+    assert tame[0].tolist() == pytest.approx([0.001, -0.001], rel=1e-4)
+
+
+def test_paper_counts_segments_that_have_a_sampled_token():
+    """Episode 1 is masked: its reward is nobody's. An empty row has r̃ = 0 and takes part in the group."""
+    outcome, process = torch.tensor([1.0, 0.0], dtype=torch.float64), torch.tensor([[0.5, 9.0], [0.0, 0.0]])
+    ids, mask = torch.tensor([[0, 1], [-1, -1]]), torch.tensor([[1, 0], [0, 0]])
+    advantages = credit.paper_advantages(outcome, process, ids, mask, -torch.ones(2, 2).double(), group("aa"), alpha=1.0)
+    # r = 1.5 for the only token, the group's r̃ are (1.5, 0): Â = 0.75 / (1.5/√2 + ε)
+    assert advantages.tolist() == [[pytest.approx(0.75 / (1.5 / math.sqrt(2) + 1e-6)), 0.0], [0.0, 0.0]]
+
+
+def test_episode_by_hand():
+    """Tokens in episodes have r = .5 .5 −.25 .25 .25: m = .25, s = √(.375/5)."""
+    m, s = 0.25, math.sqrt((0.25**2 * 2 + 0.5**2) / 5)
+    out = 0.5 / (1 / math.sqrt(2) + 1e-6)
+    part = [[(0.5 - m) / s, (0.5 - m) / s, (-0.25 - m) / s, 0.0], [0.0, 0.0, 0.0, 0.0]]
+    expected = [[out + 0.8 * p for p in part[0]], [-out, -out, -out, 0.0]]
+    found = credit.episode_advantages(*BATCH, alpha=0.8)
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
+
+
+def test_episode_with_returns_and_surprise_weights_by_hand():
+    """γ = .5: G = (.5 − .125, −.25) and (.25): values .375 .375 −.25 .25 .25, m = .2. Surprise shares row 0's first
+    episode 1:3 (times N = 2), the others by 1."""
+    values = [0.375, 0.375, -0.25, 0.25, 0.25]
+    m = sum(values) / 5
+    s = math.sqrt(sum((v - m) ** 2 for v in values) / 5)
+    weights = [2 * 1 / 4, 2 * 3 / 4, 1.0, 1.0, 1.0]
+    parts = [(v - m) / s * w for v, w in zip(values, weights, strict=True)]
+    found = credit.episode_advantages(*BATCH, alpha=1.0, gamma=0.5, surprise_weights=True, norm_by_std=False)
+    expected = [[0.5 + parts[0], 0.5 + parts[1], 0.5 + parts[2], 0.5], [-0.5 + parts[3], -0.5 + parts[4], -0.5, 0.0]]
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
+
+
+def test_episode_floors_a_vanishing_spread():
+    process = torch.tensor([[0.1], [0.101]], dtype=torch.float64)
+    ids, ones = torch.zeros(2, 1, dtype=torch.int64), torch.ones(2, 1)
+    found = credit.episode_advantages(torch.zeros(2).double(), process, ids, ones, -ones, group("aa"), alpha=1.0)
+    assert found[:, 0].tolist() == pytest.approx([-0.0005 / 0.05, 0.0005 / 0.05])
+
+
+def test_shaped_by_hand():
+    """λ = .4, L = 8: a token costs .05. Returns to go: row 0 .25 .25 −.25 and 0 in the tail; row 1 .25 .25, 0."""
+    g0 = [0.25 - 4 * 0.05, 0.25 - 3 * 0.05, -0.25 - 2 * 0.05, -0.05]
+    g1 = [0.25 - 3 * 0.05, 0.25 - 2 * 0.05, -0.05]
+    m0, m1 = sum(g1) / 3, sum(g0) / 4  # each row's baseline is the other's mean
+    pooled = (sum(g0) + sum(g1)) / 7
+    s = math.sqrt(sum((g - pooled) ** 2 for g in [*g0, *g1]) / 7)
+    out = 0.5 / (1 / math.sqrt(2) + 1e-6)
+    expected = [[out + 0.8 * (g - m0) / s for g in g0], [*(-out + 0.8 * (g - m1) / s for g in g1), 0.0]]
+    found = credit.shaped_advantages(*BATCH, alpha=0.8, length_cost=0.4, max_length=8)
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
+
+
+def test_a_session_with_several_outputs_has_one_outcome():
+    """Rows 0 and 1 are the outputs of one session, whose last row carries the outcome."""
+    outcome = torch.tensor([0.0, 1.0, 0.0])
+    found = credit.outcome_advantages(outcome, group("aaa"), session=group("xxy"), epsilon=0.0)
+    assert found.tolist() == pytest.approx([1 / math.sqrt(2), 1 / math.sqrt(2), -1 / math.sqrt(2)])
+
+
+def test_length_cost_is_dual_ascent():
+    assert credit.update_length_cost(0.0, 1500, 1000, 0.1) == pytest.approx(0.05)
+    assert credit.update_length_cost(0.01, 500, 1000, 0.1) == 0.0
+    assert credit.update_length_cost(0.3, None, 1000, 0.1) == 0.3  # nothing correct: nothing learnt
+
+
+def test_health():
+    advantages = torch.tensor([[6.0, -1.0, 2.0], [0.0, 0.0, 9.0]])
+    found = credit.advantage_health(
+        advantages, torch.tensor([[1.0], [0.0]]), torch.tensor([[0, 0, -1], [0, 0, 0]]), torch.tensor([[1, 1, 1], [1, 1, 0]])
+    )
+    assert found == {"abs_max": 6.0, "clipped_fraction": pytest.approx(0.2), "sign_flip_fraction": 0.5}
+    empty = credit.advantage_health(torch.zeros(1, 1), torch.zeros(1, 0), torch.tensor([[-1]]), torch.zeros(1, 1))
+    assert all(math.isnan(value) for value in empty.values())
+
+
+@pytest.mark.parametrize(
+    ("position", "value", "message"),
+    [
+        (0, torch.zeros(3), r"outcome must have shape \[2\] with B=2, T=4; got \[3\]"),
+        (1, torch.zeros(2), r"process must have shape \[B, K\]"),
+        (2, torch.full((2, 4), 2), r"episode_ids must lie in -1 … 1; got -1 … 2"),
+        (3, torch.ones(8), r"response_mask must be \[B, T\]"),
+        (4, torch.zeros(2, 3), "old_log_probs must have shape"),
+        (5, group("a"), "index must name the group of each of the B=2 rows; got 1"),
+        (0, torch.tensor([0.0, float("nan")]), "outcome of row 1 is not finite"),
+        (1, torch.tensor([[0.0, float("inf")], [0.0, 0.0]]), "process of row 0 is not finite"),
+    ],
+)
+def test_impossible_arguments_are_named(position, value, message):
+    arguments = list(BATCH)
+    arguments[position] = value
+    for function in (credit.paper_advantages, credit.episode_advantages):
+        with pytest.raises(ValueError, match=message):
+            function(*arguments, alpha=0.8)
+    with pytest.raises(ValueError, match=message):
+        credit.shaped_advantages(*arguments, alpha=0.8, max_length=4)
+
+
+def test_shaped_refuses_an_impossible_price():
+    for settings in ({"max_length": 0}, {"max_length": 4, "length_cost": -1.0}):
+        with pytest.raises(ValueError, match="max_length"):
+            credit.shaped_advantages(*BATCH, alpha=0.8, **settings)
