@@ -24,8 +24,8 @@ BATCH = (OUTCOME, PROCESS, IDS, MASK, LOG_PROBS, group("aa"))
 
 
 def test_paper_by_hand():
-    """α = 1. Row 0 has K = 3 segments: R = (1/3 + .5, 1/3 − .25, 1/3), shared out 1:3, 1, 1. Row 1 has two segments: R = (.25,
-    0); the first one's surprise is 0, so it is shared out evenly."""
+    """α = 1. Row 0 has K = 3 segments: R = (1/3 + .5, 1/3 − .25, 1/3), shared out 1:3, 1, 1. Row 1 has two segments:
+    R = (.25, 0); the first one's surprise is 0, so it is shared out evenly."""
     r0 = [(1 / 3 + 0.5) / 4, (1 / 3 + 0.5) * 3 / 4, 1 / 3 - 0.25, 1 / 3]
     r1 = [0.125, 0.125, 0.0]
     m0, m1 = sum(r0) / 4, sum(r1) / 3  # nothing is trimmed: ⌊0.025 · 4⌋ = 0

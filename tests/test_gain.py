@@ -1,5 +1,7 @@
 """Answer scores against a loop of plain model calls, and what is scored against what is meant."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -132,7 +134,7 @@ def test_a_prefix_of_a_longer_answer_scores_less_than_the_answer():
 
     class Copier(torch.nn.Linear):
         def forward(self, input_ids, **_):
-            following = dict(zip(order, order[1:], strict=False))
+            following = dict(itertools.pairwise(order))
             logits = torch.zeros(*input_ids.shape, len(BYTES))
             for row, column in torch.cartesian_prod(*map(torch.arange, input_ids.shape)).tolist():
                 logits[row, column, following.get(int(input_ids[row, column]), 0)] = 20.0

@@ -56,7 +56,7 @@ def metaspace_tokenizer() -> PreTrainedTokenizerFast:
 
 def qwen2(vocabulary: int, seed: int = 0, positions: int = 1024, **changes) -> Qwen2ForCausalLM:
     torch.manual_seed(seed)
-    sizes = dict(hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=2)
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = Qwen2Config(
         vocab_size=vocabulary, num_key_value_heads=1, max_position_embeddings=positions, **(sizes | changes)
     )

@@ -99,7 +99,6 @@ def check_rollouts(
 
 
 def number_groups(index: np.ndarray) -> tuple[torch.Tensor, int]:
-    """Number the groups that `index` names: ([B] int64, G)."""
-    names: dict[object, int] = {}
-    numbers = [names.setdefault(name, len(names)) for name in list(index)]
-    return torch.tensor(numbers, dtype=torch.int64), len(names)
+    """Number the groups that `index` names: ([B] int64, G). Names that print alike are one group."""
+    names, numbers = np.unique(np.asarray(index).astype(str), return_inverse=True)
+    return torch.from_numpy(numbers.reshape(-1)), len(names)

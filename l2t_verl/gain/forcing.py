@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 
+from l2t_verl.config import GainConfig
 from l2t_verl.gain.target import AnswerTarget, answer_target
 
 State = Literal["open", "closed", "none", "absent"]
@@ -29,6 +30,11 @@ class ForcingTemplate:
     closing: str = "}"
     think_open: str = "<think>"
     think_close: str = "\n</think>"
+
+    @classmethod
+    def from_config(cls, gain: GainConfig) -> ForcingTemplate:
+        """The template that the configuration's section `gain` describes."""
+        return cls(gain.forcing_suffix, gain.closing, gain.think_open, gain.think_close)
 
     def forcing(self, state: State) -> str:
         r"""The text for a prefix: an open thought is closed; a model that thinks gets an empty thought where none is open.

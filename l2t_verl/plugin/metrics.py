@@ -110,9 +110,8 @@ def _within_group_correlation(rewards: ProcessRewards, has: torch.Tensor) -> flo
 
 
 def _kl_floor(rewards: ProcessRewards, lengths: torch.Tensor) -> float:
-    """½Nσ² for a mean response: the penalty that a per-token noise as large as the log-ratio's spread would fake."""
+    """½Nσ² for a mean response: the penalty that rounding alone would fake, σ the spread between two engines' log-probs."""
     mask = (rewards.response_mask > 0) & ~rewards.is_padding[:, None]
-    deltas = rewards.deltas[mask].double()
-    if deltas.numel() == 0:
+    if rewards.noise is None or not mask.any():
         return NAN
-    return compression.noise_floor(deltas.std(unbiased=False).item(), _mean(lengths))
+    return compression.noise_floor(_std(rewards.noise[mask]), _mean(lengths))

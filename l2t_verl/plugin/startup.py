@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from l2t_verl.config import ConfigError, L2TConfig, load_config
+from l2t_verl.gain import ForcingTemplate, answer_target
+from l2t_verl.plugin import fields
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +78,97 @@ def _problems(config: DictConfig, l2t: L2TConfig) -> Iterator[str]:
             f"algorithm.l2t.credit.token_budget={l2t.credit.token_budget} is above "
             f"data.max_response_length={select('data.max_response_length')}; no response can exceed it"
         )
+
+
+def check_data(
+    datasets: Mapping[str, Any], config: DictConfig, l2t: L2TConfig, tokenizer: Any, context_length: int | None
+) -> None:
+    """Refuse data that could not be scored, all in one message; warn of what could be scored in part only.
+
+    Rows without a ground truth are refused, unless a custom reward function is there to grade them; so are images, and
+    prompts or answers that the model has no positions for.
+
+    Args:
+        datasets: verl's datasets by the name of the option that they come from; one without a `dataframe` (a custom
+            class) is not looked at.
+        config: verl's whole configuration.
+        l2t: the method's.
+        tokenizer: the model's.
+        context_length: the longest sequence that the model has positions for, in tokens; None if it does not say.
+
+    Raises:
+        ConfigError: each problem with the rows and the remedy.
+    """
+    problems: list[str] = []
+    answers: list[str] = []
+    for option, dataset in datasets.items():
+        frame = getattr(dataset, "dataframe", None)
+        if frame is None:
+            logger.warning("%s: %s has no dataframe; its rows are not checked", option, type(dataset).__name__)
+            continue
+        found, missing = _ground_truths(frame)
+        answers += found
+        if missing:
+            text = f"{option}: {len(missing)} of {len(frame)} rows have no ground truth (rows {_some(missing)})"
+            if config.reward.custom_reward_function.path is None:
+                problems.append(f"{text}; fill reward_model.ground_truth or drop them")
+            else:
+                logger.warning("%s; they get no process reward and count in l2t/skipped/no_ground_truth", text)
+        pictured = [key for key in ("image_key", "video_key", "audio_key") if _has_media(frame, config.data.get(key))]
+        if pictured:
+            problems.append(f"{option}: rows carry {config.data[pictured[0]]}; L2T scores text only, drop the column")
+    if context_length is not None and answers:
+        problems += _room_problems(config, l2t, tokenizer, context_length, answers)
+    if problems:
+        raise ConfigError("L2T cannot train on this data:\n" + "\n".join(f"  {line}" for line in problems))
+
+
+def _ground_truths(frame: Any) -> tuple[list[str], list[int]]:
+    """The accepted answers of all rows, and the rows that have none."""
+    if "reward_model" not in frame.column_names:
+        return [], list(range(len(frame)))
+    accepted = [fields.accepted_answers(fields.ground_truth_of(item)) for item in frame["reward_model"]]
+    return [text for texts in accepted for text in texts], [row for row, texts in enumerate(accepted) if not texts]
+
+
+def _has_media(frame: Any, column: str | None) -> bool:
+    return column in frame.column_names and any(item is not None and len(item) > 0 for item in frame[column])
+
+
+def _room_problems(
+    config: DictConfig, l2t: L2TConfig, tokenizer: Any, context_length: int, answers: list[str]
+) -> Iterator[str]:
+    """Whether prompt, response and forced answer fit the model's positions together."""
+    prompt, response = config.data.max_prompt_length, config.data.max_response_length
+    if prompt >= context_length:
+        yield f"data.max_prompt_length={prompt} leaves no room for a response: the model has {context_length} positions"
+        return
+    template = ForcingTemplate.from_config(l2t.gain)
+    longest = max(answers, key=len)
+    target = answer_target(tokenizer, longest, suffix=template.forcing("none"), closing=template.closing)
+    needed = len(target.suffix_ids) + len(target.answer_ids)
+    if prompt + needed > context_length:
+        yield (
+            f"the longest ground truth ({longest[:40]!r}) takes {needed} tokens when it is forced, which do not fit after "
+            f"data.max_prompt_length={prompt}: the model has {context_length} positions; lower it, or drop such rows"
+        )
+    elif prompt + response + needed > context_length:
+        logger.warning(
+            "a response of data.max_response_length=%d may leave no room for its answer (%d tokens): the model has %d "
+            "positions. Such rows get no process reward and count in l2t/skipped/answer_too_long.",
+            *(response, needed, context_length),
+        )
+
+
+def context_length(model_config: Any) -> int | None:
+    """The longest sequence that the model of verl's `HFModelConfig` has positions for; None if it does not say."""
+    config = model_config.hf_config
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    return getattr(config, "max_position_embeddings", None)
+
+
+def _some(rows: list[int], most: int = 5) -> str:
+    return ", ".join(map(str, rows[:most])) + (", …" if len(rows) > most else "")
 
 
 def provide_reference_config(config: DictConfig) -> None:

@@ -59,8 +59,9 @@ class ProcessRewards:
         episode_ids: [B, T] episode of each token, −1 in the tail and the padding.
         old_log_probs: [B, T] log-probs of the policy that the advantages are for, in nats.
         deltas: [B, T] log-ratio of that policy to the reference, in nats; zeros without a penalty.
-        skipped: rows without a process reward, by reason.
-        missing: rollouts that verl lost before they arrived.
+        noise: [B, T] difference between the actor's and the rollout engine's log-probs of the same tokens, in nats: both
+            have the same weights, so it is rounding; None where the engine gave none.
+        skipped: rows without a process reward, by reason; under `missing_rollout`, rollouts that never arrived.
     """
 
     keys: list[str]
@@ -73,6 +74,7 @@ class ProcessRewards:
     outcome: torch.Tensor
     old_log_probs: torch.Tensor
     deltas: torch.Tensor
+    noise: torch.Tensor | None = None
     skipped: Counter = field(default_factory=lambda: Counter(dict.fromkeys(SKIP_REASONS, 0)))
     scores: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 1))
     gains: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 0))
@@ -116,9 +118,11 @@ def process_rewards(trainer: L2TMixin, batch: KVBatchMeta) -> ProcessRewards:
 
 def _collect(trainer: L2TMixin, batch: KVBatchMeta) -> tuple[ProcessRewards, list[list[str]]]:
     """Fetch the rows and settle which of them have episodes."""
-    wanted = ["responses", "response_mask", "rm_scores", "old_log_probs", "ref_log_prob", "reward_model"]
+    wanted = ["responses", "response_mask", "rm_scores", "old_log_probs", "rollout_log_probs", "ref_log_prob"]
     data = tq.kv_batch_get(
-        keys=batch.keys, partition_id=batch.partition_id, select_fields=[*wanted, "extra_fields", "multi_modal_inputs"]
+        keys=batch.keys,
+        partition_id=batch.partition_id,
+        select_fields=[*wanted, "reward_model", "extra_fields", "multi_modal_inputs"],
     )
     mask = data["response_mask"]
     policy = _policy_log_probs(trainer, batch, data, mask)
@@ -136,6 +140,7 @@ def _collect(trainer: L2TMixin, batch: KVBatchMeta) -> tuple[ProcessRewards, lis
         outcome=_padded(data["rm_scores"]).sum(dim=-1),
         old_log_probs=_padded(data["old_log_probs"]),
         deltas=deltas,
+        noise=_padded(policy) - _padded(data["rollout_log_probs"]) if "rollout_log_probs" in data else None,
     )
     answers = [fields.accepted_answers(fields.ground_truth_of(item)) for item in fields.objects(data, "reward_model")]
     images = fields.objects(data, "multi_modal_inputs") if "multi_modal_inputs" in data else [None] * len(batch)

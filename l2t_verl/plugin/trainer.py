@@ -13,6 +13,7 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.utils import Role, need_reference_policy
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.debug import marked_timer
 
 import l2t_verl
@@ -48,6 +49,20 @@ class L2TMixin:
             startup.provide_reference_config(config)
 
     # ---- start
+
+    def _init_dataloader(self) -> None:
+        """Look at the data before anything heavy is started."""
+        super()._init_dataloader()
+        model = self.config.actor_rollout_ref.model.copy()
+        with open_dict(model):
+            model.load_tokenizer = False
+        startup.check_data(
+            {"data.train_files": self.train_dataset, "data.val_files": self.val_dataset},
+            self.config,
+            self.l2t,
+            self.tokenizer,
+            startup.context_length(omega_conf_to_dataclass(model)),
+        )
 
     def _init_resource_pool_mgr(self) -> None:
         """Put our worker in the place of verl's, with a reference policy where the penalty needs one."""

@@ -21,6 +21,7 @@ import l2t_verl
 from l2t_verl.config import GainConfig
 from l2t_verl.gain import ForcingTemplate, answer_targets, best_of_answers, reduce_log_probs
 from l2t_verl.plugin import fields
+from l2t_verl.plugin.startup import context_length
 
 WEIGHT_UPDATE_TIMEOUT_MS = 45_000
 
@@ -77,7 +78,7 @@ class L2TWorker(ActorRolloutRefWorker):
             output (pipeline stages, tensor-parallel peers).
         """
         config = GainConfig(**tu.get_non_tensor_data(data, "l2t_gain", default=None))
-        plan = _ScoringPlan(config, self.actor.model_config.tokenizer, _context_length(self.actor.model_config))
+        plan = _ScoringPlan(config, self.actor.model_config.tokenizer, context_length(self.actor.model_config))
         ground_truths = [fields.ground_truth_of(item) for item in fields.objects(data, "reward_model")]
         columns = (data["prompts"].unbind(), data["responses"].unbind(), data[fields.BOUNDARIES].unbind())
         for prompt, response, boundaries, truth in zip(*columns, ground_truths, strict=True):
@@ -162,12 +163,7 @@ class _ScoringPlan:
 
     def __init__(self, config: GainConfig, tokenizer: Any, context_length: int | None):
         self.config, self.tokenizer, self.context_length = config, tokenizer, context_length
-        self.template = ForcingTemplate(
-            suffix=config.forcing_suffix,
-            closing=config.closing,
-            think_open=config.think_open,
-            think_close=config.think_close,
-        )
+        self.template = ForcingTemplate.from_config(config)
         self._sequences: list[torch.Tensor] = []
         self._answer_lengths: list[int] = []
         self._rows: list[tuple[int, int]] = []  # for each row: accepted answers that fit, prefixes
@@ -233,10 +229,3 @@ def _as_rows(sequences: list[torch.Tensor], budget: int) -> TensorDict:
 def _local(parameter: torch.Tensor) -> torch.Tensor:
     """This rank's part of a parameter."""
     return parameter.to_local() if hasattr(parameter, "to_local") else parameter
-
-
-def _context_length(model_config: Any) -> int | None:
-    """The longest sequence that the model has positions for, in tokens; None if the model does not say."""
-    config = model_config.hf_config
-    config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    return getattr(config, "max_position_embeddings", None)

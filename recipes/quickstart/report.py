@@ -118,9 +118,7 @@ def show(run: Path) -> None:
             f"first step after {summary['seconds_to_first_step']:.0f} s, all in {summary['seconds']:.0f} s, peak memory "
             f"{summary['peak_memory_gib']:.1f} GiB"
         )
-    print(
-        f"run folder: {run} (metrics.jsonl, rollouts/, run.log); `python recipes/quickstart/report.py {run}` shows this again"
-    )
+    print(f"run folder: {run} (metrics.jsonl, rollouts/, run.log)\nagain: python recipes/quickstart/report.py {run}")
 
 
 if __name__ == "__main__":

@@ -11,9 +11,10 @@ say() { printf '[%4ds] %s\n' $(($(date +%s) - START)) "$*"; }
 
 gpu=
 if command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; then gpu=--gpu; fi
-say "environment in .venv ${gpu:+(GPU) }— a few minutes the first time"
+export VENV=${VENV:-$root/.venv${gpu:+-gpu}}
+say "environment in ${VENV#"$root"/} — a few minutes the first time"
 bash "$root/recipes/setup.sh" $gpu
-python=${VENV:-$root/.venv}/bin/python
+python=$VENV/bin/python
 
 kept=${KEPT:-$root/runs/quickstart}
 mkdir -p "$kept"
