@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-QUICKSTART = Path(__file__).parent.parent / "recipes" / "quickstart"
+QUICKSTART = Path(__file__).parent.parent.resolve() / "recipes" / "quickstart"
 sys.path.insert(0, str(QUICKSTART))
 TINY = [
     "data.max_prompt_length=64",
@@ -19,6 +19,14 @@ TINY = [
     "algorithm.l2t.episodes.method=fixed_tokens",
     "+algorithm.l2t.episodes.tokens_per_episode=12",
 ]
+
+
+def composed(*overrides: str):
+    """The quickstart's whole configuration, as main_ppo gets it."""
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(str(QUICKSTART), version_base=None):
+        return compose("quickstart", overrides=list(overrides))
 
 
 @dataclass

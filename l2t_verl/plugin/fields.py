@@ -7,6 +7,7 @@ one JSON string: a list with an entry for each output of the trajectory, `{"ends
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -61,10 +62,12 @@ def accepted_answers(ground_truth: Any) -> list[str]:
         >>> accepted_answers(" 72 "), accepted_answers(["1/2", "", "0.5"]), accepted_answers(None), accepted_answers(7)
         (['72'], ['1/2', '0.5'], [], ['7'])
     """
-    if ground_truth is None:
-        return []
-    if isinstance(ground_truth, (list, tuple, set, np.ndarray)):
+    if isinstance(ground_truth, np.ndarray):
+        ground_truth = ground_truth.tolist()
+    if isinstance(ground_truth, (list, tuple, set)):
         return [text for item in ground_truth for text in accepted_answers(item)]
+    if ground_truth is None or (isinstance(ground_truth, float) and math.isnan(ground_truth)):  # as pandas writes None
+        return []
     text = str(ground_truth).strip()
     return [text] if text else []
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import inspect
 import logging
-import math
+import os
+import threading
+from collections.abc import Callable
 from typing import Any
 
 from omegaconf import DictConfig
@@ -23,9 +26,13 @@ from l2t_verl.plugin.startup import read_config
 logger = logging.getLogger(__name__)
 
 
-def verl_score(data_source: str, response: str, ground_truth: Any, extra_info: dict | None) -> float:
-    """Verl's own scorer of a data source, as a number; runs in a grading process."""
-    return _as_score(default_compute_score(data_source, response, ground_truth, extra_info))
+# A grading process that runs verl's scorers imports this module, and so verl, before its first sample
+VERL_SCORERS = (__name__,)
+
+
+def verl_score(data_source: str, response: str, ground_truth: Any, extra_info: dict | None) -> Any:
+    """Verl's own scorer of a data source; runs in a grading process."""
+    return default_compute_score(data_source, response, ground_truth, extra_info)
 
 
 def knows(data_source: str) -> bool:
@@ -46,13 +53,30 @@ class L2TRewardManager(RewardManagerBase):
     Never raises: verl would drop the whole prompt group. What cannot be graded scores 0 and says why in `l2t_grading`.
     """
 
-    def __init__(self, config: DictConfig, tokenizer: Any, compute_score: Any = None, **_: Any):
+    def __init__(
+        self,
+        config: DictConfig,
+        tokenizer: Any,
+        compute_score: Any = None,
+        reward_router_address: str | None = None,
+        reward_model_tokenizer: Any = None,
+        **_: Any,
+    ):
         super().__init__(config, tokenizer, compute_score)
         self.l2t: L2TConfig = read_config(config)
         self.custom = compute_score if config.reward.custom_reward_function.path is not None else None
         sandbox = config.reward.get("sandbox_fusion")
         self.sandboxed = compute_score if sandbox and sandbox.get("url") else None
-        self.grader = Grader(workers=self.l2t.outcome.workers, seconds_per_sample=self.l2t.outcome.seconds_per_sample)
+        self.router: dict[str, Any] = {}  # what verl hands to custom functions that ask a reward model
+        if reward_router_address is not None:
+            self.router = {
+                "reward_router_address": reward_router_address,
+                "reward_model_tokenizer": reward_model_tokenizer,
+            }
+        limits = {"workers": self.l2t.outcome.workers, "seconds_per_sample": self.l2t.outcome.seconds_per_sample}
+        # two pools, started when first used: importing verl is slow and large, and math-verify does without
+        self.grader, self.verl_grader = Grader(**limits), Grader(**limits, imports=VERL_SCORERS)
+        self._threads = asyncio.Semaphore(min(32, (os.cpu_count() or 1) + 4))
         self._known: dict[str, bool] = {}
 
     async def run_single(self, data: DataProto) -> dict[str, Any]:
@@ -63,17 +87,17 @@ class L2TRewardManager(RewardManagerBase):
         ids = [_valid_ids(data[row]) for row in range(len(data))]
         try:
             response = await self._in_thread(lambda: self.tokenizer.decode(ids[-1][1], skip_special_tokens=True))
-            result, accuracy = await self._grade(extra, response, truth)
-            if not math.isfinite(result.score + accuracy):
-                raise ValueError(f"the score is not finite: {result.score}, acc {accuracy}")
+            result = await self._grade(extra, response, truth)
+        except TimeoutError:
+            result = GradeResult(0.0, "timeout")
         except Exception as error:
             logger.warning("l2t: grading failed: %s: %s", type(error).__name__, error)
-            result, accuracy = GradeResult(0.0, "error"), 0.0
+            result = GradeResult(0.0, "error")
         outputs, format_ok = await self._in_thread(lambda: self._episodes(ids, fields.accepted_answers(truth)))
         return {
             "reward_score": result.score,
             "reward_extra_info": {
-                fields.ACCURACY: accuracy,
+                fields.ACCURACY: result.accuracy,
                 fields.GRADING: result.status,
                 fields.EPISODES: fields.encode_episodes(outputs),
                 fields.NUM_EPISODES: float(len(outputs[-1].ends)),
@@ -81,32 +105,34 @@ class L2TRewardManager(RewardManagerBase):
             },
         }
 
-    async def _grade(self, extra: dict[str, Any], response: str, truth: Any) -> tuple[GradeResult, float]:
-        """The outcome and the accuracy (the same, unless a custom function tells them apart)."""
+    def close(self) -> None:
+        """End the grading processes."""
+        self.grader.close()
+        self.verl_grader.close()
+
+    async def _grade(self, extra: dict[str, Any], response: str, truth: Any) -> GradeResult:
+        """The outcome and the accuracy."""
         source, info = str(extra.get("data_source", "")), _extra_info(extra)
-        in_process = self.custom or (self.sandboxed if await self._is_known(source) else None)
-        if in_process is not None:
-            value = await asyncio.wait_for(
-                self._call(in_process, source, response, truth, info), timeout=self.l2t.outcome.seconds_per_sample
-            )
-            score = _as_score(value)
-            accuracy = float(value["acc"]) if isinstance(value, dict) and "acc" in value else score
-            return GradeResult(score, "ok"), accuracy
+        if self.custom is not None:
+            return GradeResult.of(await self._call(self.custom, source, response, truth, info))
         answers = fields.accepted_answers(truth)
         if not answers:
-            return GradeResult(0.0, "no_ground_truth"), 0.0
+            return GradeResult(0.0, "no_ground_truth")
         grader = self.l2t.outcome.grader
-        if grader == "verl" or (grader == "auto" and await self._is_known(source)):
-            result = await self.grader.grade(verl_score, source, response, truth, info)
-        else:
-            result = await self.grader.grade(grade_math_score, response, answers)
-        return result, result.score
+        if grader == "math_verify" or (grader == "auto" and not await self._is_known(source)):
+            return await self.grader.grade(grade_math_score, response, answers)
+        if self.sandboxed is not None:
+            return GradeResult.of(await self._call(self.sandboxed, source, response, truth, info))
+        return await self.verl_grader.grade(verl_score, source, response, truth, info)
 
     async def _call(self, function: Any, source: str, response: str, truth: Any, info: dict[str, Any]) -> Any:
         arguments = {"data_source": source, "solution_str": response, "ground_truth": truth, "extra_info": info}
+        arguments |= self.router
+        seconds = self.l2t.outcome.seconds_per_sample
         if inspect.iscoroutinefunction(function):
-            return await function(**arguments)
-        return await self._in_thread(lambda: function(**arguments))
+            return await asyncio.wait_for(function(**arguments), seconds)
+        async with self._threads:
+            return await asyncio.wait_for(_in_own_thread(lambda: function(**arguments)), seconds)
 
     async def _is_known(self, source: str) -> bool:
         if source not in self._known:
@@ -118,16 +144,17 @@ class L2TRewardManager(RewardManagerBase):
 
     def _episodes(self, ids: list[tuple[list[int], list[int]]], answers: list[str]) -> tuple[list, bool]:
         """Episodes of each output and whether the last one keeps the paper's format; empty where the segmenter fails."""
-        outputs = []
+        outputs, format_ok = [], False
         for prompt, response in ids:
             try:
                 ends = self._ends(prompt, response)
                 states = [] if self.l2t.episodes.method == "surprise" else self._states(response, ends, answers)
+                format_ok = episodes.format_ok(self.tokenizer.decode(response, skip_special_tokens=False))
             except Exception as error:
                 logger.warning("l2t: segmentation failed: %s: %s", type(error).__name__, error)
-                ends, states = [], []
+                ends, states, format_ok = [], [], False
             outputs.append(fields.OutputEpisodes(ends, states))
-        return outputs, episodes.format_ok(self.tokenizer.decode(ids[-1][1], skip_special_tokens=False))
+        return outputs, format_ok
 
     def _ends(self, prompt: list[int], response: list[int]) -> list[int]:
         settings = self.l2t.episodes
@@ -170,8 +197,8 @@ def _valid_ids(item: Any) -> tuple[list[int], list[int]]:
     lengths = item.non_tensor_batch
     if "prompt_len" in lengths:
         return prompt[: int(lengths["prompt_len"])].tolist(), response[: int(lengths["response_len"])].tolist()
-    mask, width = item.batch["attention_mask"], response.shape[-1]
-    return prompt[mask[:-width].bool()].tolist(), response[mask[-width:].bool()].tolist()
+    mask, width = item.batch["attention_mask"].bool(), len(prompt)
+    return prompt[mask[:width]].tolist(), response[mask[width:]].tolist()
 
 
 def _extra_info(extra: dict[str, Any]) -> dict[str, Any]:
@@ -183,5 +210,20 @@ def _extra_info(extra: dict[str, Any]) -> dict[str, Any]:
     return info
 
 
-def _as_score(value: Any) -> float:
-    return float(value["score"] if isinstance(value, dict) else value)
+async def _in_own_thread(function: Callable[[], Any]) -> Any:
+    """Run what may never return in a thread that nobody waits for: an executor would lose one for other samples.
+
+    Raises:
+        RuntimeError: the function raised something; not every exception can pass through an event loop.
+    """
+    future: concurrent.futures.Future = concurrent.futures.Future()
+    future.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(RuntimeError(f"{type(error).__name__}: {error}"))
+
+    threading.Thread(target=run, daemon=True, name="l2t-scorer").start()
+    return await asyncio.wrap_future(future)

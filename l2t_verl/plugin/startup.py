@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from l2t_verl.config import ConfigError, L2TConfig, load_config
 from l2t_verl.gain import ForcingTemplate, answer_target
+from l2t_verl.patches import on_cpu_platform
 from l2t_verl.plugin import fields
 
 logger = logging.getLogger(__name__)
@@ -73,6 +74,8 @@ def _problems(config: DictConfig, l2t: L2TConfig) -> Iterator[str]:
             f"algorithm.l2t.diagnostics.{diagnostics[0]}=True reads the parameters of an FSDP engine, but "
             f"actor_rollout_ref.actor.strategy={strategy}; set it to False"
         )
+    if on_cpu_platform() and strategy != "fsdp2":
+        yield f"actor_rollout_ref.actor.strategy={strategy} needs a GPU (VERL_PLATFORM=cpu is set); set it to fsdp2"
     if l2t.credit.token_budget is not None and l2t.credit.token_budget > select("data.max_response_length"):
         yield (
             f"algorithm.l2t.credit.token_budget={l2t.credit.token_budget} is above "

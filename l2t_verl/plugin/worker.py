@@ -1,8 +1,9 @@
 """The actor's worker with the calls that L2T adds: answer scores, a gradient norm, a probe of the weight updates.
 
 Scores go through the engine's own `infer_batch`, so every engine that verl trains with can serve them, with its
-sharding, offload, attention and kernels. Each rank makes the same number of forwards: micro-batches are counted over
-the data-parallel group by verl, and a rank without a row to score sends one of padding.
+sharding, offload, attention and kernels. All ranks make the same number of forwards, or collectives would deadlock: verl
+counts micro-batches over the data-parallel group, provided that every rank has as many sequences as there are of them
+and the same bound on their tokens. The ranks agree on both first; the shorter of them add sequences of padding.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import zmq
 from tensordict import TensorDict
 from verl.single_controller.base.decorator import Dispatch, make_nd_compute_dataproto_dispatch_fn, register
 from verl.utils import tensordict_utils as tu
+from verl.utils.device import get_device_name
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
 import l2t_verl
@@ -83,7 +85,7 @@ class L2TWorker(ActorRolloutRefWorker):
         columns = (data["prompts"].unbind(), data["responses"].unbind(), data[fields.BOUNDARIES].unbind())
         for prompt, response, boundaries, truth in zip(*columns, ground_truths, strict=True):
             plan.add_row(prompt, response, boundaries[1:].tolist(), fields.accepted_answers(truth))
-        output = self.actor.infer_batch(plan.sequences())
+        output = self.actor.infer_batch(self._as_batch(plan.sequences, config.max_tokens_per_micro_batch))
         if output is None:
             return None
         return TensorDict({fields.ANSWER_SCORES: plan.scores(output["log_probs"])}, batch_size=len(ground_truths)).cpu()
@@ -154,8 +156,34 @@ class L2TWorker(ActorRolloutRefWorker):
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def l2t_log_probs(self, sequences: list[list[int]]) -> list[list[float]]:
         """Log-probs of the tokens 1 … of each sequence (the first has no context), at temperature 1, in nats."""
-        output = self.actor.infer_batch(_as_rows([torch.tensor(ids) for ids in sequences], budget=0))
+        output = self.actor.infer_batch(self._as_batch([torch.tensor(ids) for ids in sequences]))
         return [row[:-1].tolist() for row in output["log_probs"].unbind()] if output is not None else []
+
+    def _as_batch(self, sequences: list[torch.Tensor], max_tokens: int = 0) -> TensorDict:
+        """Sequences as the rows that verl's engines take, with the settings of a plain forward of the policy itself."""
+        bounds = torch.tensor([max(len(sequences), 1), max(max_tokens, 2, *map(len, sequences))], device=get_device_name())
+        group = self.actor.engine.get_data_parallel_group()
+        if group is not None:
+            torch.distributed.all_reduce(bounds, op=torch.distributed.ReduceOp.MAX, group=group)
+        count, budget = bounds.tolist()
+        padding = torch.zeros(2, dtype=torch.int64)
+        rows = sequences + [padding] * (count - len(sequences))
+        nested = {
+            "input_ids": rows,
+            "position_ids": [torch.arange(len(ids)) for ids in rows],
+            "loss_mask": [torch.ones(len(ids), dtype=torch.int64) for ids in rows],
+        }
+        tensors = {name: torch.nested.as_nested_tensor(column, layout=torch.jagged) for name, column in nested.items()}
+        settings = {
+            "temperature": 1.0,
+            "calculate_entropy": False,
+            "compute_loss": False,
+            "no_lora_adapter": False,  # a reference pass before may have left the adapter off
+            "use_dynamic_bsz": True,
+            "max_token_len_per_gpu": budget,
+            "global_token_num": [len(ids) for ids in rows],
+        }
+        return tu.get_tensordict(tensor_dict=tensors, non_tensor_dict=settings)
 
 
 class _ScoringPlan:
@@ -164,7 +192,7 @@ class _ScoringPlan:
     def __init__(self, config: GainConfig, tokenizer: Any, context_length: int | None):
         self.config, self.tokenizer, self.context_length = config, tokenizer, context_length
         self.template = ForcingTemplate.from_config(config)
-        self._sequences: list[torch.Tensor] = []
+        self.sequences: list[torch.Tensor] = []
         self._answer_lengths: list[int] = []
         self._rows: list[tuple[int, int]] = []  # for each row: accepted answers that fit, prefixes
 
@@ -179,14 +207,10 @@ class _ScoringPlan:
             ]
             if self.context_length is not None and max(map(len, sequences)) > self.context_length:
                 continue
-            self._sequences += sequences
+            self.sequences += sequences
             self._answer_lengths += [len(target.answer_ids) for target in targets]
             scored += 1
         self._rows.append((scored, len(ends) + 1))
-
-    def sequences(self) -> TensorDict:
-        """The rows of one `infer_batch` call; one of padding where there is nothing to score."""
-        return _as_rows(self._sequences or [torch.zeros(2, dtype=torch.int64)], self.config.max_tokens_per_micro_batch)
 
     def scores(self, log_probs: torch.Tensor) -> torch.Tensor:
         """Reduce the engine's nested log-probs (position t predicts token t+1) to nested J, one entry per row."""
@@ -204,26 +228,6 @@ class _ScoringPlan:
             else:
                 rows.append(torch.full((prefixes,), float("nan")))
         return torch.nested.as_nested_tensor([row.float() for row in rows], layout=torch.jagged)
-
-
-def _as_rows(sequences: list[torch.Tensor], budget: int) -> TensorDict:
-    """Sequences as the rows that verl's engines take, with the settings of a plain forward of the policy itself."""
-    nested = {
-        "input_ids": sequences,
-        "position_ids": [torch.arange(len(ids)) for ids in sequences],
-        "loss_mask": [torch.ones(len(ids), dtype=torch.int64) for ids in sequences],
-    }
-    tensors = {name: torch.nested.as_nested_tensor(rows, layout=torch.jagged) for name, rows in nested.items()}
-    settings = {
-        "temperature": 1.0,
-        "calculate_entropy": False,
-        "compute_loss": False,
-        "no_lora_adapter": False,  # a reference pass before may have left the adapter off
-        "use_dynamic_bsz": True,
-        "max_token_len_per_gpu": max(budget, *map(len, sequences), 2),
-        "global_token_num": [len(ids) for ids in sequences],
-    }
-    return tu.get_tensordict(tensor_dict=tensors, non_tensor_dict=settings)
 
 
 def _local(parameter: torch.Tensor) -> torch.Tensor:
