@@ -6,6 +6,7 @@ therefore end in `/total`. A statistic of nothing (no episode, no group with two
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -78,7 +79,7 @@ def _std(values: torch.Tensor) -> float:
 
 
 def _episode_lengths(rewards: ProcessRewards) -> list[float]:
-    return [float(end - start) for ends in rewards.ends for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    return [float(end - start) for ends in rewards.ends for start, end in itertools.pairwise([0, *ends])]
 
 
 def _unstated_gains(rewards: ProcessRewards) -> list[float]:
@@ -110,8 +111,8 @@ def _within_group_correlation(rewards: ProcessRewards, has: torch.Tensor) -> flo
 
 
 def _kl_floor(rewards: ProcessRewards, lengths: torch.Tensor) -> float:
-    """½Nσ² for a mean response: the penalty that rounding alone would fake, σ the spread between two engines' log-probs."""
+    """½Nσ² for a mean response: the penalty that rounding alone would fake, σ its root mean square a token."""
     mask = (rewards.response_mask > 0) & ~rewards.is_padding[:, None]
     if rewards.noise is None or not mask.any():
         return NAN
-    return compression.noise_floor(_std(rewards.noise[mask]), _mean(lengths))
+    return compression.noise_floor(rewards.noise[mask].double().square().mean().sqrt().item(), _mean(lengths))

@@ -1,0 +1,203 @@
+"""The trainer without a cluster: it starts as verl's own does, provides the reference, looks at the data first."""
+
+import logging
+from types import SimpleNamespace
+
+import pytest
+import torch
+from cluster import composed
+from tiny import byte_tokenizer, write_data, write_model
+from verl.trainer.ppo.utils import Role
+from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+
+from l2t_verl.config import ConfigError, load_config
+from l2t_verl.plugin import fields, startup, step
+from l2t_verl.plugin.trainer import L2TTrainerSync
+from l2t_verl.plugin.worker import L2TWorker
+
+LORA = "actor_rollout_ref.model.lora_rank=8"
+NO_PENALTY = "algorithm.l2t.beta=0"
+KL_LOSS = "actor_rollout_ref.actor.use_kl_loss=True"
+KL_IN_REWARD = "algorithm.use_kl_in_reward=True"
+
+
+def config(*overrides: str):
+    return composed("actor_rollout_ref.model.path=nowhere", *overrides)
+
+
+def test_it_is_registered_under_its_name():
+    assert TRAINER_REGISTRY["l2t_sync"] is L2TTrainerSync
+
+
+@pytest.mark.parametrize("overrides", [(), ("data.gen_batch_size=1", "trainer.v1.sampler.sync_refill_failed_groups=True")])
+def test_verl_takes_it_for_the_synchronous_trainer(overrides):
+    """verl compares the mode's name with "sync" in many places; under another name it chooses the asynchronous parts."""
+    ours = L2TTrainerSync(config(*overrides))
+    stock = PPOTrainerSync(config(*overrides, "trainer.v1.trainer_mode=sync"))
+    assert type(ours.replay_buffer) is type(stock.replay_buffer)
+    settings = [
+        {name: value for name, value in vars(trainer.replay_buffer).items() if not callable(value)}
+        for trainer in (ours, stock)
+    ]
+    assert settings[0] == settings[1]
+    assert ours.parameter_sync_step == stock.parameter_sync_step
+    assert ours.trainer_mode == stock.trainer_mode == "sync"
+    assert ours.config.trainer == stock.config.trainer
+
+
+@pytest.mark.parametrize(
+    ("overrides", "role", "reference"),
+    [
+        ((), Role.ActorRolloutRef, True),  # verl would have no reference here: L2T provides it
+        ((NO_PENALTY,), Role.ActorRollout, False),
+        ((KL_LOSS,), Role.ActorRolloutRef, True),
+        ((KL_LOSS, NO_PENALTY), Role.ActorRolloutRef, True),
+        ((KL_IN_REWARD,), Role.ActorRolloutRef, True),
+        ((LORA,), Role.ActorRollout, True),  # the reference is the base model, inside the actor
+        ((LORA, KL_LOSS), Role.ActorRollout, True),
+        (("actor_rollout_ref.model.lora.rank=8",), Role.ActorRollout, True),
+    ],
+)
+def test_the_reference_policy_is_there_where_the_penalty_needs_it(overrides, role, reference):
+    trainer = L2TTrainerSync(config(*overrides))
+    trainer._init_resource_pool_mgr()
+    assert trainer.use_reference_policy is reference
+    workers = {name for name in trainer.role_worker_mapping if name in (Role.ActorRollout, Role.ActorRolloutRef)}
+    assert workers == {role}
+    assert trainer.mapping[role] == "global_pool"
+    assert trainer.resource_pool_manager.mapping is trainer.mapping  # so that the pool is found under the new role
+    assert trainer.role_worker_mapping[role].__ray_metadata__.class_name == L2TWorker.__name__
+    if not overrides:  # else the user asked for it, and verl's own check for its batch size holds
+        assert trainer.config.actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu == 4
+
+
+def test_an_impossible_configuration_is_refused_before_anything_starts():
+    with pytest.raises(ConfigError, match=r"algorithm\.l2t\.alpha.*\n.*algorithm\.l2t\.episodes\.method"):
+        L2TTrainerSync(config("algorithm.l2t.alpha=-1", "algorithm.l2t.episodes.method=sentences"))
+
+
+# ---- data
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+def trainer_with_data(folder, name: str, rows: int = 4, overrides: tuple[str, ...] = (), **changes):
+    model = folder / "model"
+    if not model.exists():
+        write_model(model)
+    train, val = write_data(folder / name, rows, **changes)
+    paths = (f"actor_rollout_ref.model.path={model}", f"data.train_files={train}", f"data.val_files={val}")
+    trainer = L2TTrainerSync(composed(*paths, *overrides))
+    trainer._init_tokenizer()
+    return trainer
+
+
+def test_good_data_passes(folder, caplog):
+    trainer = trainer_with_data(folder, "good")
+    trainer._init_dataloader()
+    assert len(trainer.train_dataset) == 4
+    assert caplog.records == [] or all(record.levelno < logging.WARNING for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    ("name", "truth"),
+    [("none", {"style": "rule", "ground_truth": None}), ("empty", {"style": "rule", "ground_truth": " "})],
+)
+def test_a_missing_ground_truth_is_an_error_at_the_start(folder, name, truth):
+    trainer = trainer_with_data(folder, name, reward_model=truth)
+    with pytest.raises(
+        ConfigError, match=r"data\.train_files: 4 of 4 rows have no ground truth \(rows 0, 1, 2, 3\)"
+    ) as error:
+        trainer._init_dataloader()
+    assert "data.val_files: 4 of 4" in str(error.value)  # both in one message
+
+
+def test_with_a_custom_reward_function_it_is_a_warning(folder, caplog):
+    overrides = ("reward.custom_reward_function.path=somewhere.py",)
+    trainer = trainer_with_data(folder, "custom", overrides=overrides, reward_model={"style": "rule", "ground_truth": ""})
+    trainer._init_dataloader()
+    assert "l2t/skipped/no_ground_truth" in caplog.text
+
+
+def test_images_are_refused(folder):
+    trainer = trainer_with_data(folder, "images", overrides=("data.filter_overlong_prompts=False",), images=["a.png"])
+    with pytest.raises(ConfigError, match="rows carry images; L2T scores text only"):
+        trainer._init_dataloader()
+
+
+def test_prompts_and_answers_have_to_fit_the_model(folder, caplog):
+    trainer = trainer_with_data(folder, "long_prompts", overrides=("data.max_prompt_length=1024",))
+    with pytest.raises(ConfigError, match="leaves no room for a response: the model has 1024 positions"):
+        trainer._init_dataloader()
+    long = {"style": "rule", "ground_truth": "1" * 800}
+    trainer = trainer_with_data(folder, "long_answers", reward_model=long)
+    with pytest.raises(ConfigError, match=r"ground truth \('1{40}'\) takes 8\d\d tokens when it is forced"):
+        trainer._init_dataloader()
+    trainer = trainer_with_data(folder, "tight", overrides=("data.max_response_length=800",))
+    trainer._init_dataloader()
+    assert "may leave no room for its answer" in caplog.text
+
+
+def test_a_tokenizer_without_a_pad_token_gets_one_from_verl(folder):
+    from verl.utils import hf_tokenizer
+
+    byte_tokenizer(pad=False).save_pretrained(folder / "no_pad")
+    assert hf_tokenizer(str(folder / "no_pad")).pad_token_id is not None
+
+
+# ---- what only the trainer knows of an episode
+
+
+def stub(**episodes):
+    return SimpleNamespace(l2t=load_config({"episodes": episodes}))
+
+
+def test_a_tool_s_output_is_no_episode():
+    """Multi-turn: an episode that is wholly masked goes, and what is said of the others stays with them."""
+    found = fields.OutputEpisodes([2, 4, 6], [0, 1, 1])
+    ends, states = step._final_episodes(stub(), found, torch.tensor([1, 1, 0, 0, 1, 1]), torch.zeros(6))
+    assert ends == [2, 6]
+    assert states == [0, 1]
+
+
+def test_surprise_cuts_the_body_that_the_reward_manager_found():
+    log_probs = torch.tensor([-0.1, -5.0, -0.1, -9.0, -9.0])
+    found = fields.OutputEpisodes([4], [])  # the tail begins at 4: its surprise cuts nothing
+    ends, states = step._final_episodes(stub(method="surprise"), found, torch.ones(5), log_probs)
+    assert ends == [1, 3, 4]
+    assert states == []
+
+
+def test_each_output_of_a_trajectory_has_its_own_episodes():
+    info = {fields.EPISODES: fields.encode_episodes([fields.OutputEpisodes([2], [0]), fields.OutputEpisodes([3], [1])])}
+    assert step._row_episodes(info, 1) == fields.OutputEpisodes([3], [1])
+    assert step._row_episodes(info, 2) is None
+    assert step._row_episodes({}, 0) is None
+
+
+# ---- the length cost
+
+
+def test_the_length_cost_follows_the_token_budget():
+    overrides = ("+algorithm.l2t.credit.token_budget=10", "+algorithm.l2t.credit.length_cost_rate=0.1")
+    trainer = L2TTrainerSync(config(*overrides))
+    assert trainer.length_cost == 0.0
+    for mean, cost in ((20.0, 0.1), (None, 0.1), (15.0, 0.15), (1.0, 0.06)):
+        trainer._adapt_length_cost(SimpleNamespace(mean_correct_tokens=lambda mean=mean: mean))
+        assert trainer.length_cost == pytest.approx(cost)
+    fixed = L2TTrainerSync(config("+algorithm.l2t.credit.length_cost=0.5"))
+    fixed._adapt_length_cost(SimpleNamespace(mean_correct_tokens=lambda: 99.0))
+    assert fixed.length_cost == 0.5
+
+
+def test_context_length_of_nested_configurations():
+    flat = SimpleNamespace(hf_config=SimpleNamespace(max_position_embeddings=128))
+    assert startup.context_length(flat) == 128
+    inner = SimpleNamespace(max_position_embeddings=64)
+    nested = SimpleNamespace(hf_config=SimpleNamespace(get_text_config=lambda: inner))
+    assert startup.context_length(nested) == 64
+    assert startup.context_length(SimpleNamespace(hf_config=SimpleNamespace())) is None
