@@ -76,8 +76,9 @@ def start(folder: Path, model: Path, data: tuple[Path, Path], steps: int, *overr
     folder.mkdir(parents=True, exist_ok=True)
     prepared = {"model": str(model), "train": str(data[0]), "test": str(data[1])}
     line = command(prepared, folder, steps, [*TINY, *overrides])
+    variables = environment(folder) | {"PYTHONPATH": str(Path(__file__).parent)}  # for agent loops that a test brings
     with open(folder / "run.log", "a") as log:
         process = subprocess.Popen(
-            line, stdout=log, stderr=subprocess.STDOUT, env=environment(folder), cwd=folder, start_new_session=True
+            line, stdout=log, stderr=subprocess.STDOUT, env=variables, cwd=folder, start_new_session=True
         )
     return Run(folder, process)

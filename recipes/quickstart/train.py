@@ -4,14 +4,12 @@ verl's own output goes to <run>/run.log, its metrics to <run>/metrics.jsonl, the
 """
 
 import argparse
-import contextlib
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -129,18 +127,18 @@ def _private_memory(process: psutil.Process) -> int:
     return memory.rss - memory.shared
 
 
-def end_family(process: subprocess.Popen) -> None:
-    """End the processes that this run started (Ray leaves some when it is interrupted), by id."""
-    try:
-        os.killpg(process.pid, signal.SIGTERM)
-    except ProcessLookupError:
-        return
-    threading.Timer(10.0, lambda: _kill_group(process.pid)).start()
-
-
-def _kill_group(group: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(group, signal.SIGKILL)
+def end_family(process: subprocess.Popen, seconds: float = 10.0) -> None:
+    """End what this run started and left behind (Ray leaves processes when it is interrupted), by process group."""
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            try:
+                os.killpg(process.pid, sign)
+            except ProcessLookupError:
+                return
+            sign = 0  # asked once; now only look whether they are gone
+            process.poll()
+            time.sleep(0.2)
 
 
 def main() -> int:
@@ -163,12 +161,12 @@ def main() -> int:
         code = follower.follow()
     except KeyboardInterrupt:
         say("interrupted")
-        code = 130
+        return 130
     finally:
         end_family(process)
     if code != 0:
+        say(f"verl ended with exit status {code}; the whole log is {run / 'run.log'}; the error:")
         print(report.last_error(run / "run.log"), file=sys.stderr)
-        say(f"verl ended with exit status {code}; the whole log is {run / 'run.log'}")
         return code
     summary = {
         "seconds_to_first_step": follower.first_step,
