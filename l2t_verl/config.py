@@ -6,9 +6,8 @@ configuration in one message, each under its dotted path, so that nobody fixes t
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -26,7 +25,14 @@ def _finite(value: float) -> float:
     return value
 
 
+def _visible(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must hold more than white space")
+    return text
+
+
 Real = Annotated[float, AfterValidator(_finite)]
+Mark = Annotated[str, AfterValidator(_visible)]
 
 
 class _Section(BaseModel):
@@ -46,14 +52,14 @@ class EpisodesConfig(_Section):
     min_episode_tokens: int = Field(
         1, ge=1, le=65536, description="Shortest episode, in tokens; a shorter one joins the next."
     )
-    markers: tuple[str, ...] | None = Field(
+    markers: tuple[Mark, ...] | None = Field(
         None, description="Sentence openings that start an episode (`discourse_markers`); null takes the built-in list."
     )
     tokens_per_episode: int = Field(256, ge=1, le=65536, description="Length of an episode, in tokens (`fixed_tokens`).")
     surprise_threshold: Real = Field(
         4.0, gt=0, le=100, description="Surprise -log p from which a token opens an episode, in nats (`surprise`)."
     )
-    answer_markers: tuple[str, ...] | None = Field(
+    answer_markers: tuple[Mark, ...] | None = Field(
         None, description="Texts that open the final answer where there is no `</think>`; null takes the built-in list."
     )
 
@@ -62,7 +68,9 @@ class GainConfig(_Section):
     """How the reference answer is scored after each episode."""
 
     kind: Literal["geometric", "probability", "mean_logprob", "monte_carlo"] = Field(
-        "geometric", description="What J is made of: exp of the mean log p of the answer's tokens, of their sum, …"
+        "geometric",
+        description="What J is made of: exp of the mean log p of the answer's tokens, exp of their sum, that mean itself, "
+        "or the accuracy of sampled answers.",
     )
     backend: Literal["expanded", "packed"] = Field(
         "expanded", description="How the K+1 prefixes are run: one plain sequence each, or sharing their prefix."
@@ -71,8 +79,8 @@ class GainConfig(_Section):
         "\n\nThe final answer is \\boxed{", description="Text put before the reference answer to force it."
     )
     closing: str = Field("}", min_length=1, description="Text put after the reference answer.")
-    think_open: str = Field("<think>", min_length=1, description="Text that opens thinking.")
-    think_close: str = Field("\n</think>", min_length=1, description="Text that closes an open thought before forcing.")
+    think_open: Mark = Field("<think>", description="Text that opens thinking.")
+    think_close: Mark = Field("\n</think>", description="Text that closes an open thought before forcing.")
     max_tokens_per_micro_batch: int = Field(
         16384, ge=64, description="Most tokens in one scoring forward of one worker, in tokens."
     )
@@ -89,7 +97,11 @@ class CompressionConfig(_Section):
 class CreditConfig(_Section):
     """How episode rewards become token advantages."""
 
-    method: Literal["paper", "episode", "shaped"] = Field("shaped", description="Credit assignment.")
+    method: Literal["paper", "episode", "shaped"] = Field(
+        "shaped",
+        description="Credit: `paper` as published, `episode` adds each episode's reward to GRPO's advantage, `shaped` the "
+        "return from each token on.",
+    )
     std_floor: Real = Field(
         0.05, gt=0, description="Smallest standard deviation that process rewards are divided by, in units of J."
     )
@@ -182,19 +194,19 @@ think_close, max_tokens_per_micro_batch
     """
     if raw is not None and not isinstance(raw, Mapping):
         raise ConfigError(f"{ROOT} must be a mapping of settings, got {type(raw).__name__} ({raw!r})")
-    values = _lists_to_tuples(dict(raw or {}))
+    values = _lists_to_tuples(raw or {})  # a copy
     problems: dict[str, str] = {}
     config = None
     while config is None:  # each round drops the offending keys, so that the rest can be checked together
         try:
             config = L2TConfig.model_validate(values)
         except ValidationError as error:
-            values = copy.deepcopy(values)
-            for item in error.errors():
-                path = _existing_path(values, item["loc"])
-                problems.setdefault(".".join((ROOT, *path)), _describe(item, path))
+            found = [(item, _existing_path(values, item["loc"])) for item in error.errors()]
+            for item, path in found:
+                position = "".join(f"[{part}]" for part in item["loc"][len(path) :] if isinstance(part, int))
+                problems.setdefault(".".join((ROOT, *path)) + position, _describe(item, path))
                 _drop(values, path)
-    problems.update(_contradictions(config))
+    problems.update(_contradictions(config, broken=problems.keys()))
     if problems:
         plural = "problem" if len(problems) == 1 else "problems"
         lines = "\n".join(f"  {path}: {text}" for path, text in problems.items())
@@ -220,8 +232,13 @@ def describe_fields(model: type[BaseModel] = L2TConfig, prefix: str = "") -> lis
     return rows
 
 
-def _contradictions(config: L2TConfig) -> dict[str, str]:
-    """What no single field shows: settings that exclude each other or would have no effect."""
+def _contradictions(config: L2TConfig, broken: Set[str]) -> dict[str, str]:
+    """What no single field shows: settings that exclude each other or would have no effect.
+
+    Args:
+        config: a configuration with the defaults in the place of the broken fields.
+        broken: paths of those fields; what depends on them cannot be judged.
+    """
     found: dict[str, str] = {}
     credit, episodes = config.credit, config.episodes
     owners = {
@@ -232,9 +249,11 @@ def _contradictions(config: L2TConfig) -> dict[str, str]:
         "token_budget": ("shaped", credit.token_budget is not None),
     }
     for name, (owner, is_set) in owners.items():
-        if is_set and credit.method != owner:
+        if is_set and credit.method != owner and f"{ROOT}.credit.method" not in broken:
             found[f"{ROOT}.credit.{name}"] = f"only credit.method={owner} uses it, but credit.method={credit.method}"
-    if episodes.markers is not None and "discourse_markers" not in (episodes.method, episodes.fallback):
+    methods_known = not broken & {f"{ROOT}.episodes.method", f"{ROOT}.episodes.fallback"}
+    unused = "discourse_markers" not in (episodes.method, episodes.fallback)
+    if episodes.markers is not None and unused and methods_known:
         found[f"{ROOT}.episodes.markers"] = (
             f"only episodes.method=discourse_markers uses it, but episodes.method={episodes.method}"
         )
@@ -242,8 +261,6 @@ def _contradictions(config: L2TConfig) -> dict[str, str]:
         found[f"{ROOT}.episodes.markers"] = "needs at least one marker"
     if episodes.method == "think_blocks" and episodes.fallback == "think_blocks":
         found[f"{ROOT}.episodes.fallback"] = "is the same as episodes.method; name another or null"
-    if episodes.max_episodes * episodes.min_episode_tokens > 2**26:
-        found[f"{ROOT}.episodes.min_episode_tokens"] = "max_episodes × min_episode_tokens exceeds any context"
     if config.gain.kind == "monte_carlo":
         found[f"{ROOT}.gain.kind"] = "monte_carlo is not available in this version; take geometric"
     if config.gain.backend == "packed":
@@ -287,4 +304,5 @@ def _describe(item: dict[str, Any], path: tuple[str, ...]) -> str:
         for part in path[:-1]:
             section = section.model_fields[part].annotation
         return f"unknown key; known here: {', '.join(section.model_fields)}"
-    return f"{item['msg'].removeprefix('Value error, ')} (got {item['input']!r})"
+    message = item["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")
+    return f"{message} (got {item['input']!r})"

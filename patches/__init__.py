@@ -6,6 +6,7 @@ loudly when that symbol is not the one it was written for. The package is instal
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable
 from types import ModuleType
@@ -18,6 +19,17 @@ class PatchRefused(RuntimeError):
 def on_cpu_platform() -> bool:
     """Whether verl was told to run on the CPU platform (`VERL_PLATFORM=cpu`)."""
     return os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu"
+
+
+def source_of(module: ModuleType, path: str) -> str:
+    """The source of the function at `name.name` in a module; empty where there is none."""
+    found: object = module
+    for name in path.split("."):
+        found = getattr(found, name, None)
+    try:
+        return inspect.getsource(found)
+    except (OSError, TypeError):
+        return ""
 
 
 def apply_in_vllm() -> None:

@@ -6,10 +6,9 @@ Upstream: `FSDPEngine._build_fsdp_module` in `verl.workers.engine.fsdp.transform
 
 from __future__ import annotations
 
-import inspect
 from types import ModuleType
 
-from l2t_verl.patches import PatchRefused
+from l2t_verl.patches import PatchRefused, source_of
 
 TARGET = "verl.workers.engine.fsdp.transformer_impl"
 
@@ -23,7 +22,7 @@ def apply(module: ModuleType) -> None:
     policy = getattr(module, "CPUOffloadPolicy", None)
     if getattr(policy, "_l2t_unpinned", False):
         return
-    source = inspect.getsource(module.FSDPEngine._build_fsdp_module) if hasattr(module, "FSDPEngine") else ""
+    source = source_of(module, "FSDPEngine._build_fsdp_module")
     if policy is None or source.count("offload_policy = CPUOffloadPolicy(pin_memory=True)") != 1:
         raise PatchRefused(f"patch unpinned_offload: {TARGET} no longer builds CPUOffloadPolicy(pin_memory=True)")
 

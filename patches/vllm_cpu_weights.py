@@ -7,11 +7,12 @@ parameter itself.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from types import ModuleType
 
 import torch
-from l2t_verl.patches import PatchRefused
+from l2t_verl.patches import PatchRefused, source_of
 
 SYMBOL = "dispatch_cpu_unquantized_gemm"
 
@@ -29,13 +30,14 @@ def apply(module: ModuleType) -> None:
     if getattr(dispatch, "_l2t_live", False):
         return
     parameters = list(inspect.signature(dispatch).parameters) if callable(dispatch) else None
-    gemm = inspect.getsource(module.cpu_unquantized_gemm) if hasattr(module, "cpu_unquantized_gemm") else ""
+    gemm = source_of(module, "cpu_unquantized_gemm")
     if parameters != ["layer", "remove_weight"] or "layer.cpu_linear(x, weight, bias)" not in gemm:
         raise PatchRefused(
             f"patch vllm_cpu_weights: {module.__name__}.{SYMBOL} has changed (parameters {parameters}); weight updates "
             "would go unseen by the rollout. Install the versions in constraints-cpu.txt, or adapt the patch."
         )
 
+    @functools.wraps(dispatch)
     def dispatch_live(layer: torch.nn.Module, remove_weight: bool) -> None:
         layer.cpu_linear = torch.nn.functional.linear
 

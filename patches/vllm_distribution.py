@@ -6,6 +6,7 @@ raise when it knows no `vllm`. The module `vllm` is the same; only the look-up b
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 from types import ModuleType
 
@@ -18,6 +19,7 @@ def apply(module: ModuleType) -> None:
     if getattr(version, "_l2t_vllm", False):
         return
 
+    @functools.wraps(version)
     def version_of(distribution_name: str) -> str:
         try:
             return version(distribution_name)

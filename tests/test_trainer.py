@@ -69,7 +69,7 @@ def test_the_reference_policy_is_there_where_the_penalty_needs_it(overrides, rol
     assert trainer.resource_pool_manager.mapping is trainer.mapping  # so that the pool is found under the new role
     assert trainer.role_worker_mapping[role].__ray_metadata__.class_name == L2TWorker.__name__
     if not overrides:  # else the user asked for it, and verl's own check for its batch size holds
-        assert trainer.config.actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu == 4
+        assert trainer.config.actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu == 2
 
 
 def test_an_impossible_configuration_is_refused_before_anything_starts():

@@ -99,6 +99,7 @@ def check_rollouts(
 
 
 def number_groups(index: np.ndarray) -> tuple[torch.Tensor, int]:
-    """Number the groups that `index` names: ([B] int64, G). Names that print alike are one group."""
-    names, numbers = np.unique(np.asarray(index).astype(str), return_inverse=True)
-    return torch.from_numpy(numbers.reshape(-1)), len(names)
+    """Number the groups that `index` names, as they first appear: ([B] int64, G). Names that print alike are one group."""
+    _, first, inverse = np.unique(np.asarray(index).astype(str), return_index=True, return_inverse=True)
+    appearance = first.argsort().argsort()
+    return torch.from_numpy(appearance[inverse.reshape(-1)]), len(first)

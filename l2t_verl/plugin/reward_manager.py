@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import inspect
+import itertools
 import logging
 import os
 import threading
@@ -181,7 +182,7 @@ class L2TRewardManager(RewardManagerBase):
     def _states(self, response: list[int], ends: list[int], answers: list[str]) -> list[int]:
         texts = [
             self.tokenizer.decode(response[start:end], skip_special_tokens=True)
-            for start, end in zip([0, *ends[:-1]], ends, strict=True)
+            for start, end in itertools.pairwise([0, *ends])
         ]
         return [int(any(episodes.states_answer(text, answer) for answer in answers)) for text in texts]
 
@@ -203,8 +204,9 @@ def _valid_ids(item: Any) -> tuple[list[int], list[int]]:
 
 def _extra_info(extra: dict[str, Any]) -> dict[str, Any]:
     """The dataset's extra info with what verl's own managers add."""
-    info = dict(extra.get("extra_info") or {})
-    info.update(extra.get("tool_extra_fields") or {})
+    info: dict[str, Any] = {}
+    for given in (extra.get("extra_info"), extra.get("tool_extra_fields")):
+        info.update(given if isinstance(given, dict) else {})
     info["num_turns"] = extra.get("__num_turns__")
     info["rollout_reward_scores"] = extra.get("reward_scores", {})
     return info
