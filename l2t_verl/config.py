@@ -46,7 +46,7 @@ class EpisodesConfig(_Section):
         "episode_tags", description="Segmenter; `episode_tags` is the paper's."
     )
     fallback: Literal["think_blocks", "paragraphs", "discourse_markers", "fixed_tokens"] | None = Field(
-        "paragraphs", description="Segmenter used where tags do not parse; null leaves such a response whole."
+        "paragraphs", description="Segmenter used where tags do not parse; null leaves such a response without episodes."
     )
     max_episodes: int = Field(30, ge=1, le=1024, description="Most episodes in one response; the rest joins the last.")
     min_episode_tokens: int = Field(
@@ -73,7 +73,9 @@ class GainConfig(_Section):
         "or the accuracy of sampled answers.",
     )
     backend: Literal["expanded", "packed"] = Field(
-        "expanded", description="How the K+1 prefixes are run: one plain sequence each, or sharing their prefix."
+        "expanded",
+        description="How the K+1 prefixes are run: `expanded`, one plain sequence each; `packed`, sharing their prefix "
+        "where the engine can.",
     )
     forcing_suffix: str = Field(
         "\n\nThe final answer is \\boxed{", description="Text put before the reference answer to force it."
@@ -81,6 +83,11 @@ class GainConfig(_Section):
     closing: str = Field("}", min_length=1, description="Text put after the reference answer.")
     think_open: Mark = Field("<think>", description="Text that opens thinking.")
     think_close: Mark = Field("\n</think>", description="Text that closes an open thought before forcing.")
+    thinks: bool | None = Field(
+        None,
+        description="Whether the model thinks before it answers; null: if `</think>` is one token of its vocabulary. Set "
+        "false for instruct models that only share that vocabulary.",
+    )
     max_tokens_per_micro_batch: int = Field(
         16384, ge=64, description="Most tokens in one scoring forward of one worker, in tokens."
     )
@@ -263,8 +270,6 @@ def _contradictions(config: L2TConfig, broken: Set[str]) -> dict[str, str]:
         found[f"{ROOT}.episodes.fallback"] = "is the same as episodes.method; name another or null"
     if config.gain.kind == "monte_carlo":
         found[f"{ROOT}.gain.kind"] = "monte_carlo is not available in this version; take geometric"
-    if config.gain.backend == "packed":
-        found[f"{ROOT}.gain.backend"] = "packed is not available in this version; take expanded"
     if config.compression.estimator in ("directional", "exact"):
         found[f"{ROOT}.compression.estimator"] = (
             f"{config.compression.estimator} is not available in this version; take log_ratio or log_ratio_episode"

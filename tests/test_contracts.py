@@ -118,7 +118,8 @@ OVERRIDDEN = {
 
 @pytest.mark.parametrize(("path", "expected", "file"), [(k, *v) for k, v in OVERRIDDEN.items()], ids=OVERRIDDEN)
 def test_overridden(path, expected, file):
-    parameters = ", ".join(inspect.signature(inspect.unwrap(found(path))).parameters)
+    names = inspect.signature(inspect.unwrap(found(path))).parameters
+    parameters = ", ".join(name for name in names if name != "_ray_trace_ctx")  # Ray's, once a test made an actor of it
     assert parameters == expected, f"{path} has other parameters than {file} hands on"
 
 

@@ -120,6 +120,20 @@ def test_a_session_with_several_outputs_has_one_outcome():
     assert found.tolist() == pytest.approx([1 / math.sqrt(2), 1 / math.sqrt(2), -1 / math.sqrt(2)])
 
 
+def test_a_session_with_several_outputs_is_one_rollout():
+    """Its rows are no baseline for each other, and a group of one session is a group of one."""
+    process, ids, ones = torch.tensor([[1.0], [1.0], [0.0]]).double(), torch.zeros(3, 1).long(), torch.ones(3, 1)
+    batch = (torch.zeros(3).double(), process, ids, ones, -ones.double(), group("aaa"))
+    shaped = credit.shaped_advantages(*batch, alpha=1.0, max_length=1, session=group("xxy"))
+    s = math.sqrt(2 / 9)  # of the values 1, 1, 0
+    assert shaped[:, 0].tolist() == pytest.approx([1 / s, 1 / s, -1 / s])  # the baselines are 0, 0 and 1
+    alone = credit.shaped_advantages(*(part[:2] for part in batch), alpha=1.0, max_length=1, session=group("xx"))
+    assert alone[:, 0].tolist() == [1.0, 1.0]  # m = 0, s = 1
+    paper = credit.paper_advantages(*batch, alpha=1.0, session=group("xxy"))
+    two = credit.paper_advantages(*(part[1:] for part in batch), alpha=1.0)
+    assert paper[1:, 0].tolist() == pytest.approx(two[:, 0].tolist())  # x counts once in the mean and the spread
+
+
 def test_length_cost_is_dual_ascent():
     assert credit.update_length_cost(0.0, 1500, 1000, 0.1) == pytest.approx(0.05)
     assert credit.update_length_cost(0.01, 500, 1000, 0.1) == 0.0

@@ -69,7 +69,6 @@ def test_the_model_is_left_as_it_was():
     ("changes", "error", "message"),
     [
         ({"backend": "magic"}, ValueError, "unknown backend 'magic'; known: expanded, packed"),
-        ({"backend": "packed"}, NotImplementedError, "expanded"),
         ({"kind": "best"}, ValueError, "unknown kind 'best'"),
         ({"kind": "monte_carlo"}, NotImplementedError, "rollout servers"),
         ({"prompt_ids": []}, ValueError, "prompt_ids is empty"),
@@ -198,6 +197,16 @@ def test_a_tokenizer_without_offsets():
 def test_thinking_states(tokenizer, prompt, response, cuts, expected):
     encode = lambda text: tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
     assert gain.thinking_states(tokenizer, encode(prompt), encode(response), cuts, ForcingTemplate()) == expected
+
+
+def test_whether_a_model_thinks_can_be_said():
+    """An instruct model may have `</think>` as one token and never think."""
+    encode = lambda text: R1.encode(text, add_special_tokens=False)  # noqa: E731
+    for thinks, expected in ((None, "none"), (True, "none"), (False, "absent")):
+        template = ForcingTemplate(thinks=thinks)
+        assert gain.thinking_states(R1, encode("q"), encode("ab"), [1, 2], template) == [expected] * 3
+    opened = gain.thinking_states(R1, encode("q"), encode("<think>a"), [1, 2], ForcingTemplate(thinks=False))
+    assert opened == ["absent", "open", "open"]
 
 
 def test_an_open_thought_is_closed_before_the_answer_is_forced_and_only_then():

@@ -452,6 +452,13 @@ def test_several_outputs_of_one_trajectory(make):
     assert asyncio.run(reward_of(manager, [("p", "a"), ("p", "b")], extra_fields=extra_fields))["score"] == 1.0
 
 
+def test_each_output_has_its_own_prompt(make):
+    """A short prompt that opens a thought, padded by verl to the length of another."""
+    thought = "so \\boxed{7}?\n\nWait"
+    found = asyncio.run(reward_of(make(), [("<think>", thought), ("p" * 200, thought)]))
+    assert [output.ends[-1] for output in found["episodes"]] == [len(thought), thought.index("\\")]
+
+
 def padded(tokenizer, samples: list[tuple[str, str]], columns: dict, width: int = 40) -> verl.DataProto:
     """Prompts padded on the left and responses on the right, as in a batch that is graded after generation."""
     pad, batch = 0, []

@@ -90,7 +90,8 @@ def test_the_node_is_read_as_hydra_means_it():
     l2t = startup.read_config(changed(price, "algorithm.l2t.episodes.answer_markers=['####', 'answer:']"))
     assert l2t.credit.length_cost == 1.0
     assert l2t.episodes.answer_markers == ("####", "answer:")
-    assert (l2t.episodes.method, l2t.gain.forcing_suffix) == ("paragraphs", "\n#### ")
+    written = composed_once("quickstart").algorithm.l2t
+    assert (l2t.episodes.method, l2t.gain.forcing_suffix) == (written.episodes.method, written.gain.forcing_suffix)
 
 
 def test_all_problems_of_the_node_come_in_one_message():
@@ -111,11 +112,11 @@ def test_a_node_that_is_no_mapping_is_refused(value):
 REFUSED = {
     "another reward manager": (
         ["reward.reward_manager.name=naive"],
-        "reward.reward_manager.name=naive: the episodes come from the reward manager; set reward.reward_manager.name=l2t",
+        "set reward.reward_manager.name=l2t reward.reward_manager.source=register",
     ),
     "a reward manager of that name from elsewhere": (
         ["reward.reward_manager.source=importlib"],
-        "set reward.reward_manager.name=l2t",
+        "set reward.reward_manager.name=l2t reward.reward_manager.source=register",
     ),
     "a colocated reward model": (REWARD_MODEL, "reward.reward_model.enable=True by-passes the reward manager"),
     "a reward model on its own without a function": (
@@ -132,11 +133,11 @@ REFUSED = {
     ),
     "parameters of another engine": (
         ["actor_rollout_ref.actor.strategy=megatron"],
-        "algorithm.l2t.diagnostics.compare_grpo=True reads the parameters of an FSDP engine, but "
-        "actor_rollout_ref.actor.strategy=megatron; set it to False",
+        "algorithm.l2t.diagnostics.compare_grpo, algorithm.l2t.diagnostics.displacement: reads the parameters of an FSDP2 "
+        "engine, but actor_rollout_ref.actor.strategy=megatron; set it to False, or the strategy to fsdp2",
     ),
     "a budget that no response can exceed": (
-        ["algorithm.l2t.credit.token_budget=161"],
+        ["data.max_response_length=160", "algorithm.l2t.credit.token_budget=161"],
         "algorithm.l2t.credit.token_budget=161.0 is above data.max_response_length=160; no response can exceed it",
     ),
 }
@@ -180,11 +181,15 @@ ALLOWED = {
         "algorithm.l2t.diagnostics.compare_grpo=False",
         "algorithm.l2t.diagnostics.displacement=False",
     ],
-    "fsdp": ["actor_rollout_ref.actor.strategy=fsdp"],
-    "the largest budget": ["algorithm.l2t.credit.token_budget=160"],
+    "fsdp": [
+        "actor_rollout_ref.actor.strategy=fsdp",
+        "algorithm.l2t.diagnostics.compare_grpo=False",
+        "algorithm.l2t.diagnostics.displacement=False",
+    ],
+    "the largest budget": ["data.max_response_length=160", "algorithm.l2t.credit.token_budget=160"],
     "a reference in the loss": ["actor_rollout_ref.actor.use_kl_loss=True"],
     "a reference in the reward": ["algorithm.use_kl_in_reward=True"],
-    "LoRA": ["actor_rollout_ref.model.lora_rank=8"],
+    "LoRA": ["actor_rollout_ref.model.lora_rank=8", "algorithm.l2t.diagnostics.displacement=False"],
     "one rollout": ["actor_rollout_ref.rollout.n=1"],
 }
 
@@ -201,6 +206,8 @@ WARNED = {
         "Set algorithm.filter_groups.enable=False",
     ),
     "another estimator": (["algorithm.adv_estimator=grpo"], "algorithm.adv_estimator=grpo: L2T's rewards are measured"),
+    "no reference beside the actor": (["actor_rollout_ref.model.lora_rank=8"], "displacement will be NaN"),
+    "no reference at all": (["algorithm.l2t.beta=0"], "displacement will be NaN"),
     "no weight": (["algorithm.l2t.alpha=0"], "algorithm.l2t.alpha=0: the process reward has no weight"),
 }
 
@@ -230,7 +237,7 @@ def test_a_dataset_without_rows_to_look_at_is_a_warning(caplog):
 
 def test_data_is_looked_at_in_one_go():
     """Rows of both sets, each with its option; the first rows of many are named."""
-    config = changed()
+    config = changed("data.max_prompt_length=256")
 
     def rows(*truths):
         return type("Rows", (), {"dataframe": Dataset.from_dict({"reward_model": [{"ground_truth": t} for t in truths]})})
@@ -255,7 +262,7 @@ def test_data_is_looked_at_in_one_go():
 
 def reference(*overrides: str) -> dict:
     """Its settings of the log-probs, before and after."""
-    config = changed(*overrides)
+    config = changed("actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=7", *overrides)
     before = OmegaConf.to_container(config.actor_rollout_ref.ref, resolve=True)
     startup.provide_reference_config(config)
     after = OmegaConf.to_container(config.actor_rollout_ref.ref, resolve=True)
@@ -263,7 +270,7 @@ def reference(*overrides: str) -> dict:
 
 
 def test_the_reference_gets_the_actors_batch_size_where_it_has_none():
-    assert reference() == {"log_prob_micro_batch_size_per_gpu": 2}
+    assert reference() == {"log_prob_micro_batch_size_per_gpu": 7}
 
 
 @pytest.mark.parametrize("key", ["log_prob_micro_batch_size_per_gpu", "log_prob_micro_batch_size"])
@@ -276,7 +283,7 @@ def test_the_reference_follows_a_dynamic_batch():
     dynamic = ["actor_rollout_ref.rollout.log_prob_use_dynamic_bsz=True"]
     lengths = ["actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu=777"]
     apart = ["actor_rollout_ref.ref.log_prob_use_dynamic_bsz=False"]
-    batch = {"log_prob_micro_batch_size_per_gpu": 2}
+    batch = {"log_prob_micro_batch_size_per_gpu": 7}
     expected = batch | {"log_prob_use_dynamic_bsz": True, "log_prob_max_token_len_per_gpu": 777}
     assert reference(*dynamic, *lengths, *apart) == expected
     assert reference(*lengths, *apart) == batch

@@ -129,6 +129,13 @@ def test_images_are_refused(folder):
         trainer._init_dataloader()
 
 
+def test_positions_in_three_dimensions_are_refused(folder):
+    trainer = trainer_with_data(folder, "vision")
+    trainer.processor = SimpleNamespace(get_rope_index=None)
+    with pytest.raises(ConfigError, match="its positions have three dimensions"):
+        trainer._init_dataloader()
+
+
 def test_prompts_and_answers_have_to_fit_the_model(folder, caplog):
     trainer = trainer_with_data(folder, "long_prompts", overrides=("data.max_prompt_length=1024",))
     with pytest.raises(ConfigError, match="leaves no room for a response: the model has 1024 positions"):
@@ -201,3 +208,29 @@ def test_context_length_of_nested_configurations():
     nested = SimpleNamespace(hf_config=SimpleNamespace(get_text_config=lambda: inner))
     assert startup.context_length(nested) == 64
     assert startup.context_length(SimpleNamespace(hf_config=SimpleNamespace())) is None
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 100}
+    scaled = SimpleNamespace(max_position_embeddings=128, rope_parameters=yarn)
+    assert startup.context_length(SimpleNamespace(hf_config=scaled)) == 400
+
+
+# ---- checkpoints
+
+
+@pytest.mark.parametrize("mode", ["auto", "resume_path"])
+def test_the_length_cost_comes_back_from_a_checkpoint(tmp_path, monkeypatch, mode):
+    folder = tmp_path / "global_step_7"
+    folder.mkdir()
+    (folder / "l2t_state.json").write_text('{"length_cost": 0.375, "version": "0"}')
+    overrides = (f"trainer.default_local_dir={tmp_path}", f"trainer.resume_mode={mode}")
+    path = (f"trainer.resume_from_path={folder}",) if mode == "resume_path" else ()
+    trainer = L2TTrainerSync(config(*overrides, *path))
+    monkeypatch.setattr(PPOTrainerSync, "_load_checkpoint", lambda self: setattr(self, "global_steps", 7))
+    trainer._load_checkpoint()
+    assert trainer.length_cost == 0.375
+
+
+def test_a_fresh_start_keeps_the_configured_length_cost(tmp_path, monkeypatch):
+    trainer = L2TTrainerSync(config("+algorithm.l2t.credit.length_cost=0.5", f"trainer.default_local_dir={tmp_path}"))
+    monkeypatch.setattr(PPOTrainerSync, "_load_checkpoint", lambda self: setattr(self, "global_steps", 0))
+    trainer._load_checkpoint()
+    assert trainer.length_cost == 0.5

@@ -104,6 +104,7 @@ def test_alpha_0_is_grpo_and_a_rollout_server_that_dies(folder):
         folder,
         "grpo",
         "actor_rollout_ref.rollout.n=3",
+        "algorithm.l2t.gain.backend=expanded",
         "algorithm.l2t.alpha=0",
         "algorithm.l2t.credit.method=episode",
         "+algorithm.l2t.credit.gamma=1.0",

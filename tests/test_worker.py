@@ -71,6 +71,13 @@ def test_scores_equal_the_pure_function_whatever_a_reference_pass_left_behind(ca
     assert torch.tensor(scores[2] + scores[3]).isnan().all()  # nothing to score, or no room for it
 
 
+def test_sharing_prefixes_gives_the_same_scores(case):
+    ranks, _ = case
+    for rank in ranks:
+        for plain, shared in zip(rank["scores"], rank["packed"], strict=True):
+            torch.testing.assert_close(torch.tensor(shared), torch.tensor(plain), atol=1e-6, rtol=1e-4, equal_nan=True)
+
+
 def test_the_adapter_makes_a_difference(case, folder):
     """Without it the first test would pass whichever model was asked."""
     ranks, model = case

@@ -14,7 +14,7 @@ NO_ROOM = ([5, 6, 7], [8, 9], [2], "7" * 1100)  # longer than the model has posi
 ROWS = {1: [[LONG, SHORT, NO_EPISODES, NO_ROOM]], 2: [[LONG, SHORT], [NO_EPISODES, NO_ROOM]]}  # by world size and rank
 
 
-def batch(rows: list) -> "TensorDict":  # noqa: F821
+def batch(rows: list, backend: str) -> "TensorDict":  # noqa: F821
     """Rows as the TransferQueue hands them to the worker, with what a reference pass before may have left in them."""
     from verl.utils import tensordict_utils as tu
 
@@ -28,7 +28,9 @@ def batch(rows: list) -> "TensorDict":  # noqa: F821
     }
     truths = [{"ground_truth": truth} for _, _, _, truth in rows]
     left_over = {"no_lora_adapter": True, "temperature": 0.5}
-    data = tu.get_tensordict(tensors | {"reward_model": truths}, non_tensor_dict={"l2t_gain": GAIN} | left_over)
+    data = tu.get_tensordict(
+        tensors | {"reward_model": truths}, non_tensor_dict={"l2t_gain": GAIN | {"backend": backend}} | left_over
+    )
     return data
 
 
@@ -38,9 +40,10 @@ def rank_main(rank: int, world: int, port: int, model: Path, overrides: list[str
     torch.set_num_threads(1)
     from cluster import composed
 
-    from l2t_verl.plugin import fields
+    from l2t_verl.plugin import fields, scoring
     from l2t_verl.plugin.worker import L2TWorker
 
+    scoring.SEQUENCES_PER_CALL = 3  # several calls, and not the same number of sequences on each rank
     config = composed(f"actor_rollout_ref.model.path={model}", *overrides)
     worker = L2TWorker(config.actor_rollout_ref, role="actor")
     worker.init_model()
@@ -51,11 +54,12 @@ def rank_main(rank: int, world: int, port: int, model: Path, overrides: list[str
             if "lora_B" in name:  # a fresh adapter is all zeros and changes nothing
                 tensor.fill_(0.05)
 
-    def scores() -> list[list[float]]:
-        output = worker.l2t_answer_scores(batch(ROWS[world][rank]))
+    def scores(backend: str = "expanded") -> list[list[float]]:
+        output = worker.l2t_answer_scores(batch(ROWS[world][rank], backend))
         return [row.tolist() for row in output[fields.ANSWER_SCORES].unbind()]
 
-    found = {"scores": scores()}
+    assert scoring.why_not_packed(worker.actor) is None
+    found = {"scores": scores(), "packed": scores("packed")}
     before = {name: tensor.detach().clone() for name, tensor in local.items()}
     worker.l2t_perturb_weights(0.1)
     found["perturbed"] = scores()

@@ -60,7 +60,7 @@ def episode_advantages(
         tensor([[ 1.,  0.],
                 [-1.,  0.]])
     """
-    rollouts = check_rollouts(outcome, process, episode_ids, response_mask, old_log_probs, index)
+    rollouts = check_rollouts(outcome, process, episode_ids, response_mask, old_log_probs, index, session)
     result = outcome_advantages(outcome, index, norm_by_std=norm_by_std, epsilon=epsilon, session=session)
     advantages = result.unsqueeze(-1) * response_mask
     if alpha == 0:

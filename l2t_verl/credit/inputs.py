@@ -23,6 +23,7 @@ class Rollouts:
         surprise: [B, T] −log π_old ≥ 0 in nats, float64, 0 outside the mask.
         group: [B] number of each row's group, 0 … G−1.
         num_groups: G.
+        session: [B] number of each row's session; without sessions each row is one.
     """
 
     outcome: torch.Tensor
@@ -32,6 +33,7 @@ class Rollouts:
     surprise: torch.Tensor
     group: torch.Tensor
     num_groups: int
+    session: torch.Tensor
 
     @property
     def in_episode(self) -> torch.Tensor:
@@ -51,6 +53,15 @@ class Rollouts:
         """[G] sums of [B] values."""
         return torch.zeros(self.num_groups, dtype=per_row.dtype, device=per_row.device).index_add(0, self.group, per_row)
 
+    def per_session(self, per_row: torch.Tensor) -> torch.Tensor:
+        """[B] sums of [B] values over the rows of each row's session."""
+        return torch.zeros_like(per_row).index_add(0, self.session, per_row)[self.session]
+
+    def sessions_per_group(self) -> torch.Tensor:
+        """[G] sessions of each group, float64."""
+        ones = torch.ones(len(self.outcome), dtype=torch.float64, device=self.outcome.device)
+        return self.per_group(1.0 / self.per_session(ones)).round()
+
 
 def check_rollouts(
     outcome: torch.Tensor,
@@ -59,8 +70,11 @@ def check_rollouts(
     response_mask: torch.Tensor,
     old_log_probs: torch.Tensor,
     index: np.ndarray,
+    session: np.ndarray | None = None,
 ) -> Rollouts:
     """Check the arguments that every credit function has.
+
+    Several rows of one `session` are the outputs of one rollout, which counts once wherever rollouts are counted.
 
     Raises:
         ValueError: misaligned shapes (with got and expected), an episode id outside −1 … K−1, or a reward that is not
@@ -95,7 +109,8 @@ def check_rollouts(
     surprise = surprise.nan_to_num(nan=0.0, posinf=LARGEST_SURPRISE, neginf=0.0).clamp(0.0, LARGEST_SURPRISE)
     group, num_groups = number_groups(index)
     bounded = [tensor.double().clamp(-LARGEST_REWARD, LARGEST_REWARD) for tensor in (outcome, process)]
-    return Rollouts(*bounded, slots, mask, surprise, group, num_groups)
+    own = number_groups(session)[0] if session is not None else torch.arange(rows)
+    return Rollouts(*bounded, slots, mask, surprise, group, num_groups, own)
 
 
 def number_groups(index: np.ndarray) -> tuple[torch.Tensor, int]:

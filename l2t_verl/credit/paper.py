@@ -22,6 +22,7 @@ def paper_advantages(
     alpha: float,
     ratio_clip: float | None = None,
     epsilon: float = 1e-6,
+    session: np.ndarray | None = None,
 ) -> torch.Tensor:
     r"""Token advantages of the paper's algorithm 1.
 
@@ -47,6 +48,8 @@ def paper_advantages(
         alpha: α, weight of the process reward.
         ratio_clip: c, clips r_{i,t} / r̃_i to [−c, c]; None, as published, does not.
         epsilon: ε.
+        session: [B] agent-loop session of each row, or None. A session with several rows counts once in the group's
+            statistics, with the mean of its r̃.
 
     Returns:
         [B, T] advantages, 0 outside the mask; computed in float64, returned in the precision of `old_log_probs`.
@@ -62,7 +65,7 @@ def paper_advantages(
         tensor([[ 0.9428,  0.4714],
                 [-0.7071, -0.7071]])
     """
-    rollouts = check_rollouts(outcome, process, episode_ids, response_mask, old_log_probs, index)
+    rollouts = check_rollouts(outcome, process, episode_ids, response_mask, old_log_probs, index, session)
     rewards = _token_rewards(rollouts, alpha)
     typical = _trimmed_mean(rewards, rollouts.mask)
     normalised = _normalise(typical, rollouts, epsilon)
@@ -105,9 +108,11 @@ def _trimmed_mean(rewards: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 def _normalise(typical: torch.Tensor, rollouts: Rollouts, epsilon: float) -> torch.Tensor:
     """[B] Â_i, in float64."""
-    sizes = rollouts.per_group(torch.ones_like(typical))
-    mean = rollouts.per_group(typical) / sizes.clamp_min(1.0)
-    centred = typical - torch.where(sizes > 1, mean, 0.0)[rollouts.group]
-    variance = rollouts.per_group(centred.square()) / (sizes - 1).clamp_min(1.0)
+    rows = rollouts.per_session(torch.ones_like(typical))
+    own = rollouts.per_session(typical) / rows  # of the whole session
+    sizes = rollouts.sessions_per_group()
+    mean = rollouts.per_group(own / rows) / sizes.clamp_min(1.0)
+    mean = torch.where(sizes > 1, mean, 0.0)[rollouts.group]
+    variance = rollouts.per_group((own - mean).square() / rows) / (sizes - 1).clamp_min(1.0)
     std = torch.where(sizes > 1, variance.sqrt(), 1.0)
-    return centred / (std[rollouts.group] + epsilon)
+    return (typical - mean) / (std[rollouts.group] + epsilon)

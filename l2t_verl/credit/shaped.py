@@ -48,7 +48,7 @@ def shaped_advantages(
         std_floor: s_floor > 0, in units of J.
         norm_by_std: divide the outcome part by the group's standard deviation.
         epsilon: ε of the outcome part.
-        session: see `outcome_advantages`.
+        session: see `outcome_advantages`; the rows of one session are one rollout.
 
     Returns:
         [B, T] advantages, 0 outside the mask, in the precision of `outcome`.
@@ -64,7 +64,7 @@ def shaped_advantages(
     """
     if max_length < 1 or not length_cost >= 0:
         raise ValueError(f"max_length must be at least 1 and length_cost at least 0; got {max_length}, {length_cost}")
-    rollouts = check_rollouts(outcome, process, episode_ids, response_mask, old_log_probs, index)
+    rollouts = check_rollouts(outcome, process, episode_ids, response_mask, old_log_probs, index, session)
     result = outcome_advantages(outcome, index, norm_by_std=norm_by_std, epsilon=epsilon, session=session)
     advantages = result.unsqueeze(-1) * response_mask
     if alpha == 0:
@@ -75,9 +75,9 @@ def shaped_advantages(
     values = torch.where(mask, potential - (length_cost / max_length) * remaining, 0.0)
 
     counts, sums = mask.sum(dim=1).double(), values.sum(dim=1)
-    group, sizes = rollouts.group, rollouts.per_group(torch.ones_like(sums))
-    others_count = rollouts.per_group(counts)[group] - counts
-    others_sum = rollouts.per_group(sums)[group] - sums
+    group, sizes = rollouts.group, rollouts.sessions_per_group()
+    others_count = rollouts.per_group(counts)[group] - rollouts.per_session(counts)
+    others_sum = rollouts.per_group(sums)[group] - rollouts.per_session(sums)
     baseline = torch.where(others_count > 0, others_sum / others_count.clamp_min(1.0), 0.0)
 
     count = rollouts.per_group(counts).clamp_min(1.0)

@@ -24,17 +24,20 @@ class ForcingTemplate:
         think_open: text that opens thinking.
         think_close: text that closes an open thought; together with `suffix` the default is the usual
             `\n</think>\n\nThe final answer is \boxed{`.
+        thinks: whether the model thinks, so that a thought is opened and closed where none was begun; None: it does if
+            the closing mark is one token of its vocabulary, or if it opens a thought.
     """
 
     suffix: str = "\n\nThe final answer is \\boxed{"
     closing: str = "}"
     think_open: str = "<think>"
     think_close: str = "\n</think>"
+    thinks: bool | None = None
 
     @classmethod
     def from_config(cls, gain: GainConfig) -> ForcingTemplate:
         """The template that the configuration's section `gain` describes."""
-        return cls(gain.forcing_suffix, gain.closing, gain.think_open, gain.think_close)
+        return cls(gain.forcing_suffix, gain.closing, gain.think_open, gain.think_close, gain.thinks)
 
     def forcing(self, state: State) -> str:
         r"""The text for a prefix: an open thought is closed; a model that thinks gets an empty thought where none is open.
@@ -59,8 +62,8 @@ def thinking_states(
 ) -> list[State]:
     """Where the thinking stands after (prompt, response_{≤ b_k}), for k = 0 … K.
 
-    `open`: a thought is open. `closed`: one was closed and none is open. `none`: no thought yet, but the model thinks (the
-    closing mark is one token of its vocabulary, or the response opens a thought). `absent`: the model does not think.
+    `open`: a thought is open. `closed`: one was closed and none is open. `none`: no thought yet, but the model thinks
+    (`template.thinks`). `absent`: it does not.
 
     Args:
         tokenizer: a Hugging Face tokenizer.
@@ -78,14 +81,15 @@ def thinking_states(
     text = decode(list(prompt_ids)[-64:])
     state: State = "open" if text.rfind(opening) > text.rfind(closing) else "none"
     single = len(tokenizer.encode(closing, add_special_tokens=False)) == 1
-    thinks = single or state == "open"
+    thinks = single or state == "open" if template.thinks is None else template.thinks
     states: list[State] = [state]
     position, carried = 0, ""
     for end in episode_ends:
         piece = carried + decode(list(response_ids[position:end]))
         last_open, last_close = piece.rfind(opening), piece.rfind(closing)
         if max(last_open, last_close) >= 0:
-            state, thinks = ("open" if last_open > last_close else "closed"), True
+            state = "open" if last_open > last_close else "closed"
+            thinks = thinks or template.thinks is None
         carried = piece[-max(len(opening), len(closing)) + 1 :]  # a mark may be split by a boundary
         position = end
         states.append(state)

@@ -9,12 +9,16 @@ import torch
 
 from l2t_verl.gain.expanded import expanded_log_probs
 from l2t_verl.gain.kinds import check_kind, reduce_log_probs
+from l2t_verl.gain.packed import packed_log_probs
 
 Ids = Sequence[int] | torch.Tensor
 
 # A backend maps (model, prompt_ids, response_ids, prefix ends b_0 … b_K, suffixes, answers, max_tokens) to the log-probs
 # of each prefix's answer tokens: a list of K+1 tensors [A_k], float32 on the CPU.
-BACKENDS: dict[str, Callable[..., list[torch.Tensor]]] = {"expanded": expanded_log_probs}
+BACKENDS: dict[str, Callable[..., list[torch.Tensor]]] = {
+    "expanded": expanded_log_probs,
+    "packed": packed_log_probs,
+}
 
 
 def answer_scores(
@@ -42,7 +46,8 @@ def answer_scores(
         suffix_ids: tokens that force an answer, unscored; or K+1 such sequences, one for each prefix.
         answer_ids: A ≥ 1 scored tokens; or K+1 such sequences.
         kind: `geometric` (default), `probability` or `mean_logprob`; see `reduce_log_probs`.
-        backend: how the prefixes are run; see `BACKENDS`.
+        backend: how the prefixes are run: `expanded`, one plain sequence each, for any model; `packed`, sharing what they
+            have in common.
         max_tokens_per_micro_batch: most tokens in one forward, padding included, unless one sequence alone is longer.
 
     Returns:
@@ -50,7 +55,7 @@ def answer_scores(
 
     Raises:
         ValueError: unknown kind or backend, an empty prompt or answer, ends that do not increase within 0 < b ≤ T.
-        NotImplementedError: a kind or backend that this version does not have.
+        NotImplementedError: a kind that this version does not have, or a model that cannot share prefixes.
 
     Example:
         >>> from transformers import LlamaConfig, LlamaForCausalLM
@@ -60,10 +65,8 @@ def answer_scores(
         torch.Size([3])
     """
     check_kind(kind)
-    if backend == "packed":
-        raise NotImplementedError("backend='packed' (prefixes shared) is not in this version; take 'expanded'")
     if backend not in BACKENDS:
-        raise ValueError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}, packed")
+        raise ValueError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}")
     prompt, response = _flat(prompt_ids), _flat(response_ids)
     ends = [0, *(int(end) for end in episode_ends)]
     if any(a >= b for a, b in itertools.pairwise(ends)) or ends[-1] > len(response):

@@ -107,14 +107,14 @@ def _credit(
 ) -> torch.Tensor:
     config = context.config
     arguments = (outcome, context.process[rows], context.episode_ids[rows], mask, context.old_log_probs[rows], index)
-    settings = config.credit
+    settings, session = config.credit, context.sessions[rows.numpy()]
     if settings.method == "paper":
-        return credit.paper_advantages(*arguments, alpha=config.alpha, ratio_clip=settings.ratio_clip)
+        return credit.paper_advantages(*arguments, alpha=config.alpha, ratio_clip=settings.ratio_clip, session=session)
     grouped = {
         "alpha": config.alpha,
         "std_floor": settings.std_floor,
         "norm_by_std": context.norm_by_std,
-        "session": context.sessions[rows.numpy()],
+        "session": session,
     }
     if settings.method == "episode":
         return credit.episode_advantages(

@@ -39,7 +39,7 @@ def report(trainer: L2TMixin, rewards: ProcessRewards, context: CreditContext) -
         "l2t/episodes/min": counts.min().item() if len(counts) else NAN,
         "l2t/episodes/max": counts.max().item() if len(counts) else NAN,
         "l2t/episodes/tokens_mean": _mean(_episode_lengths(rewards)),
-        "l2t/format_ok": _mean([float(rewards.info[row].get(fields.FORMAT_OK, NAN)) for row in real]),
+        "l2t/format_ok": _mean([rewards.info[row][fields.FORMAT_OK] for row in real if rewards.info[row]]),
         "l2t/fitting_gain/mean": _mean(gains),
         "l2t/fitting_gain/std": _std(gains),
         "l2t/fitting_gain/positive_fraction": _mean((gains > 0).double()),
@@ -57,11 +57,10 @@ def report(trainer: L2TMixin, rewards: ProcessRewards, context: CreditContext) -
         "l2t/length_cost": trainer.length_cost,
         "l2t/length/correct_tokens": NAN if (tokens := rewards.mean_correct_tokens()) is None else tokens,
     }
-    if context.advantages is not None:
-        health = advantage_health(
-            context.advantages[rows], rewards.process[rows], rewards.episode_ids[rows], context.response_mask[rows]
-        )
-        found |= {f"l2t/advantage/{name}": value for name, value in health.items()}
+    health = advantage_health(
+        context.advantages[rows], rewards.process[rows], rewards.episode_ids[rows], context.response_mask[rows]
+    )
+    found |= {f"l2t/advantage/{name}": value for name, value in health.items()}
     found |= {f"l2t/skipped/{reason}/total": float(count) for reason, count in rewards.skipped.items()}
     for status in ("timeout", "error", "unparsable", "no_ground_truth"):
         graded = sum(rewards.info[row].get(fields.GRADING) == status for row in real)
@@ -111,7 +110,11 @@ def _within_group_correlation(rewards: ProcessRewards, has: torch.Tensor) -> flo
 
 
 def _kl_floor(rewards: ProcessRewards, lengths: torch.Tensor) -> float:
-    """½Nσ² for a mean response: the penalty that rounding alone would fake, σ its root mean square a token."""
+    """½Nσ² for a mean response: at most what rounding alone would fake of a penalty.
+
+    σ is the root mean square of the difference between the actor's and the rollout engine's log-probs: two implementations
+    under the same weights, where the penalty compares two runs of one.
+    """
     mask = (rewards.response_mask > 0) & ~rewards.is_padding[:, None]
     if rewards.noise is None or not mask.any():
         return NAN

@@ -24,8 +24,7 @@ def read_config(config: DictConfig) -> L2TConfig:
         ConfigError: see `l2t_verl.config.load_config`.
     """
     node = OmegaConf.select(config, "algorithm.l2t")
-    raw = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-    return load_config(raw if isinstance(raw, Mapping) or raw is None else {"": raw})
+    return load_config(OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node)
 
 
 def check_verl_config(config: DictConfig, l2t: L2TConfig) -> None:
@@ -34,6 +33,8 @@ def check_verl_config(config: DictConfig, l2t: L2TConfig) -> None:
     Raises:
         ConfigError: each problem with the option to set.
     """
+    from verl.trainer.ppo.utils import need_reference_policy  # heavy, and the reward workers import this module too
+
     problems = list(_problems(config, l2t))
     if problems:
         raise ConfigError("L2T cannot train with this configuration:\n" + "\n".join(f"  {line}" for line in problems))
@@ -47,17 +48,21 @@ def check_verl_config(config: DictConfig, l2t: L2TConfig) -> None:
             "algorithm.adv_estimator=%s: L2T's rewards are measured and reported, but not trained with",
             config.algorithm.adv_estimator,
         )
+    if l2t.diagnostics.displacement and (uses_lora(config) or not (l2t.beta > 0 or need_reference_policy(config))):
+        logger.warning(
+            "algorithm.l2t.diagnostics.displacement will be NaN: there is no reference policy beside the actor to compare "
+            "its weights with (LoRA, or no penalty and no KL)"
+        )
     if l2t.alpha == 0:
         logger.warning("algorithm.l2t.alpha=0: the process reward has no weight")
 
 
 def _problems(config: DictConfig, l2t: L2TConfig) -> Iterator[str]:
     select = lambda path, default=None: OmegaConf.select(config, path, default=default)  # noqa: E731
-    if select("reward.reward_manager.name") != "l2t" or select("reward.reward_manager.source") != "register":
-        yield (
-            f"reward.reward_manager.name={select('reward.reward_manager.name')}: the episodes come from the reward "
-            "manager; set reward.reward_manager.name=l2t"
-        )
+    wanted = {"name": "l2t", "source": "register"}
+    if any(select(f"reward.reward_manager.{key}") != value for key, value in wanted.items()):
+        options = " ".join(f"reward.reward_manager.{key}={value}" for key, value in wanted.items())
+        yield f"the episodes come from L2T's reward manager, but another is configured; set {options}"
     if select("reward.reward_model.enable", False) and not (
         select("reward.reward_model.enable_resource_pool", False) and select("reward.custom_reward_function.path")
     ):
@@ -68,11 +73,11 @@ def _problems(config: DictConfig, l2t: L2TConfig) -> Iterator[str]:
     if not select("actor_rollout_ref.hybrid_engine", True):
         yield "actor_rollout_ref.hybrid_engine=False works with verl's separate_async trainer only; set it to True"
     strategy = select("actor_rollout_ref.actor.strategy")
-    diagnostics = [name for name, is_set in l2t.diagnostics if is_set]
-    if diagnostics and strategy not in ("fsdp", "fsdp2"):
+    diagnostics = [f"algorithm.l2t.diagnostics.{name}" for name, is_set in l2t.diagnostics if is_set]
+    if diagnostics and strategy != "fsdp2":
         yield (
-            f"algorithm.l2t.diagnostics.{diagnostics[0]}=True reads the parameters of an FSDP engine, but "
-            f"actor_rollout_ref.actor.strategy={strategy}; set it to False"
+            f"{', '.join(diagnostics)}: reads the parameters of an FSDP2 engine, but "
+            f"actor_rollout_ref.actor.strategy={strategy}; set it to False, or the strategy to fsdp2"
         )
     if on_cpu_platform() and strategy != "fsdp2":
         yield f"actor_rollout_ref.actor.strategy={strategy} needs a GPU (VERL_PLATFORM=cpu is set); set it to fsdp2"
@@ -164,14 +169,29 @@ def _room_problems(
 
 
 def context_length(model_config: Any) -> int | None:
-    """The longest sequence that the model of verl's `HFModelConfig` has positions for; None if it does not say."""
+    """The longest sequence that the model of verl's `HFModelConfig` has positions for; None if it does not say.
+
+    Positions that are scaled (YaRN and the like) reach as far as the factor takes the original ones.
+    """
     config = model_config.hf_config
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    return getattr(config, "max_position_embeddings", None)
+    positions = getattr(config, "max_position_embeddings", None)
+    scaling = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    if positions is None or not isinstance(scaling, Mapping) or not scaling.get("factor"):
+        return positions
+    original = scaling.get("original_max_position_embeddings") or positions
+    return max(positions, int(original * scaling["factor"]))
 
 
 def _some(rows: list[int], most: int = 5) -> str:
     return ", ".join(map(str, rows[:most])) + (", …" if len(rows) > most else "")
+
+
+def uses_lora(config: DictConfig) -> bool:
+    """Whether an adapter is trained; the reference policy is then the base model, inside the actor."""
+    model = config.actor_rollout_ref.model
+    rank = model.get("lora", {}).get("rank", 0) or model.get("lora_rank", 0)
+    return rank > 0 or model.get("lora_adapter_path") is not None
 
 
 def provide_reference_config(config: DictConfig) -> None:

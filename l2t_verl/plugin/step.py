@@ -34,6 +34,7 @@ SKIP_REASONS = (
     "no_episode_info",
     "answer_too_long",
     "score_not_finite",
+    "log_prob_not_finite",
     "multi_modal",
     "missing_rollout",
 )
@@ -88,9 +89,10 @@ class ProcessRewards:
         return torch.tensor([len(ends) for ends in self.ends], dtype=torch.int64)
 
     def mean_correct_tokens(self) -> float | None:
-        """Mean length of the correct rollouts, in tokens; None if there is none."""
-        correct = (self.outcome > 0) & ~self.is_padding
-        return self.response_mask[correct].sum(dim=1).double().mean().item() if correct.any() else None
+        """Mean length of the correct rollouts (all their outputs together), in tokens; None if there is none."""
+        correct = ((self.outcome > 0) & ~self.is_padding).nonzero().flatten().tolist()
+        rollouts = {self.keys[row].rsplit("_", 1)[0] for row in correct}
+        return self.response_mask[correct].sum().item() / len(rollouts) if rollouts else None
 
     def credit_context(self, trainer: L2TMixin) -> CreditContext:
         """What the estimator needs beside verl's arguments."""
@@ -127,7 +129,9 @@ def _collect(trainer: L2TMixin, batch: KVBatchMeta) -> tuple[ProcessRewards, lis
     mask = data["response_mask"]
     policy = _policy_log_probs(trainer, batch, data, mask)
     deltas = torch.zeros_like(_padded(policy))
+    broken = _sampled_nan(policy, mask)
     if trainer.needs_reference:
+        broken |= _sampled_nan(data["ref_log_prob"], mask)
         deltas = compression.log_ratio_deltas(_padded(policy), _padded(data["ref_log_prob"]), _padded(mask))
     rewards = ProcessRewards(
         keys=list(batch.keys),
@@ -153,6 +157,8 @@ def _collect(trainer: L2TMixin, batch: KVBatchMeta) -> tuple[ProcessRewards, lis
                 reason = "no_ground_truth"
             elif images[row]:
                 reason = "multi_modal"
+            elif broken[row]:
+                reason = "log_prob_not_finite"
             elif found is None:
                 reason = "no_episode_info"
             else:
@@ -257,6 +263,12 @@ def _policy_log_probs(trainer: L2TMixin, batch: KVBatchMeta, data: TensorDict, m
     return response_from_nested(output["log_probs"], mask)
 
 
+def token_advantages(batch: KVBatchMeta) -> tuple[torch.Tensor, torch.Tensor]:
+    """[B, T] advantages that another estimator computed, and the response mask that goes with them."""
+    data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["advantages", "response_mask"])
+    return _padded(data["advantages"]), _padded(data["response_mask"])
+
+
 def grpo_grad_norm(trainer: L2TMixin, batch: KVBatchMeta) -> float:
     """The gradient norm that plain GRPO would have on these rollouts."""
     data = tq.kv_batch_get(
@@ -333,6 +345,11 @@ def _mean_advantage(context: CreditContext, row: int, where: torch.Tensor) -> fl
 
 def _padded(nested: torch.Tensor) -> torch.Tensor:
     return nested.to_padded_tensor(padding=0) if nested.is_nested else nested
+
+
+def _sampled_nan(log_probs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """[B] rows with a sampled token whose log-prob is NaN."""
+    return (torch.isnan(_padded(log_probs)) & (_padded(mask) > 0)).any(dim=1)
 
 
 def _reward_info(extra_fields: Any) -> dict[str, Any]:

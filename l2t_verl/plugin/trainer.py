@@ -17,6 +17,7 @@ from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.debug import marked_timer
 
 import l2t_verl
+from l2t_verl.config import ConfigError
 from l2t_verl.credit import update_length_cost
 from l2t_verl.plugin import liveness, startup, step, weight_sync
 from l2t_verl.plugin.estimator import credit_context
@@ -42,6 +43,7 @@ class L2TMixin:
             config.trainer.v1.trainer_mode = startup.base_mode(config.trainer.v1.trainer_mode)
         self.length_cost = self.l2t.credit.length_cost
         self.rollout_records: dict[str, dict] = {}
+        self.cluster_watch: liveness.Watch | None = None
         super().__init__(config)
         self.needs_reference = self.l2t.beta > 0
         if self.needs_reference and not self.use_reference_policy:
@@ -52,6 +54,11 @@ class L2TMixin:
 
     def _init_dataloader(self) -> None:
         """Look at the data before anything heavy is started."""
+        if hasattr(self.processor, "get_rope_index"):  # what verl asks to decide on positions in three dimensions
+            raise ConfigError(
+                f"L2T cannot score the model of {type(self.processor).__name__}: its positions have three dimensions; "
+                "train a text model"
+            )
         super()._init_dataloader()
         model = self.config.actor_rollout_ref.model.copy()
         with open_dict(model):
@@ -69,18 +76,12 @@ class L2TMixin:
         super()._init_resource_pool_mgr()
         roles, pools = self.role_worker_mapping, self.mapping
         provides_reference = self.use_reference_policy and not need_reference_policy(self.config)
-        if provides_reference and Role.ActorRollout in roles and not self._reference_is_base_model():
+        if provides_reference and Role.ActorRollout in roles and not startup.uses_lora(self.config):
             roles[Role.ActorRolloutRef] = roles.pop(Role.ActorRollout)
             pools[Role.ActorRolloutRef] = pools.pop(Role.ActorRollout)
         for role in (Role.ActorRollout, Role.ActorRolloutRef):
             if role in roles:
                 roles[role] = ray.remote(L2TWorker)
-
-    def _reference_is_base_model(self) -> bool:
-        """With LoRA the reference is the base model, inside the actor."""
-        model = self.config.actor_rollout_ref.model
-        rank = model.get("lora", {}).get("rank", 0) or model.get("lora_rank", 0)
-        return rank > 0 or model.get("lora_adapter_path") is not None
 
     def _setup(self) -> None:
         with liveness.watch(self):
@@ -95,7 +96,7 @@ class L2TMixin:
 
     def fit(self, agent_loop_manager: Any) -> None:
         """Train; a dead rollout server or worker ends the run with its error."""
-        with liveness.watch(self):
+        with liveness.watch(self, only_present=True):
             super().fit(agent_loop_manager)
 
     def _build_replay_buffer(self) -> Any:
@@ -109,6 +110,8 @@ class L2TMixin:
         with credit_context(rewards.credit_context(self)) as context:
             batch = super()._compute_advantage(batch, metrics)
         with marked_timer("l2t", self.timing_raw, color="magenta"):
+            if context.advantages is None:  # another estimator's
+                context.advantages, context.response_mask = step.token_advantages(batch)
             metrics.update(report(self, rewards, context))
             if self.l2t.diagnostics.compare_grpo:
                 metrics["l2t/grpo_grad_norm"] = step.grpo_grad_norm(self, batch)

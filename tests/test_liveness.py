@@ -1,0 +1,99 @@
+"""What counts as a death, without a cluster: servers that answer or do not, actors that ended as they should or not."""
+
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
+
+import pytest
+
+from l2t_verl.plugin import liveness
+
+
+def serve(status: int) -> tuple[HTTPServer, str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server, f"127.0.0.1:{server.server_port}"
+
+
+def trainer(*addresses: str, engine: str = "vllm") -> SimpleNamespace:
+    config = SimpleNamespace(actor_rollout_ref=SimpleNamespace(rollout=SimpleNamespace(name=engine)))
+    return SimpleNamespace(llm_server_manager=SimpleNamespace(get_addresses=lambda: list(addresses)), config=config)
+
+
+@pytest.mark.parametrize(("status", "dead"), [(200, False), (404, False), (500, False), (503, True)])
+def test_a_server_says_that_its_engine_is_dead(status, dead, monkeypatch):
+    monkeypatch.setattr(liveness, "_actors", lambda state: [])
+    server, address = serve(status)
+    try:
+        reason = liveness.Watch(trainer(address)).look()
+        assert (reason is not None) is dead
+        assert reason is None or address in reason
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_server_that_is_gone_and_one_of_several(monkeypatch):
+    monkeypatch.setattr(liveness, "_actors", lambda state: [])
+    alive, address = serve(200)
+    gone, other = serve(200)
+    gone.shutdown()
+    gone.server_close()
+    try:
+        assert f"the rollout server at {other} died: connection refused" in liveness.Watch(trainer(address, other)).look()
+        # SGLang's health check would ask a sleeping engine for a token
+        assert liveness.Watch(trainer(address, other, engine="sglang")).look() is None
+    finally:
+        alive.shutdown()
+        alive.server_close()
+
+
+def test_a_proxy_of_the_environment_does_not_answer_for_the_cluster(monkeypatch):
+    monkeypatch.setattr(liveness, "_actors", lambda state: [])
+    proxy, proxy_address = serve(503)
+    server, address = serve(200)
+    monkeypatch.setenv("http_proxy", f"http://{proxy_address}")
+    try:
+        assert liveness.Watch(trainer(address)).look() is None
+    finally:
+        for running in (proxy, server):
+            running.shutdown()
+            running.server_close()
+
+
+def test_only_the_actors_that_the_run_stands_on_count(monkeypatch):
+    from ray.core.generated import common_pb2
+
+    def actor(name: str, reason: str) -> dict:
+        kind = common_pb2.ActorDiedErrorContext.Reason.Value(reason)
+        context = common_pb2.ActorDiedErrorContext(reason=kind, error_message=reason.lower())
+        cause = common_pb2.ActorDeathCause(actor_died_error_context=context)
+        return {"ActorID": name, "ActorClassName": "Worker", "Name": name, "Pid": 1, "DeathCause": cause}
+
+    dead = [actor("tool", "WORKER_DIED"), actor("ended", "OUT_OF_SCOPE"), actor("dropped", "REF_DELETED")]
+    monkeypatch.setattr(liveness, "_actors", lambda state: dead)
+    own = liveness.Watch(trainer(), actors=frozenset({"ended", "dropped", "worker"}))
+    assert own.look() is None
+    dead.append(actor("worker", "WORKER_DIED"))
+    assert own.look() == "the Ray actor Worker worker (pid 1) died: worker_died"
+    assert "tool" in liveness.Watch(trainer()).look()  # while it starts, every actor counts
+
+
+def test_the_poll_raises_what_the_watch_has_found():
+    buffer = SimpleNamespace(_wait_for_next_poll=lambda partition_id, last: last + 1.0)
+    owner = SimpleNamespace(cluster_watch=None)
+    guarded = liveness.guard_buffer(buffer, owner)
+    assert guarded._wait_for_next_poll("train", 1.0) == 2.0
+    owner.cluster_watch = SimpleNamespace(reason=None)
+    assert guarded._wait_for_next_poll("train", 1.0) == 2.0
+    owner.cluster_watch = SimpleNamespace(reason="gone")
+    with pytest.raises(liveness.ClusterDied, match="gone"):
+        guarded._wait_for_next_poll("train", 1.0)
