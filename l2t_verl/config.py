@@ -197,7 +197,7 @@ def load_config(raw: Mapping[str, Any] | None) -> L2TConfig:
         l2t_verl.config.ConfigError: the L2T configuration has 2 problems:
           algorithm.l2t.alpha: Input should be greater than or equal to 0 (got -1)
           algorithm.l2t.gain.knd: unknown key; known here: kind, backend, forcing_suffix, closing, think_open, \
-think_close, max_tokens_per_micro_batch
+think_close, thinks, max_tokens_per_micro_batch
     """
     if raw is not None and not isinstance(raw, Mapping):
         raise ConfigError(f"{ROOT} must be a mapping of settings, got {type(raw).__name__} ({raw!r})")
