@@ -120,12 +120,8 @@ def process_rewards(trainer: L2TMixin, batch: KVBatchMeta) -> ProcessRewards:
 
 def _collect(trainer: L2TMixin, batch: KVBatchMeta) -> tuple[ProcessRewards, list[list[str]]]:
     """Fetch the rows and settle which of them have episodes."""
-    wanted = ["responses", "response_mask", "rm_scores", "old_log_probs", "rollout_log_probs", "ref_log_prob"]
-    data = tq.kv_batch_get(
-        keys=batch.keys,
-        partition_id=batch.partition_id,
-        select_fields=[*wanted, "reward_model", "extra_fields", "multi_modal_inputs"],
-    )
+    wanted = ("responses", "response_mask", "rm_scores", "old_log_probs", "rollout_log_probs", "ref_log_prob")
+    data = _fetch(batch, *wanted, "reward_model", "extra_fields", "multi_modal_inputs")
     mask = data["response_mask"]
     policy = _policy_log_probs(trainer, batch, data, mask)
     deltas = torch.zeros_like(_padded(policy))
@@ -201,21 +197,10 @@ def _score(trainer: L2TMixin, batch: KVBatchMeta, rewards: ProcessRewards, answe
     if widest == 1:
         return
     nested = torch.nested.as_nested_tensor(boundaries, layout=torch.jagged)
-    tq.kv_batch_put(
-        keys=batch.keys,
-        partition_id=batch.partition_id,
-        fields=TensorDict({fields.BOUNDARIES: nested}, batch_size=len(boundaries)),
-    )
-    request = KVBatchMeta(
-        keys=batch.keys,
-        tags=batch.tags,
-        partition_id=batch.partition_id,
-        fields=SCORING_FIELDS,
-        extra_info={"l2t_gain": trainer.l2t.gain.model_dump()},
-    )
+    _store(batch, fields.BOUNDARIES, nested)
+    request = _request(batch, {"l2t_gain": trainer.l2t.gain.model_dump()}, SCORING_FIELDS)
     trainer.actor_rollout_wg.l2t_answer_scores(request)
-    data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=[fields.ANSWER_SCORES])
-    for row, scores in enumerate(data[fields.ANSWER_SCORES].unbind()):
+    for row, scores in enumerate(_fetch(batch, fields.ANSWER_SCORES)[fields.ANSWER_SCORES].unbind()):
         if not rewards.ends[row]:
             continue
         if not torch.isfinite(scores).all():
@@ -247,11 +232,9 @@ def _policy_log_probs(trainer: L2TMixin, batch: KVBatchMeta, data: TensorDict, m
     correction = trainer.config.algorithm.get("rollout_correction", None)
     if not (trainer.needs_reference and correction and correction.get("bypass_mode", False)):
         return data["old_log_probs"]
-    request = KVBatchMeta(
-        keys=batch.keys,
-        tags=batch.tags,
-        partition_id=batch.partition_id,
-        extra_info={
+    request = _request(
+        batch,
+        {
             "calculate_entropy": False,
             "compute_loss": False,
             "no_lora_adapter": False,
@@ -259,21 +242,18 @@ def _policy_log_probs(trainer: L2TMixin, batch: KVBatchMeta, data: TensorDict, m
         },
     )
     trainer.actor_rollout_wg.compute_log_prob(request)
-    output = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["log_probs"])
-    return response_from_nested(output["log_probs"], mask)
+    return response_from_nested(_fetch(batch, "log_probs")["log_probs"], mask)
 
 
 def token_advantages(batch: KVBatchMeta) -> tuple[torch.Tensor, torch.Tensor]:
     """[B, T] advantages that another estimator computed, and the response mask that goes with them."""
-    data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["advantages", "response_mask"])
+    data = _fetch(batch, "advantages", "response_mask")
     return _padded(data["advantages"]), _padded(data["response_mask"])
 
 
 def grpo_grad_norm(trainer: L2TMixin, batch: KVBatchMeta) -> float:
     """The gradient norm that plain GRPO would have on these rollouts."""
-    data = tq.kv_batch_get(
-        keys=batch.keys, partition_id=batch.partition_id, select_fields=["uid", "response_mask", "rm_scores"]
-    )
+    data = _fetch(batch, "uid", "response_mask", "rm_scores")
     advantages, _ = compute_grpo_outcome_advantage(
         _padded(data["rm_scores"]),
         _padded(data["response_mask"]),
@@ -281,16 +261,10 @@ def grpo_grad_norm(trainer: L2TMixin, batch: KVBatchMeta) -> float:
         norm_adv_by_std_in_grpo=trainer.config.algorithm.get("norm_adv_by_std_in_grpo", True),
     )
     nested = response_to_nested(advantages, data["response_mask"])
-    tq.kv_batch_put(
-        keys=batch.keys,
-        partition_id=batch.partition_id,
-        fields=TensorDict({fields.GRPO_ADVANTAGES: nested}, batch_size=len(batch)),
-    )
-    request = KVBatchMeta(
-        keys=batch.keys,
-        tags=batch.tags,
-        partition_id=batch.partition_id,
-        extra_info={
+    _store(batch, fields.GRPO_ADVANTAGES, nested)
+    request = _request(
+        batch,
+        {
             "calculate_entropy": False,
             "global_batch_size": len(batch),
             "temperature": trainer.config.actor_rollout_ref.rollout.temperature,
@@ -341,6 +315,24 @@ def _mean_advantage(context: CreditContext, row: int, where: torch.Tensor) -> fl
         return None
     chosen = where & (context.response_mask[row] > 0)
     return context.advantages[row][chosen].mean().item() if chosen.any() else None
+
+
+def _fetch(batch: KVBatchMeta, *names: str) -> TensorDict:
+    """Fields of the batch's rows from the TransferQueue; those that no row has are left out."""
+    return tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=list(names))
+
+
+def _store(batch: KVBatchMeta, name: str, rows: torch.Tensor) -> None:
+    """Put a nested field beside the batch's rows, for the workers to fetch."""
+    data = TensorDict({name: rows}, batch_size=len(batch))
+    tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=data)
+
+
+def _request(batch: KVBatchMeta, extra_info: dict[str, Any], names: list[str] | None = None) -> KVBatchMeta:
+    """The same rows with settings of our own: what earlier calls left in the batch's does not reach the workers."""
+    return KVBatchMeta(
+        keys=batch.keys, tags=batch.tags, partition_id=batch.partition_id, fields=names, extra_info=extra_info
+    )
 
 
 def _padded(nested: torch.Tensor) -> torch.Tensor:

@@ -77,7 +77,7 @@ def rollout_text(row: dict, width: int = 100) -> str:
         text = textwrap.shorten(" ".join(episode["text"].split()), 2 * (width - 6), placeholder=" …")
         lines += textwrap.wrap(text, width, initial_indent="    | ", subsequent_indent="    | ")
     tail = textwrap.shorten(" ".join(record["tail"].split()), width - 12, placeholder=" …")
-    return "\n".join([*lines, f"  tail: {tail or '(none: the response was cut off)'}"])
+    return "\n".join([*lines, f"  tail: {tail or '(none: cut off, or no final answer is marked)'}"])
 
 
 def last_error(log: Path, lines: int = 25) -> str:
