@@ -43,6 +43,37 @@ def test_one_step_shows_what_it_promises(tmp_path):
     assert len(lines) < 80, "verl's flood belongs into the log"
 
 
+@pytest.mark.parametrize(
+    ("log", "first", "last"),
+    [
+        # what verl and Ray print after an error of the trainer
+        (
+            "(T pid=1) begins\nTraceback (most recent call last):\n  File x\nValueError: too small\n  in two lines\n\nbye\n",
+            "Traceback (most recent call last):",
+            "  in two lines",
+        ),
+        # a process died, the trainer was stuck and was ended: what Ray says of that is not the reason
+        (
+            "\x1b[36m(V pid=2)\x1b[0m ERROR 11-24 23:34:34 [async_llm.py:744] Traceback (most recent call last):\n"
+            "\x1b[36m(V pid=2)\x1b[0m ERROR 11-24 23:34:34 [async_llm.py:744] vllm.EngineDeadError: EngineCore is gone.\n"
+            "\x1b[36m(T pid=1)\x1b[0m l2t_verl: the run cannot go on: the rollout server at a:1 died\n"
+            "Traceback (most recent call last):\nray.exceptions.ActorDiedError: The actor died unexpectedly.\n",
+            "(V pid=2) ERROR 11-24 23:34:34 [async_llm.py:744] Traceback (most recent call last):",
+            "l2t_verl: the run cannot go on: the rollout server at a:1 died",
+        ),
+        ("no error\nat all\n", "no error", "at all"),
+    ],
+)
+def test_the_error_is_found_in_the_flood(tmp_path, log, first, last):
+    sys.path.insert(0, str(QUICKSTART))
+    import report
+
+    (tmp_path / "run.log").write_text(log)
+    lines = report.last_error(tmp_path / "run.log").splitlines()
+    assert lines[0] == first
+    assert lines[-1] == last
+
+
 def test_a_model_that_is_not_there_is_named(tmp_path):
     since = time.monotonic()
     done = quickstart(tmp_path, seconds=120, MODEL=str(tmp_path / "no_model"), HF_HUB_OFFLINE="1")

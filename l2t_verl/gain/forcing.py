@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from l2t_verl.config import GainConfig
 from l2t_verl.gain.target import AnswerTarget, answer_target
+
+if TYPE_CHECKING:
+    from l2t_verl.config import GainConfig
 
 State = Literal["open", "closed", "none", "absent"]
 

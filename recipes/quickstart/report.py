@@ -80,25 +80,38 @@ def rollout_text(row: dict, width: int = 100) -> str:
     return "\n".join([*lines, f"  tail: {tail or '(none: cut off, or no final answer is marked)'}"])
 
 
+GIVEN_UP = "l2t_verl: the run cannot go on: "
+
+
 def last_error(log: Path, lines: int = 25) -> str:
-    """The first error of the worker that failed, which verl's own flood buries; else the log's last lines."""
-    text = log.read_text(errors="replace")
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()
+    """The error that ended a run, which verl's own flood buries; else the log's last lines.
+
+    Where L2T gave the run up, because a process that it stands on had died, that reason comes last and the error before it
+    first: what Ray says after it is only that the trainer is gone.
+    """
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text(errors="replace")).splitlines()
+    given_up = next((i for i, line in enumerate(plain) if GIVEN_UP in line), None)
+    if given_up is not None:
+        reason = plain[given_up][plain[given_up].index(GIVEN_UP) :]
+        return f"{_last_error(plain[:given_up], lines)}\n{reason}"
+    return _last_error(plain, lines)
+
+
+def _last_error(plain: list[str], lines: int) -> str:
     starts = [
         i for i, line in enumerate(plain) if re.search(r"Traceback \(most recent call last\)|\bError executing job", line)
     ]
     ends = [
         i
         for i, line in enumerate(plain)
-        if re.match(r"(\([^)]*pid=\d+[^)]*\)\s*)?[\w.]*(Error|Exception|Died|Refused)\b.*:", line)
+        if re.match(r"(\([^)]*pid=\d+[^)]*\)\s*)?(ERROR [^\]]*\] )?[\w.]*(Error|Exception|Died|Refused)\b.*:", line)
     ]
     if not ends:
         return "\n".join(plain[-lines:])
     end = ends[-1]
     start = max([i for i in starts if i < end], default=max(0, end - lines))
     message = plain[max(start, end - lines) : end + 1]
-    following = plain[end + 1 : end + 12]  # a message may have several lines
-    for line in following:
+    for line in plain[end + 1 : end + 12]:  # a message may have several lines
         if not line.strip() or line.startswith("(") or "Traceback" in line:
             break
         message.append(line)
