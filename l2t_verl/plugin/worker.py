@@ -25,7 +25,7 @@ WEIGHT_UPDATE_TIMEOUT_MS = 45_000
 
 
 class L2TWorker(ActorRolloutRefWorker):
-    """verl's hybrid worker; everything that verl calls is verl's own."""
+    """verl's hybrid worker; what verl calls is verl's own, but that on the CPU platform a weight update ends its waiting."""
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def l2t_version(self) -> str:
