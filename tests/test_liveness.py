@@ -1,10 +1,12 @@
 """What counts as a death, without a cluster: servers that answer or do not, actors that ended as they should or not."""
 
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
 
 import pytest
+from cluster import QUICKSTART
 
 from l2t_verl.plugin import liveness
 
@@ -97,3 +99,19 @@ def test_the_poll_raises_what_the_watch_has_found():
     owner.cluster_watch = SimpleNamespace(reason="gone")
     with pytest.raises(liveness.ClusterDied, match="gone"):
         guarded._wait_for_next_poll("train", 1.0)
+
+
+def test_a_trainer_that_is_stuck_is_ended_with_the_line_that_the_quickstart_looks_for(monkeypatch, capsys):
+    sys.path.insert(0, str(QUICKSTART))
+    import report
+
+    def leave(status: int):
+        raise SystemExit(status)
+
+    monkeypatch.setattr(liveness, "CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(liveness, "GRACE_SECONDS", 0.05)
+    monkeypatch.setattr(liveness.os, "_exit", leave)
+    with pytest.raises(SystemExit) as ended:
+        liveness._end_if_stuck(SimpleNamespace(look=lambda: "the server is gone"), threading.Event())
+    assert ended.value.code == 1
+    assert f"{report.GIVEN_UP}the server is gone" in capsys.readouterr().err

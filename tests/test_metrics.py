@@ -113,6 +113,13 @@ def test_nothing_to_measure_is_nan_and_counts_are_zero():
     assert found["l2t/episodes/max"] == 0.0
 
 
+def test_rows_that_say_nothing_of_their_format_are_left_out():
+    """An agent loop may bring its own reward, and then its own extra info or none."""
+    rewards = batch()
+    rewards.info[0], rewards.info[1] = {}, {"acc": 1.0}
+    assert metrics.report(TRAINER, rewards, context(rewards))["l2t/format_ok"] == 0.5
+
+
 def test_verl_aggregates_each_metric_as_its_name_says():
     """verl decides by the name: `min`, `max`, `sum` and `total` anywhere in it, everything else is averaged."""
     rewards = batch()

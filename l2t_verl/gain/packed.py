@@ -52,11 +52,13 @@ class SharedPrefix:
     def split(self, max_tokens: int) -> list[SharedPrefix]:
         """The same branches on several copies of the context where all at once are more than `max_tokens`."""
         parts: list[list[Branch]] = [[]]
-        room = max_tokens - len(self.context)
+        size = len(self.context)
         for branch in self.branches:
-            if parts[-1] and sum(other.size for other in parts[-1]) + branch.size > room:
+            if parts[-1] and size + branch.size > max_tokens:
                 parts.append([])
+                size = len(self.context)
             parts[-1].append(branch)
+            size += branch.size
         return [SharedPrefix(self.context, part) for part in parts]
 
 
@@ -111,14 +113,16 @@ def micro_batches(rows: list[SharedPrefix], max_tokens: int) -> list[list[int]]:
         [[1], [2, 0]]
     """
     batches: list[list[int]] = []
+    widest = (0, 0)  # context and branches of the last batch, in tokens
     for row in sorted(range(len(rows)), key=lambda i: -rows[i].size):
-        together = [*batches[-1], row] if batches else [row]
-        context = max(len(rows[i].context) for i in together)
-        branches = max(rows[i].size - len(rows[i].context) for i in together)
-        if batches and len(together) * (context + branches) <= max_tokens:
+        own = (len(rows[row].context), rows[row].size - len(rows[row].context))
+        together = (max(widest[0], own[0]), max(widest[1], own[1]))
+        if batches and (len(batches[-1]) + 1) * sum(together) <= max_tokens:
             batches[-1].append(row)
+            widest = together
         else:
             batches.append([row])
+            widest = own
     return batches
 
 

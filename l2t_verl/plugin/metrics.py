@@ -39,7 +39,9 @@ def report(trainer: L2TMixin, rewards: ProcessRewards, context: CreditContext) -
         "l2t/episodes/min": counts.min().item() if len(counts) else NAN,
         "l2t/episodes/max": counts.max().item() if len(counts) else NAN,
         "l2t/episodes/tokens_mean": _mean(_episode_lengths(rewards)),
-        "l2t/format_ok": _mean([rewards.info[row][fields.FORMAT_OK] for row in real if rewards.info[row]]),
+        "l2t/format_ok": _mean(
+            [rewards.info[row][fields.FORMAT_OK] for row in real if fields.FORMAT_OK in rewards.info[row]]
+        ),
         "l2t/fitting_gain/mean": _mean(gains),
         "l2t/fitting_gain/std": _std(gains),
         "l2t/fitting_gain/positive_fraction": _mean((gains > 0).double()),

@@ -10,7 +10,6 @@ agree on both first, and those with less add padding.
 
 from __future__ import annotations
 
-import logging
 from contextlib import nullcontext
 from typing import Any
 
@@ -23,8 +22,6 @@ from verl.workers.engine_workers import TrainingWorker
 from l2t_verl.config import GainConfig
 from l2t_verl.gain import ForcingTemplate, answer_targets, best_of_answers, packed, reduce_log_probs
 from l2t_verl.gain.packed import Branch, SharedPrefix
-
-logger = logging.getLogger(__name__)
 
 PADDING = SharedPrefix([0], [Branch(1, [], [0])])
 # verl partitions a call's sequences in pure Python, in more than quadratic time; it also pads to the longest of a batch
@@ -121,14 +118,12 @@ def expanded_log_probs(actor: TrainingWorker, prefixes: list[SharedPrefix], max_
 
 def sequence_log_probs(actor: TrainingWorker, sequences: list[list[int]], max_tokens: int = 0) -> list[torch.Tensor] | None:
     """Log-probs of the tokens 1 … of each sequence (the first has no context), at temperature 1, by the policy itself."""
-    calls, budget = _largest(
-        actor, -(-max(len(sequences), 1) // SEQUENCES_PER_CALL), max(max_tokens, 2, *map(len, sequences))
-    )
+    most, budget = _largest(actor, max(len(sequences), 1), max(max_tokens, 2, *map(len, sequences)))
     order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))  # neighbours in length together
     found: list[torch.Tensor] = [torch.empty(0)] * len(sequences)
-    for call in range(calls):
-        chosen = order[call * SEQUENCES_PER_CALL : (call + 1) * SEQUENCES_PER_CALL]
-        (count,) = _largest(actor, max(len(chosen), 1))
+    for start in range(0, most, SEQUENCES_PER_CALL):
+        chosen = order[start : start + SEQUENCES_PER_CALL]
+        count = min(SEQUENCES_PER_CALL, most - start)  # on the rank that has the most
         padding = [torch.zeros(2, dtype=torch.int64)] * (count - len(chosen))
         output = actor.infer_batch(_as_batch([*(torch.tensor(sequences[i]) for i in chosen), *padding], budget))
         if output is None:

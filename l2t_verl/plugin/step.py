@@ -311,8 +311,6 @@ def rollout_records(trainer: L2TMixin, rewards: ProcessRewards, context: CreditC
 
 
 def _mean_advantage(context: CreditContext, row: int, where: torch.Tensor) -> float | None:
-    if context.advantages is None:
-        return None
     chosen = where & (context.response_mask[row] > 0)
     return context.advantages[row][chosen].mean().item() if chosen.any() else None
 
