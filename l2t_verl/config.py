@@ -6,7 +6,9 @@ configuration in one message, each under its dotted path, so that nobody fixes t
 
 from __future__ import annotations
 
+import itertools
 import math
+import re
 from collections.abc import Mapping, Set
 from typing import Annotated, Any, Literal
 
@@ -31,8 +33,17 @@ def _visible(text: str) -> str:
     return text
 
 
+def _regular(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"must be a regular expression: {error}") from None
+    return text
+
+
 Real = Annotated[float, AfterValidator(_finite)]
 Mark = Annotated[str, AfterValidator(_visible)]
+Pattern = Annotated[str, AfterValidator(_regular)]
 
 
 class _Section(BaseModel):
@@ -72,10 +83,15 @@ class GainConfig(_Section):
         description="What J is made of: exp of the mean log p of the answer's tokens, exp of their sum, that mean itself, "
         "or the accuracy of sampled answers.",
     )
-    backend: Literal["expanded", "packed"] = Field(
-        "expanded",
-        description="How the K+1 prefixes are run: `expanded`, one plain sequence each; `packed`, sharing their prefix "
-        "where the engine can.",
+    backend: Literal["packed", "expanded"] = Field(
+        "packed",
+        description="How the K+1 prefixes are run: `packed`, sharing what they have in common where the engine can; "
+        "`expanded`, one plain sequence each.",
+    )
+    fused: bool | None = Field(
+        None,
+        description="Whether one forward gives verl's old log-probs and the scores (`packed`); null: where the actor "
+        "computes in float32, so that another kernel's rounding does not matter.",
     )
     forcing_suffix: str = Field(
         "\n\nThe final answer is \\boxed{", description="Text put before the reference answer to force it."
@@ -91,13 +107,42 @@ class GainConfig(_Section):
     max_tokens_per_micro_batch: int = Field(
         16384, ge=64, description="Most tokens in one scoring forward of one worker, in tokens."
     )
+    samples: int = Field(4, ge=1, le=1024, description="Answers sampled after each prefix (`monte_carlo`).")
+    sample_temperature: Real = Field(1.0, ge=0, le=10, description="Temperature of sampled answers (`monte_carlo`).")
+    sample_tokens: int = Field(32, ge=1, le=65536, description="Longest sampled answer, in tokens (`monte_carlo`).")
 
 
 class CompressionConfig(_Section):
     """How the compression penalty is estimated."""
 
     estimator: Literal["log_ratio", "log_ratio_episode", "directional", "exact"] = Field(
-        "log_ratio", description="Estimator of the penalty C, in nats."
+        "log_ratio",
+        description="Estimator of the penalty C, in nats: from log-ratios to the reference policy; `directional`, from "
+        "derivatives along a low-rank displacement of the weights; `exact`, the same by one gradient an episode.",
+    )
+    rank_fraction: Real = Field(
+        0.05,
+        gt=0,
+        le=1,
+        description="Rank of the displacement's proxy, as a share of each matrix's full rank (`directional`, `exact`).",
+    )
+    refresh_steps: int = Field(
+        10, ge=1, description="Steps between decompositions of the displacement, in steps (`directional`, `exact`)."
+    )
+    parameters: Pattern = Field(
+        r"\.layers\.\d+\.",
+        description="Regular expression of the parameters that are displaced (`directional`, `exact`); with LoRA the "
+        "adapter is, whatever stands here.",
+    )
+    damping: Real = Field(
+        1e-5, ge=0, description="Fisher damping: adds ½ damping ‖Δθ‖² to every episode's penalty (`directional`, `exact`)."
+    )
+    shift: Real | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Size of the finite shift relative to the weights' norm (`directional`); null: 1e-3 where the actor "
+        "computes in float32, else 1e-2.",
     )
 
 
@@ -196,8 +241,8 @@ def load_config(raw: Mapping[str, Any] | None) -> L2TConfig:
         ...
         l2t_verl.config.ConfigError: the L2T configuration has 2 problems:
           algorithm.l2t.alpha: Input should be greater than or equal to 0 (got -1)
-          algorithm.l2t.gain.knd: unknown key; known here: kind, backend, forcing_suffix, closing, think_open, \
-think_close, thinks, max_tokens_per_micro_batch
+          algorithm.l2t.gain.knd: unknown key; known here: kind, backend, fused, forcing_suffix, closing, think_open, \
+think_close, thinks, max_tokens_per_micro_batch, samples, sample_temperature, sample_tokens
     """
     if raw is not None and not isinstance(raw, Mapping):
         raise ConfigError(f"{ROOT} must be a mapping of settings, got {type(raw).__name__} ({raw!r})")
@@ -239,6 +284,17 @@ def describe_fields(model: type[BaseModel] = L2TConfig, prefix: str = "") -> lis
     return rows
 
 
+def why_no_forward_to_share(config: L2TConfig) -> str | None:
+    """Why the scores cannot come from the forward of the old log-probs, as far as these settings go; None if they can."""
+    if config.gain.backend == "expanded":
+        return "gain.backend=expanded runs sequences of its own"
+    if config.gain.kind == "monte_carlo":
+        return "gain.kind=monte_carlo samples answers instead"
+    if config.episodes.method == "surprise":
+        return "episodes.method=surprise needs the old log-probs before there are episodes"
+    return None
+
+
 def _contradictions(config: L2TConfig, broken: Set[str]) -> dict[str, str]:
     """What no single field shows: settings that exclude each other or would have no effect.
 
@@ -258,6 +314,12 @@ def _contradictions(config: L2TConfig, broken: Set[str]) -> dict[str, str]:
     for name, (owner, is_set) in owners.items():
         if is_set and credit.method != owner and f"{ROOT}.credit.method" not in broken:
             found[f"{ROOT}.credit.{name}"] = f"only credit.method={owner} uses it, but credit.method={credit.method}"
+    found |= _unused(
+        config.gain, "gain", "kind", {"monte_carlo": ("samples", "sample_temperature", "sample_tokens")}, broken
+    )
+    along = ("rank_fraction", "refresh_steps", "parameters", "damping")
+    users = {"directional": (*along, "shift"), "exact": along}
+    found |= _unused(config.compression, "compression", "estimator", users, broken)
     methods_known = not broken & {f"{ROOT}.episodes.method", f"{ROOT}.episodes.fallback"}
     unused = "discourse_markers" not in (episodes.method, episodes.fallback)
     if episodes.markers is not None and unused and methods_known:
@@ -268,12 +330,29 @@ def _contradictions(config: L2TConfig, broken: Set[str]) -> dict[str, str]:
         found[f"{ROOT}.episodes.markers"] = "needs at least one marker"
     if episodes.method == "think_blocks" and episodes.fallback == "think_blocks":
         found[f"{ROOT}.episodes.fallback"] = "is the same as episodes.method; name another or null"
-    if config.gain.kind == "monte_carlo":
-        found[f"{ROOT}.gain.kind"] = "monte_carlo is not available in this version; take geometric"
-    if config.compression.estimator in ("directional", "exact"):
-        found[f"{ROOT}.compression.estimator"] = (
-            f"{config.compression.estimator} is not available in this version; take log_ratio or log_ratio_episode"
+    if episodes.method == "surprise" and config.gain.kind == "monte_carlo":
+        found[f"{ROOT}.gain.kind"] = (
+            "monte_carlo samples answers during the rollout, but episodes.method=surprise cuts episodes after it"
         )
+    if config.gain.fused and (reason := why_no_forward_to_share(config)):
+        found[f"{ROOT}.gain.fused"] = f"{reason}; leave it at null"
+    return found
+
+
+def _unused(
+    section: _Section, name: str, selector: str, users: Mapping[str, tuple[str, ...]], broken: Set[str]
+) -> dict[str, str]:
+    """Settings of a section that are not at their defaults, though nothing that the selector may choose uses them."""
+    chosen = getattr(section, selector)
+    if f"{ROOT}.{name}.{selector}" in broken:
+        return {}
+    found = {}
+    for setting in dict.fromkeys(itertools.chain(*users.values())):
+        owners = [user for user, used in users.items() if setting in used]
+        if chosen not in owners and getattr(section, setting) != type(section).model_fields[setting].default:
+            found[f"{ROOT}.{name}.{setting}"] = (
+                f"only {name}.{selector}={' or '.join(owners)} uses it, but {name}.{selector}={chosen}"
+            )
     return found
 
 

@@ -1,6 +1,7 @@
 """The penalty against hand-worked values and against the Fisher form that it stands for."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -81,6 +82,114 @@ def test_log_ratio_episode_is_equation_4_to_first_order():
     assert found[0].tolist() == pytest.approx(exact, rel=2e-2)
 
 
+class Double(torch.nn.Module):
+    """A causal transformer all of which computes in the type of its weights; Hugging Face's norms are in float32 always."""
+
+    def __init__(self):
+        super().__init__()
+        layer = torch.nn.TransformerEncoderLayer(32, 2, 64, dropout=0.0, batch_first=True)
+        self.embedding, self.head = torch.nn.Embedding(32, 32), torch.nn.Linear(32, 32)
+        self.body = torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+    def forward(self, ids):
+        hidden = self.embedding(ids)
+        mask = torch.nn.Transformer.generate_square_subsequent_mask(ids.shape[1], dtype=hidden.dtype)
+        return self.head(self.body(hidden, mask=mask, is_causal=True))
+
+
+def small_displacement(size: float, dtype=torch.float64, seed: int = 1):
+    """The log-probs of a few tokens under a model, its parameters, and a displacement of relative size `size`."""
+    torch.manual_seed(seed)
+    model, tokens = Double().to(dtype), torch.tensor([[3, 9, 27, 17, 19, 25, 11, 1]])
+    ids = torch.tensor([0, 0, 0, 1, 1, 1, 1])
+
+    def token_log_probs():
+        return model(tokens[:, :-1]).log_softmax(-1).gather(2, tokens[:, 1:, None])[0, :, 0]
+
+    generator = torch.Generator().manual_seed(seed + 1)
+    parameters = dict(model.named_parameters())
+    move = {n: size * p.detach().norm() / p.numel() ** 0.5 * torch.randn(p.shape, generator=generator, dtype=dtype)
+            for n, p in parameters.items()}  # fmt: skip
+    return token_log_probs, parameters, move, ids
+
+
+@pytest.mark.parametrize(("dtype", "epsilon", "tolerance"), [(torch.float32, 1.0, 1e-3), (torch.float64, 1e-2, 1e-6)])
+@pytest.mark.parametrize("seed", range(3))
+def test_directional_is_exact_at_full_rank(dtype, epsilon, tolerance, seed):
+    """The central difference of two passes against one gradient an episode; the shift is 1e-3 and 1e-5 of the weights."""
+    print(f"seed {seed}")
+    log_probs, parameters, move, ids = small_displacement(1e-3, dtype, seed)
+    move = {name: compression.low_rank(delta, 1.0) for name, delta in move.items()}
+    exact = compression.exact_derivatives(lambda k: log_probs()[ids == k].sum(), parameters, move, 2)
+    shift = partial(compression.shifted, parameters, move)
+    with torch.no_grad():
+        tokens = compression.directional_derivatives(log_probs, shift, epsilon)
+    found = compression.sum_by_episode(tokens[None], ids[None], 2)[0]
+    assert ((found - exact).norm() / exact.norm()).item() < tolerance
+    gap = compression.derivative_penalty(found) - 0.5 * exact**2
+    assert (gap.norm() / (0.5 * exact**2).norm()).item() < 2.1 * tolerance
+
+
+def test_log_ratio_becomes_directional_as_the_displacement_vanishes():
+    """½ (Σ δ)² and ½ d² differ by terms of the next order: tenfold less displacement, tenfold less relative difference."""
+    gaps = []
+    for size in (1e-3, 1e-4, 1e-5):
+        log_probs, parameters, move, ids = small_displacement(size)
+        shift = partial(compression.shifted, parameters, move)
+        with torch.no_grad():
+            reference = log_probs()
+            with shift(1.0):
+                now, derivative = log_probs(), compression.directional_derivatives(log_probs, shift, 1e-2)
+        mask = torch.ones(1, 7)
+        ratio = compression.compression_penalty(
+            (now - reference)[None], ids[None], mask, num_episodes=2, estimator="log_ratio_episode"
+        )
+        exact = compression.derivative_penalty(compression.sum_by_episode(derivative[None], ids[None], 2))
+        gaps.append(((ratio - exact).norm() / exact.norm()).item())
+    assert gaps[0] < 0.2
+    assert gaps[1] == pytest.approx(gaps[0] / 10, rel=0.2)
+    assert gaps[2] == pytest.approx(gaps[0] / 100, rel=0.2)
+
+
+@pytest.mark.parametrize("shape", [(40, 24), (24, 40), (600, 400)])
+@pytest.mark.parametrize("fraction", [0.02, 0.1, 0.5])
+def test_the_low_rank_proxy_is_the_best_one(shape, fraction):
+    """Eckart–Young: the error is what the left-out singular values hold; 600 × 400 takes the randomised decomposition."""
+    generator = torch.Generator().manual_seed(0)
+    decay = torch.diag(0.8 ** torch.arange(min(shape), dtype=torch.float64))
+    orthogonal = lambda n: torch.linalg.qr(torch.randn(n, min(shape), generator=generator, dtype=torch.float64))[0]  # noqa: E731
+    matrix = orthogonal(shape[0]) @ decay @ orthogonal(shape[1]).T
+    found = compression.low_rank(matrix, fraction)
+    rank = max(1, round(fraction * min(shape)))
+    assert torch.linalg.matrix_rank(found, rtol=1e-9 / 0.8**rank).item() <= rank or rank > 60
+    best = decay.diag()[rank:].norm().item()
+    assert (matrix - found).norm().item() == pytest.approx(best, rel=1e-3, abs=1e-10)
+    assert torch.equal(found, compression.low_rank(matrix, fraction))  # the same every time
+    assert torch.equal(compression.low_rank(matrix[0], fraction), matrix[0])  # a vector is itself
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_shift_is_undone_bit_for_bit_even_after_an_exception(dtype):
+    generator = torch.Generator().manual_seed(0)
+    parameters = {
+        "a": torch.randn(50, 20, generator=generator).to(dtype),
+        "b": torch.randn(7, generator=generator).to(dtype),
+    }
+    before = {name: tensor.clone() for name, tensor in parameters.items()}
+    move = {"a": torch.randn(50, 20, generator=generator)}
+    with compression.shifted(parameters, move, 0.3):
+        assert torch.equal(parameters["a"], before["a"].add(move["a"].to(dtype), alpha=0.3))
+        assert torch.equal(parameters["b"], before["b"])
+    with pytest.raises(ZeroDivisionError), compression.shifted(parameters, move, 1e6):
+        1 / 0  # noqa: B018
+    assert all(torch.equal(parameters[name], before[name]) for name in before)
+    with (
+        pytest.raises(KeyError, match="no parameters of the names c"),
+        compression.shifted(parameters, {"c": before["b"]}, 1),
+    ):
+        pass
+
+
 def test_both_estimators_agree_with_the_kl_in_expectation_and_log_ratio_has_less_variance():
     """Many sampled episodes of 50 tokens from two close categorical policies; seed 0."""
     torch.manual_seed(0)
@@ -108,9 +217,9 @@ def test_reward_and_share():
 
 def test_impossible_arguments_are_named():
     deltas = torch.zeros(1, 5)
-    with pytest.raises(ValueError, match="unknown estimator 'fisher'; known: log_ratio, log_ratio_episode"):
+    with pytest.raises(ValueError, match=r"unknown estimator 'fisher' of .*; known: log_ratio, log_ratio_episode"):
         compression.compression_penalty(deltas, IDS[:1], MASK[:1], num_episodes=2, estimator="fisher")
-    with pytest.raises(NotImplementedError, match="log_ratio"):
+    with pytest.raises(ValueError, match="directional and exact: see derivative_penalty"):
         compression.compression_penalty(deltas, IDS[:1], MASK[:1], num_episodes=2, estimator="directional")
     with pytest.raises(ValueError, match=r"one shape \[B, T\]"):
         compression.compression_penalty(deltas, IDS, MASK, num_episodes=2)
@@ -121,3 +230,9 @@ def test_impossible_arguments_are_named():
     with pytest.raises(ValueError, match="one shape"):
         compression.process_rewards(deltas, deltas[:, :4], 1.0)
     assert math.isfinite(compression.noise_floor(0.0, 0.0))
+    with pytest.raises(ValueError, match="rank_fraction must be in"):
+        compression.low_rank(deltas, 0.0)
+    with pytest.raises(ValueError, match="a matrix or a vector is needed"):
+        compression.low_rank(torch.zeros(2, 2, 2), 0.5)
+    with pytest.raises(ValueError, match="epsilon must be positive"):
+        compression.directional_derivatives(lambda: deltas, lambda scale: None, 0.0)

@@ -68,7 +68,7 @@ def test_a_checked_configuration_cannot_be_changed():
     ("path", "known"),
     [
         ("alfa", "alpha, beta, episodes"),
-        ("gain.knd", "kind, backend, forcing_suffix"),
+        ("gain.knd", "kind, backend, fused, forcing_suffix"),
         ("credit.std_flor", "method, std_floor"),
         ("diagnostics.compare_grpo.deep", None),  # a section where a value belongs
         ("", "alpha"),
@@ -191,9 +191,26 @@ def test_whole_numbers_are_real_numbers_too():
         ({"episodes": {"markers": ["Wait"]}}, "episodes.markers", "only episodes.method=discourse_markers"),
         ({"episodes": {"method": "discourse_markers", "markers": []}}, "episodes.markers", "at least one marker"),
         ({"episodes": {"method": "think_blocks", "fallback": "think_blocks"}}, "episodes.fallback", "the same as"),
-        ({"gain": {"kind": "monte_carlo"}}, "gain.kind", "not available in this version"),
-        ({"compression": {"estimator": "directional"}}, "compression.estimator", "directional is not available"),
-        ({"compression": {"estimator": "exact"}}, "compression.estimator", "exact is not available"),
+        ({"gain": {"samples": 8}}, "gain.samples", "only gain.kind=monte_carlo uses it"),
+        ({"gain": {"kind": "monte_carlo"}, "episodes": {"method": "surprise"}}, "gain.kind", "cuts episodes after it"),
+        ({"gain": {"fused": True, "backend": "expanded"}}, "gain.fused", "sequences of its own; leave it at null"),
+        ({"gain": {"fused": True, "kind": "monte_carlo"}}, "gain.fused", "samples answers instead"),
+        ({"gain": {"fused": True}, "episodes": {"method": "surprise"}}, "gain.fused", "needs the old log-probs before"),
+        (
+            {"compression": {"rank_fraction": 0.5}},
+            "compression.rank_fraction",
+            "only compression.estimator=directional or exact uses it",
+        ),
+        (
+            {"compression": {"estimator": "exact", "shift": 0.1}},
+            "compression.shift",
+            "only compression.estimator=directional uses it",
+        ),
+        (
+            {"compression": {"estimator": "exact", "parameters": "("}},
+            "compression.parameters",
+            "must be a regular expression",
+        ),
     ],
 )
 def test_contradictions(raw, path, message):
@@ -241,14 +258,14 @@ def test_all_problems_stand_in_one_message():
             "beta": -1,
             "episods": {"method": "paragraphs"},
             "episodes": {"max_episodes": 0, "markers": ["Wait"], "mehtod": "x"},
-            "gain": {"kind": "monte_carlo", "backend": "magic", "closing": ""},
+            "gain": {"kind": "monte_carlo", "backend": "magic", "closing": "", "samples": 0},
             "compression": 7,
             "credit": {"gamma": math.nan, "length_cost": -1, "surprise_weights": True, "std_floor": 0},
             "outcome": {"workers": 0, "grader": "human"},
         }
     )
     assert set(found) == {
-        "alpha", "beta", "episods", "episodes.max_episodes", "episodes.markers", "episodes.mehtod", "gain.kind",
+        "alpha", "beta", "episods", "episodes.max_episodes", "episodes.markers", "episodes.mehtod", "gain.samples",
         "gain.backend", "gain.closing", "compression", "credit.gamma", "credit.length_cost", "credit.surprise_weights",
         "credit.std_floor", "outcome.workers", "outcome.grader",
     }  # fmt: skip

@@ -70,7 +70,7 @@ def test_the_model_is_left_as_it_was():
     [
         ({"backend": "magic"}, ValueError, "unknown backend 'magic'; known: expanded, packed"),
         ({"kind": "best"}, ValueError, "unknown kind 'best'"),
-        ({"kind": "monte_carlo"}, NotImplementedError, "rollout servers"),
+        ({"kind": "monte_carlo"}, NotImplementedError, "see sampled_scores"),
         ({"prompt_ids": []}, ValueError, "prompt_ids is empty"),
         ({"answer_ids": []}, ValueError, "answer_ids is empty"),
         ({"episode_ends": [2, 2]}, ValueError, "must increase strictly within 0 < b <= 3"),

@@ -27,7 +27,8 @@ def serve(status: int) -> tuple[HTTPServer, str]:
 
 def trainer(*addresses: str, engine: str = "vllm") -> SimpleNamespace:
     config = SimpleNamespace(actor_rollout_ref=SimpleNamespace(rollout=SimpleNamespace(name=engine)))
-    return SimpleNamespace(llm_server_manager=SimpleNamespace(get_addresses=lambda: list(addresses)), config=config)
+    manager = SimpleNamespace(get_addresses=lambda: list(addresses))
+    return SimpleNamespace(_rollout_server_managers=lambda: [manager], config=config)
 
 
 @pytest.mark.parametrize(("status", "dead"), [(200, False), (404, False), (500, False), (503, True)])

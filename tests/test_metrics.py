@@ -26,13 +26,14 @@ def batch() -> step.ProcessRewards:
         states=[[0, 1], [1], [0], [], []],
         info=[{fields.FORMAT_OK: 1.0, fields.GRADING: "ok"}] * 3 + [{fields.FORMAT_OK: 0.0, fields.GRADING: "timeout"}] * 2,
         outcome=torch.tensor([1.0, 0.0, 0.0, 1.0, 1.0]),
-        old_log_probs=torch.zeros(5, 4),
+        sampling_log_probs=torch.zeros(5, 4),
+        stale=torch.tensor([False] * 5),
         deltas=torch.full((5, 4), 0.5),
         noise=torch.tensor([[0.01, -0.01, 0.01, -0.01]] * 4 + [[9.0] * 4]),
         skipped=Counter({"no_episodes": 1, "missing_rollout": 0}),
         scores=torch.tensor([[0.1, 0.2, 0.6], [0.3, 0.2, 0.2], [0.5, 0.5, 0.5], [0.0, 0.0, 0.0], [0.9, 0.9, 0.0]]).double(),
     )
-    step._combine(TRAINER, rewards)
+    step._combine(TRAINER, None, rewards)
     return rewards
 
 
@@ -44,7 +45,7 @@ def context(rewards) -> CreditContext:
         config=TRAINER.l2t,
         process=rewards.process,
         episode_ids=rewards.episode_ids,
-        old_log_probs=rewards.old_log_probs,
+        old_log_probs=rewards.sampling_log_probs,
         is_padding=rewards.is_padding,
         sessions=np.array([key[:3] for key in rewards.keys], dtype=object),
         outputs=np.zeros(5, dtype=int),
@@ -106,7 +107,7 @@ def test_nothing_to_measure_is_nan_and_counts_are_zero():
     rewards.outcome[:] = 0.0
     rewards.noise = None
     rewards.scores = torch.zeros(5, 1).double()
-    step._combine(TRAINER, rewards)
+    step._combine(TRAINER, None, rewards)
     found = metrics.report(TRAINER, rewards, context(rewards))
     empty = ("fitting_gain/mean", "compression/max", "answer_score/end", "kl_floor", "length/correct_tokens")
     assert all(math.isnan(found[f"l2t/{name}"]) for name in empty)

@@ -129,7 +129,7 @@ REFUSED = {
     ),
     "no hybrid engine": (
         ["actor_rollout_ref.hybrid_engine=False"],
-        "actor_rollout_ref.hybrid_engine=False works with verl's separate_async trainer only; set it to True",
+        "actor_rollout_ref.hybrid_engine=False works with l2t_separate_async only; set it to True",
     ),
     "parameters of another engine": (
         ["actor_rollout_ref.actor.strategy=megatron"],

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import write_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from worker_process import GAIN, LONG, NO_EPISODES, NO_ROOM, SHORT, rank_main
+from worker_process import GAIN, LONG, MASKED, NO_EPISODES, NO_ROOM, SHORT, rank_main
 
 from l2t_verl import gain
 from l2t_verl.config import GainConfig
@@ -15,6 +15,7 @@ LORA = ["actor_rollout_ref.model.lora_rank=4", "actor_rollout_ref.model.lora_alp
 CASES = {
     "one rank": (1, []),
     "two ranks": (2, []),
+    "fused kernels, whose forward returns no logits": (1, ["actor_rollout_ref.model.use_fused_kernels=True"]),
     "LoRA": (1, LORA),
     "LoRA, two ranks": (2, LORA),
 }
@@ -76,6 +77,68 @@ def test_sharing_prefixes_gives_the_same_scores(case):
     for rank in ranks:
         for plain, shared in zip(rank["scores"], rank["packed"], strict=True):
             torch.testing.assert_close(torch.tensor(shared), torch.tensor(plain), atol=1e-6, rtol=1e-4, equal_nan=True)
+
+
+def test_one_forward_gives_verl_s_log_probs_and_the_scores(case):
+    """At verl's temperature for the response's own tokens, at 1 for the answers."""
+    ranks, _ = case
+    for rank in ranks:
+        assert rank["why_not_packed"] is None
+        for field in ("log_probs", "entropy"):
+            for fused, plain in zip(rank[f"fused_{field}"], rank[f"plain_{field}"], strict=True):
+                torch.testing.assert_close(fused, plain, atol=2e-6, rtol=1e-5)
+        for fused, plain in zip(rank["fused_scores"], rank["scores"], strict=True):
+            torch.testing.assert_close(torch.tensor(fused), torch.tensor(plain), atol=1e-6, rtol=1e-4, equal_nan=True)
+
+
+def first_order_changes(model, parameters: dict, displacement: dict, rows: list) -> list[torch.Tensor]:
+    """d_k by one gradient an episode, from the plain model: nothing of the worker's in it."""
+    from l2t_verl.compression import exact_derivatives
+
+    known = dict(model.named_parameters())
+    for name in known:
+        known[name].requires_grad_(name in displacement)
+    model.load_state_dict(parameters, strict=False)
+    found = []
+    for prompt, response, ends, _ in rows:
+        ids, first = torch.tensor([prompt + response]), len(prompt)
+
+        def log_prob(k, ids=ids, first=first, bounds=(0, *ends)):
+            log_p = (model(ids).logits[0, first - 1 : -1] / 0.7).log_softmax(-1).gather(1, ids[0, first:, None])[:, 0]
+            chosen = torch.zeros(len(log_p))
+            chosen[bounds[k] : bounds[k + 1]] = 1
+            chosen[MASKED] = 0
+            return (log_p * chosen).sum()
+
+        found.append(exact_derivatives(log_prob, known, displacement, len(ends)))
+    return found
+
+
+def test_derivatives_along_the_displacement_are_those_of_single_gradients(case):
+    """`directional` at full rank by two passes, under sharding and with LoRA, against the plain model's own gradients."""
+    ranks, model = case
+    rows = [LONG, SHORT, NO_EPISODES, NO_ROOM]
+    begun, now = ranks[0]["parameters"], ranks[0]["parameters_displaced"]
+    lora = any("lora_B" in name for name in now)
+    displacement = {n: p for n, p in now.items() if "lora_B" in n} if lora else {n: now[n] - begun[n] for n in now}
+    expected = first_order_changes(model, now, displacement, rows)
+    for name in ("directional", "exact") if len(ranks) == 1 else ("directional",):
+        found = [torch.tensor(row) for rank in ranks for row in rank[name]]
+        assert [len(row) for row in found] == [len(ends) + 1 for _, _, ends, _ in rows]
+        assert all(row[0] == 0 for row in found)
+        gap = torch.cat([row[1:] for row in found]).double() - torch.cat(expected)
+        relative = (gap.norm() / torch.cat(expected).norm()).item()
+        print(f"{name}: relative 2-norm of the difference {relative:.1e}")
+        assert relative < 1e-3
+    model.load_state_dict(begun, strict=False)
+
+
+def test_without_a_displacement_there_is_no_penalty_and_the_weights_come_back_bit_for_bit(case):
+    ranks, model = case
+    for rank in ranks:
+        assert rank["shift_undone"]
+        if not hasattr(model, "disable_adapter"):  # an adapter's displacement is from the base model
+            assert all(value == 0 for row in rank["undisplaced"] for value in row)
 
 
 def test_the_adapter_makes_a_difference(case, folder):

@@ -1,4 +1,4 @@
-"""Penalties of episodes from a quantity of their tokens; the estimators differ in the quantity and in the sum."""
+"""Penalties of episodes from the log-ratios of their tokens; the estimators differ in the sum."""
 
 from __future__ import annotations
 
@@ -7,21 +7,20 @@ from collections.abc import Callable
 import torch
 
 
-def _sum_by_episode(values: torch.Tensor, episode_ids: torch.Tensor, num_episodes: int) -> torch.Tensor:
+def sum_by_episode(values: torch.Tensor, episode_ids: torch.Tensor, num_episodes: int) -> torch.Tensor:
     """[B, K] sums of [B, T] values; the extra slot 0 takes what belongs to no episode."""
     sums = torch.zeros(values.shape[0], num_episodes + 1, dtype=values.dtype, device=values.device)
     return sums.scatter_add(1, episode_ids + 1, values)[:, 1:]
 
 
 def _half_sum_of_squares(deltas: torch.Tensor, episode_ids: torch.Tensor, num_episodes: int) -> torch.Tensor:
-    return 0.5 * _sum_by_episode(deltas.square(), episode_ids, num_episodes)
+    return 0.5 * sum_by_episode(deltas.square(), episode_ids, num_episodes)
 
 
 def _half_square_of_sum(deltas: torch.Tensor, episode_ids: torch.Tensor, num_episodes: int) -> torch.Tensor:
-    return 0.5 * _sum_by_episode(deltas, episode_ids, num_episodes).square()
+    return 0.5 * sum_by_episode(deltas, episode_ids, num_episodes).square()
 
 
-# `directional` will be ½ (Σ d_t)² as well, of each token's derivative along the low-rank displacement.
 ESTIMATORS: dict[str, Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]] = {
     "log_ratio": _half_sum_of_squares,
     "log_ratio_episode": _half_square_of_sum,
@@ -56,7 +55,6 @@ def compression_penalty(
 
     Raises:
         ValueError: unknown estimator, misaligned shapes, or an id of K or more.
-        NotImplementedError: `directional` and `exact`, which this version does not have.
 
     Example:
         >>> deltas, ids = torch.tensor([[1.0, -1.0, 2.0, 5.0]]), torch.tensor([[0, 0, 1, -1]])
@@ -65,10 +63,11 @@ def compression_penalty(
         >>> compression_penalty(deltas, ids, torch.ones(1, 4), num_episodes=2, estimator="log_ratio_episode")
         tensor([[0., 2.]], dtype=torch.float64)
     """
-    if estimator in ("directional", "exact"):
-        raise NotImplementedError(f"estimator={estimator!r} is not in this version; take one of {', '.join(ESTIMATORS)}")
     if estimator not in ESTIMATORS:
-        raise ValueError(f"unknown estimator {estimator!r}; known: {', '.join(ESTIMATORS)}, directional, exact")
+        raise ValueError(
+            f"unknown estimator {estimator!r} of a penalty from log-ratios; known: {', '.join(ESTIMATORS)} (directional and "
+            "exact: see derivative_penalty)"
+        )
     if not token_deltas.shape == episode_ids.shape == response_mask.shape or token_deltas.ndim != 2:
         raise ValueError(
             "token_deltas, episode_ids and response_mask must have one shape [B, T]; got "

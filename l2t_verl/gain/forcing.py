@@ -54,6 +54,23 @@ class ForcingTemplate:
             return self.think_open + self.think_close + self.suffix
         return self.suffix
 
+    def cut(self, text: str, start: int) -> str:
+        r"""A text without what follows the closing of a sampled answer that begins at `start`.
+
+        A closing brace counts where it closes the suffix's own, not one of the answer's.
+
+        Example:
+            >>> ForcingTemplate().cut(r"\boxed{\frac{1}{2}}. So \boxed{3}", 7)
+            '\\boxed{\\frac{1}{2}}'
+        """
+        depth = 0
+        for position in range(start, len(text)):
+            if depth == 0 and text.startswith(self.closing, position):
+                return text[: position + len(self.closing)]
+            if self.closing.startswith("}"):
+                depth += {"{": 1, "}": -1}.get(text[position], 0)
+        return text
+
 
 def thinking_states(
     tokenizer: Any,

@@ -30,13 +30,13 @@ def check_kind(kind: str) -> None:
     """Refuse a kind that teacher forcing cannot give.
 
     Raises:
-        NotImplementedError: `monte_carlo`, which samples answers and so needs rollout servers.
+        NotImplementedError: `monte_carlo`, which samples answers; see `sampled_scores`.
         ValueError: unknown, naming the known ones.
     """
     if kind == "monte_carlo":
         raise NotImplementedError(
-            "kind='monte_carlo' samples forced answers and needs rollout servers; this version scores the reference "
-            f"answer by teacher forcing only: take one of {', '.join(KINDS)}"
+            "kind='monte_carlo' samples forced answers, which a forward cannot do: see sampled_scores, or take one of "
+            + ", ".join(KINDS)
         )
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r} of answer score; known: {', '.join(KINDS)}, monte_carlo")

@@ -10,6 +10,7 @@ import torch
 from l2t_verl.gain.expanded import expanded_log_probs
 from l2t_verl.gain.kinds import check_kind, reduce_log_probs
 from l2t_verl.gain.packed import packed_log_probs
+from l2t_verl.packing import why_not_packed
 
 Ids = Sequence[int] | torch.Tensor
 
@@ -30,7 +31,7 @@ def answer_scores(
     answer_ids: Ids | Sequence[Ids],
     *,
     kind: str = "geometric",
-    backend: str = "expanded",
+    backend: str | None = None,
     max_tokens_per_micro_batch: int = 16384,
 ) -> torch.Tensor:
     r"""Score the reference answer after each episode boundary (arXiv 2505.10425, Eq. 3: J_r).
@@ -46,8 +47,8 @@ def answer_scores(
         suffix_ids: tokens that force an answer, unscored; or K+1 such sequences, one for each prefix.
         answer_ids: A ≥ 1 scored tokens; or K+1 such sequences.
         kind: `geometric` (default), `probability` or `mean_logprob`; see `reduce_log_probs`.
-        backend: how the prefixes are run: `expanded`, one plain sequence each, for any model; `packed`, sharing what they
-            have in common.
+        backend: how the prefixes are run: `packed`, sharing what they have in common; `expanded`, one plain sequence each,
+            for any model; None (default) for `packed` where the model can do it.
         max_tokens_per_micro_batch: most tokens in one forward, padding included, unless one sequence alone is longer.
 
     Returns:
@@ -55,7 +56,7 @@ def answer_scores(
 
     Raises:
         ValueError: unknown kind or backend, an empty prompt or answer, ends that do not increase within 0 < b ≤ T.
-        NotImplementedError: a kind that this version does not have, or a model that cannot share prefixes.
+        NotImplementedError: `monte_carlo`, which samples (see `sampled_scores`), or a model that cannot share prefixes.
 
     Example:
         >>> from transformers import LlamaConfig, LlamaForCausalLM
@@ -65,6 +66,8 @@ def answer_scores(
         torch.Size([3])
     """
     check_kind(kind)
+    if backend is None:
+        backend = "packed" if why_not_packed(model) is None else "expanded"
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}")
     prompt, response = _flat(prompt_ids), _flat(response_ids)

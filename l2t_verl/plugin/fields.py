@@ -17,6 +17,8 @@ import numpy as np
 # Fields of a row in the TransferQueue
 BOUNDARIES = "l2t_boundaries"  # int64 [K+1]: 0, b_1 … b_K
 ANSWER_SCORES = "l2t_answer_scores"  # float32 [K+1]: J_0 … J_K; NaN where the answer does not fit
+DERIVATIVES = "l2t_derivatives"  # float64 [K+1]: 0, d_1 … d_K in nats
+DISPLACEMENT_NORM = "l2t_displacement_norm"  # float64 []: ‖Δθ̃‖²
 GRPO_ADVANTAGES = "l2t_grpo_advantages"  # float32 [T]
 
 # Keys of reward_extra_info
@@ -25,6 +27,8 @@ EPISODES = "l2t_episodes"
 NUM_EPISODES = "l2t_num_episodes"
 FORMAT_OK = "l2t_format_ok"
 GRADING = "l2t_grading"
+FORCED = "l2t_forced"  # texts that the agent loop asks the reward manager to grade, and their accuracies
+SAMPLED_SCORES = "l2t_sampled_scores"  # JSON: for each output J_0 … J_K by sampled answers, or null
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,21 @@ def encode_episodes(outputs: Sequence[OutputEpisodes]) -> str:
 def decode_episodes(text: str) -> list[OutputEpisodes]:
     """Read what `encode_episodes` wrote."""
     return [OutputEpisodes(**entry) for entry in json.loads(text)]
+
+
+def encode_scores(outputs: Sequence[Sequence[float] | None]) -> str:
+    """Write the sampled scores J_0 … J_K of a trajectory's outputs as one string; None where there are none.
+
+    Example:
+        >>> decode_scores(encode_scores([[0.0, 0.5], None])), decode_scores(None)
+        ([[0.0, 0.5], None], [])
+    """
+    return json.dumps([None if scores is None else list(scores) for scores in outputs])
+
+
+def decode_scores(text: str | None) -> list[list[float] | None]:
+    """Read what `encode_scores` wrote; nothing where it never wrote."""
+    return json.loads(text) if text else []
 
 
 def accepted_answers(ground_truth: Any) -> list[str]:

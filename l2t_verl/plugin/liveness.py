@@ -63,11 +63,11 @@ class Watch:
 
     def _dead_server(self) -> str | None:
         trainer = self.trainer
-        manager = getattr(trainer, "llm_server_manager", None)
+        managers = trainer._rollout_server_managers()
         # SGLang's /health generates a token, which an engine that sleeps cannot; its actor is watched all the same
-        if manager is None or trainer.config.actor_rollout_ref.rollout.name != "vllm":
+        if trainer.config.actor_rollout_ref.rollout.name != "vllm":
             return None
-        addresses = manager.get_addresses()
+        addresses = [address for manager in managers for address in manager.get_addresses()]
         with ThreadPoolExecutor(max_workers=max(1, min(32, len(addresses)))) as pool:
             for address, detail in zip(addresses, pool.map(_unhealthy, addresses), strict=True):
                 if detail is not None:

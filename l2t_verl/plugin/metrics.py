@@ -56,6 +56,7 @@ def report(trainer: L2TMixin, rewards: ProcessRewards, context: CreditContext) -
         "l2t/process_reward/mean": _mean(process),
         "l2t/process_reward/std": _std(process),
         "l2t/kl_floor": _kl_floor(rewards, lengths[rows]),
+        "l2t/stale_fraction": _mean(rewards.stale[rows].double()),
         "l2t/length_cost": trainer.length_cost,
         "l2t/length/correct_tokens": NAN if (tokens := rewards.mean_correct_tokens()) is None else tokens,
     }
@@ -117,7 +118,7 @@ def _kl_floor(rewards: ProcessRewards, lengths: torch.Tensor) -> float:
     σ is the root mean square of the difference between the actor's and the rollout engine's log-probs: two implementations
     under the same weights, where the penalty compares two runs of one.
     """
-    mask = (rewards.response_mask > 0) & ~rewards.is_padding[:, None]
+    mask = (rewards.response_mask > 0) & ~(rewards.is_padding | rewards.stale)[:, None]
     if rewards.noise is None or not mask.any():
         return NAN
     return compression.noise_floor(rewards.noise[mask].double().square().mean().sqrt().item(), _mean(lengths))

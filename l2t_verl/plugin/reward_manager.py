@@ -9,7 +9,7 @@ import itertools
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from omegaconf import DictConfig
@@ -85,15 +85,12 @@ class L2TRewardManager(RewardManagerBase):
         item = data[-1]
         extra = item.non_tensor_batch
         truth = fields.ground_truth_of(extra.get("reward_model"))
+        if fields.FORCED in extra:  # responses that end in a sampled answer: grades are all that is asked
+            results = await asyncio.gather(*(_safely(self._grade(extra, text, truth)) for text in extra[fields.FORCED]))
+            accuracies = [result.accuracy for result in results]
+            return {"reward_score": 0.0, "reward_extra_info": {fields.FORCED: accuracies}}
         ids = [_valid_ids(data[row]) for row in range(len(data))]
-        try:
-            response = await self._in_thread(lambda: self.tokenizer.decode(ids[-1][1], skip_special_tokens=True))
-            result = await self._grade(extra, response, truth)
-        except TimeoutError:
-            result = GradeResult(0.0, "timeout")
-        except Exception as error:
-            logger.warning("l2t: grading failed: %s: %s", type(error).__name__, error)
-            result = GradeResult(0.0, "error")
+        result = await _safely(self._grade_tokens(extra, ids[-1][1], truth))
         outputs, format_ok = await self._in_thread(lambda: self._episodes(ids, fields.accepted_answers(truth)))
         return {
             "reward_score": result.score,
@@ -110,6 +107,10 @@ class L2TRewardManager(RewardManagerBase):
         """End the grading processes."""
         self.grader.close()
         self.verl_grader.close()
+
+    async def _grade_tokens(self, extra: dict[str, Any], response: list[int], truth: Any) -> GradeResult:
+        text = await self._in_thread(lambda: self.tokenizer.decode(response, skip_special_tokens=True))
+        return await self._grade(extra, text, truth)
 
     async def _grade(self, extra: dict[str, Any], response: str, truth: Any) -> GradeResult:
         """The outcome and the accuracy."""
@@ -190,6 +191,17 @@ class L2TRewardManager(RewardManagerBase):
         text = self.tokenizer.decode(prompt[-64:], skip_special_tokens=False)
         opened = text.rfind(self.l2t.gain.think_open.strip())
         return opened >= 0 and opened > text.rfind(self.l2t.gain.think_close.strip())
+
+
+async def _safely(grading: Awaitable[GradeResult]) -> GradeResult:
+    """The grade, or why there is none: verl drops the whole prompt group for an exception."""
+    try:
+        return await grading
+    except TimeoutError:
+        return GradeResult(0.0, "timeout")
+    except Exception as error:
+        logger.warning("l2t: grading failed: %s: %s", type(error).__name__, error)
+        return GradeResult(0.0, "error")
 
 
 def _valid_ids(item: Any) -> tuple[list[int], list[int]]:

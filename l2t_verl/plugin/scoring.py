@@ -1,7 +1,8 @@
 """How a worker scores: rows become prefixes with forced answers, an engine gives log-probs, and those become J again.
 
-Two ways through an engine. `expanded` sends plain sequences through verl's `infer_batch`, which every engine serves with
-its sharding, offload, attention and kernels. `packed` shares prefixes through the model's cache, on FSDP engines.
+Two ways through an engine. `packed` reads each response once, with its answers branching off it, on FSDP engines; the same
+forward gives the response's own log-probs where they are wanted. `expanded` sends plain sequences through verl's
+`infer_batch`, which every engine serves with its sharding, offload, attention and kernels.
 
 All ranks make the same number of forwards, or collectives would deadlock. verl counts micro-batches over the data-parallel
 group, provided that every rank has as many sequences as there are of them and the same bound on their tokens; so the ranks
@@ -10,7 +11,9 @@ agree on both first, and those with less add padding.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import logging
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,113 +22,215 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_name
 from verl.workers.engine_workers import TrainingWorker
 
+from l2t_verl import packing
 from l2t_verl.config import GainConfig
-from l2t_verl.gain import ForcingTemplate, answer_targets, best_of_answers, packed, reduce_log_probs
-from l2t_verl.gain.packed import Branch, SharedPrefix
+from l2t_verl.gain import ForcingTemplate, answer_targets, best_of_answers, reduce_log_probs
+from l2t_verl.packing import Branch, PackedRow, packed_forward
 
-PADDING = SharedPrefix([0], [Branch(1, [], [0])])
+logger = logging.getLogger(__name__)
+
+PADDING = PackedRow([0], [Branch(1, [], [0])])
 # verl partitions a call's sequences in pure Python, in more than quadratic time; it also pads to the longest of a batch
 SEQUENCES_PER_CALL = 128
+# What both ways are tried on before `packed` is used: prefixes of several lengths
+PROBE = PackedRow(list(range(1, 13)), [Branch(3, [5], [7, 2]), Branch(12, [], [9]), Branch(7, [4, 4], [3, 1])])
+# Largest difference in nats that rounding may make between them; another distribution over tokens is off by far more
+PROBE_TOLERANCE = {torch.float32: 1e-3}
+PROBE_TOLERANCE_HALF = 0.5
 
 
 class ScoringPlan:
     """What has to be scored for the rows of a batch.
 
     Attributes:
-        prefixes: one for each accepted answer of each row that fits the model's context.
+        rows: one for each row of the batch, with the branches of all its accepted answers that fit the model's context.
     """
 
     def __init__(self, config: GainConfig, tokenizer: Any, context_length: int | None):
         self.config, self.tokenizer, self.context_length = config, tokenizer, context_length
         self.template = ForcingTemplate.from_config(config)
-        self.prefixes: list[SharedPrefix] = []
-        self._rows: list[tuple[int, int]] = []  # for each row: accepted answers that fit, K+1
+        self.rows: list[PackedRow] = []
+        self._prefixes: list[int] = []  # K+1 of each row
 
-    def add_row(self, prompt: torch.Tensor, response: torch.Tensor, ends: list[int], answers: list[str]) -> None:
-        """Add the K+1 forced answers of each accepted answer, as far as they fit the model's context."""
-        scored = 0
+    def add_row(
+        self, prompt: torch.Tensor, response: torch.Tensor, ends: list[int], answers: list[str], *, own_tokens: bool = False
+    ) -> None:
+        """Add the K+1 forced answers of each accepted answer, as far as they fit the model's context.
+
+        Args:
+            prompt: prompt tokens.
+            response: response tokens.
+            ends: b_1 … b_K; empty where nothing has to be scored.
+            answers: accepted answers.
+            own_tokens: whether the response's own log-probs are wanted as well.
+        """
+        branches: list[Branch] = []
         for answer in answers if ends else []:
             targets = answer_targets(self.tokenizer, prompt, response, ends, answer, self.template)
-            branches = [
+            found = [
                 Branch(len(prompt) + end, list(target.suffix_ids), list(target.answer_ids))
                 for end, target in zip([0, *ends], targets, strict=True)
             ]
-            longest = max(branch.visible + branch.size for branch in branches)
+            longest = max(branch.visible + branch.size for branch in found)
             if self.context_length is None or longest <= self.context_length:
-                self.prefixes.append(SharedPrefix([*prompt.tolist(), *response[: ends[-1]].tolist()], branches))
-                scored += 1
-        self._rows.append((scored, len(ends) + 1))
+                branches += found
+        if own_tokens:
+            row = PackedRow([*prompt.tolist(), *response.tolist()], branches, first=len(prompt))
+        else:
+            row = PackedRow([*prompt.tolist(), *response[: ends[-1] if ends else 0].tolist()], branches)
+        self.rows.append(row)
+        self._prefixes.append(len(ends) + 1)
 
-    def scores(self, log_probs: list[torch.Tensor]) -> torch.Tensor:
+    def scores(self, answers: list[list[torch.Tensor]]) -> torch.Tensor:
         """Nested J, [K+1] for each row; NaN where nothing was scored.
 
         Args:
-            log_probs: [A] for each branch of each prefix, in order, in nats.
+            answers: [A] log-probs for each branch of each row, in order, in nats.
         """
-        if log_probs:
-            lengths = torch.tensor([len(values) for values in log_probs])
-            padded = torch.nn.utils.rnn.pad_sequence([values.float().cpu() for values in log_probs], batch_first=True)
-            values = reduce_log_probs(padded, lengths, kind=self.config.kind)
-        rows, position = [], 0
-        for scored, prefixes in self._rows:
-            if scored:
-                block = values[position : position + scored * prefixes].reshape(scored, prefixes)
-                rows.append(best_of_answers(block))
-                position += scored * prefixes
-            else:
-                rows.append(torch.full((prefixes,), float("nan")))
+        flat = [values.float().cpu() for row in answers for values in row]
+        if flat:
+            padded = torch.nn.utils.rnn.pad_sequence(flat, batch_first=True)
+            reduced = reduce_log_probs(padded, torch.tensor([len(values) for values in flat]), kind=self.config.kind)
+            of_row = reduced.split([len(row) for row in answers])
+        rows = [
+            best_of_answers(of_row[i].reshape(-1, prefixes)) if answers[i] else torch.full((prefixes,), float("nan"))
+            for i, prefixes in enumerate(self._prefixes)
+        ]
         return torch.nested.as_nested_tensor([row.float() for row in rows], layout=torch.jagged)
 
 
+def packs(actor: TrainingWorker) -> bool:
+    """Whether this engine's rows can be packed; where they cannot, says why. Found out once, by all ranks together."""
+    if not hasattr(actor, "l2t_packs"):
+        reason = why_not_packed(actor)
+        actor.l2t_packs = reason is None
+        if reason is not None:
+            logger.warning("l2t: rows are not packed, each forced answer is a sequence of its own: %s", reason)
+    return actor.l2t_packs
+
+
 def why_not_packed(actor: TrainingWorker) -> str | None:
-    """Why this engine cannot share prefixes; None if it can."""
+    """Why this engine's rows cannot be packed; None if they can. Every rank has to ask, and gets the same answer."""
     engine = actor.engine
     if actor.engine_config.strategy not in ("fsdp", "fsdp2"):
         return f"the {actor.engine_config.strategy} engine has its own forward"
     if getattr(engine, "use_ulysses_sp", False):
         return "Ulysses splits the sequence over ranks"
-    if actor.engine_config.use_fused_kernels:
-        return "the forward of the fused kernels returns no logits"
-    return packed.why_not_packed(engine.module)
+    reason = packing.why_not_packed(engine.module)
+    if reason is not None:
+        return reason
+    plain = expanded_log_probs(actor, [PROBE], 0)
+    packed = packed_pass(actor, [PROBE], PROBE.size).answers
+    difference = max((a - b.cpu()).abs().max().item() for a, b in zip(plain[0], packed[0], strict=True))
+    (microseconds,) = _largest(actor, int(min(difference, 1e6) * 1e6))  # ranks agree
+    tolerance = PROBE_TOLERANCE.get(compute_dtype(engine), PROBE_TOLERANCE_HALF)
+    if not microseconds <= tolerance * 1e6:
+        return (
+            f"on a probe its log-probs differ from the engine's own by {microseconds / 1e6:.3g} nats (allowed {tolerance})"
+        )
+    return None
 
 
-def packed_log_probs(actor: TrainingWorker, prefixes: list[SharedPrefix], max_tokens: int) -> list[torch.Tensor]:
-    """Log-probs of all branches' answers by sharing prefixes, two forwards a micro-batch."""
-    parts = [part for prefix in prefixes for part in prefix.split(max_tokens)]
-    batches = packed.micro_batches(parts, max_tokens)
+@dataclass(frozen=True)
+class PackedPass:
+    """What the forwards over all rows found; see `l2t_verl.packing.PackedLogProbs`."""
+
+    answers: list[list[torch.Tensor]]
+    tokens: list[torch.Tensor]
+    entropies: list[torch.Tensor]
+
+
+def packed_pass(
+    actor: TrainingWorker,
+    rows: list[PackedRow],
+    max_tokens: int,
+    *,
+    temperature: float = 1.0,
+    entropy: bool = False,
+) -> PackedPass:
+    """Forwards over packed rows by the policy itself, long rows first, within a budget of tokens.
+
+    Args:
+        actor: the worker of an engine for which `why_not_packed` is None.
+        rows: may be empty on some ranks.
+        max_tokens: most tokens in one forward, unless a single row is longer without its branches.
+        temperature: of the rows' own tokens.
+        entropy: also the entropies of the rows' own tokens.
+    """
+    parts = [
+        (i, part) for i, row in enumerate(rows) if row.branches or row.first is not None for part in row.split(max_tokens)
+    ]
+    batches = packing.micro_batches([part for _, part in parts], max_tokens)
     (count,) = _largest(actor, len(batches))
-    found: list[list[torch.Tensor]] = [[]] * len(parts)
+    answers: list[list[torch.Tensor]] = [[] for _ in parts]
+    tokens = [torch.empty(0)] * len(rows)
+    entropies = list(tokens)
     engine = actor.engine
-    dtype = getattr(engine, "_autocast_dtype", torch.bfloat16)  # as the engine's own forward
-    computing = nullcontext() if dtype == torch.float32 else torch.autocast(get_device_name(), dtype)
-    with engine.eval_mode(), computing:
+    mode = nullcontext() if engine.mode == "eval" else engine.eval_mode()
+    with torch.no_grad(), mode, computing(engine):
         for batch in [*batches, *[[]] * (count - len(batches))]:
-            values = packed.shared_prefix_log_probs(engine.module, [parts[i] for i in batch] or [PADDING])
-            for i, row in zip(batch, values, strict=False):
-                found[i] = row
-    return [values for row in found for values in row]
+            chosen = [parts[i][1] for i in batch] or [PADDING]
+            found = packed_forward(engine.module, chosen, temperature=temperature, entropy=entropy)
+            for position, i in enumerate(batch):
+                row, part = parts[i]
+                answers[i] = found.answers[position]
+                if part.first is not None:
+                    tokens[row] = found.tokens[position].cpu()
+                    entropies[row] = found.entropies[position].cpu() if entropy else entropies[row]
+    by_row: list[list[torch.Tensor]] = [[] for _ in rows]
+    for (row, _), values in zip(parts, answers, strict=True):
+        by_row[row] += values
+    return PackedPass(by_row, tokens, entropies)
 
 
-def expanded_log_probs(actor: TrainingWorker, prefixes: list[SharedPrefix], max_tokens: int) -> list[torch.Tensor] | None:
+def compute_dtype(engine: Any) -> torch.dtype:
+    """What an FSDP engine's own forward computes in."""
+    return getattr(engine, "_autocast_dtype", torch.bfloat16)
+
+
+def computing(engine: Any) -> AbstractContextManager:
+    """The precision of an FSDP engine's own forward."""
+    dtype = compute_dtype(engine)
+    return nullcontext() if dtype == torch.float32 else torch.autocast(get_device_name(), dtype)
+
+
+def as_verl(rows: list[PackedRow], values: list[torch.Tensor]) -> torch.Tensor:
+    """Values of the rows' own tokens as verl's engines give them: nested, the entry at position t is that of token t + 1."""
+    columns = []
+    for row, of_row in zip(rows, values, strict=True):
+        column = torch.zeros(len(row.context))
+        column[row.first - 1 : row.first - 1 + len(of_row)] = of_row
+        columns.append(column)
+    return torch.nested.as_nested_tensor(columns, layout=torch.jagged)
+
+
+def expanded_log_probs(actor: TrainingWorker, rows: list[PackedRow], max_tokens: int) -> list[list[torch.Tensor]] | None:
     """Log-probs of all branches' answers by one plain sequence each; None on ranks that hold no output."""
-    branches = [(prefix.context, branch) for prefix in prefixes for branch in prefix.branches]
+    branches = [(row.context, branch) for row in rows for branch in row.branches]
     sequences = [[*context[: branch.visible], *branch.suffix, *branch.answer] for context, branch in branches]
     log_probs = sequence_log_probs(actor, sequences, max_tokens)
     if log_probs is None:
         return None
-    return [values[-len(branch.answer) :] for values, (_, branch) in zip(log_probs, branches, strict=True)]
+    answers = iter(values[-len(branch.answer) :] for values, (_, branch) in zip(log_probs, branches, strict=True))
+    return [[next(answers) for _ in row.branches] for row in rows]
 
 
-def sequence_log_probs(actor: TrainingWorker, sequences: list[list[int]], max_tokens: int = 0) -> list[torch.Tensor] | None:
-    """Log-probs of the tokens 1 … of each sequence (the first has no context), at temperature 1, by the policy itself."""
+def sequence_log_probs(
+    actor: TrainingWorker, sequences: list[list[int]], max_tokens: int = 0, *, temperature: float = 1.0
+) -> list[torch.Tensor] | None:
+    """Log-probs of the tokens 1 … of each sequence (the first has no context) by the policy itself."""
     most, budget = _largest(actor, max(len(sequences), 1), max(max_tokens, 2, *map(len, sequences)))
     order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))  # neighbours in length together
     found: list[torch.Tensor] = [torch.empty(0)] * len(sequences)
+    mode = getattr(actor.engine, "mode", None)
     for start in range(0, most, SEQUENCES_PER_CALL):
         chosen = order[start : start + SEQUENCES_PER_CALL]
         count = min(SEQUENCES_PER_CALL, most - start)  # on the rank that has the most
         padding = [torch.zeros(2, dtype=torch.int64)] * (count - len(chosen))
-        output = actor.infer_batch(_as_batch([*(torch.tensor(sequences[i]) for i in chosen), *padding], budget))
+        rows = [*(torch.tensor(sequences[i]) for i in chosen), *padding]
+        settings = {"temperature": temperature, "disable_auto_offload": mode == "eval"}
+        output = actor.infer_batch(_as_batch(rows, budget, settings))
+        actor.engine.mode = mode  # which verl's call leaves at none
         if output is None:
             return None
         for i, row in zip(chosen, output["log_probs"].unbind(), strict=False):
@@ -133,7 +238,7 @@ def sequence_log_probs(actor: TrainingWorker, sequences: list[list[int]], max_to
     return found
 
 
-def _as_batch(rows: list[torch.Tensor], max_tokens: int) -> TensorDict:
+def _as_batch(rows: list[torch.Tensor], max_tokens: int, settings: dict[str, Any]) -> TensorDict:
     """Sequences as verl's engines take them, with the settings of a plain forward of the policy itself."""
     nested = {
         "input_ids": rows,
@@ -142,7 +247,7 @@ def _as_batch(rows: list[torch.Tensor], max_tokens: int) -> TensorDict:
     }
     tensors = {name: torch.nested.as_nested_tensor(column, layout=torch.jagged) for name, column in nested.items()}
     settings = {
-        "temperature": 1.0,
+        **settings,
         "calculate_entropy": False,
         "compute_loss": False,
         "no_lora_adapter": False,  # a reference pass before may have left the adapter off

@@ -9,12 +9,15 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from l2t_verl.config import ConfigError, L2TConfig, load_config
+from l2t_verl.compression import ESTIMATORS
+from l2t_verl.config import ConfigError, L2TConfig, load_config, why_no_forward_to_share
 from l2t_verl.gain import ForcingTemplate, answer_target
 from l2t_verl.patches import on_cpu_platform
 from l2t_verl.plugin import fields
 
 logger = logging.getLogger(__name__)
+
+SAMPLING_MANAGER = "l2t_verl.plugin.agent_loop.L2TAgentLoopManager"
 
 
 def read_config(config: DictConfig) -> L2TConfig:
@@ -70,8 +73,16 @@ def _problems(config: DictConfig, l2t: L2TConfig) -> Iterator[str]:
             "reward.reward_model.enable=True by-passes the reward manager; use it from a "
             "reward.custom_reward_function.path, with reward.reward_model.enable_resource_pool=True"
         )
-    if not select("actor_rollout_ref.hybrid_engine", True):
-        yield "actor_rollout_ref.hybrid_engine=False works with verl's separate_async trainer only; set it to True"
+    mode = base_mode(select("trainer.v1.trainer_mode", "sync"))
+    if not select("actor_rollout_ref.hybrid_engine", True) and mode != "separate_async":
+        yield "actor_rollout_ref.hybrid_engine=False works with l2t_separate_async only; set it to True"
+    if mode != "sync" and not select("actor_rollout_ref.rollout.calculate_log_probs", False):
+        yield (
+            "rollouts may be older than the weights that they train, and count by the log-probs that they were sampled "
+            "with: set actor_rollout_ref.rollout.calculate_log_probs=True"
+        )
+    if l2t.gain.fused and (reason := why_not_fused(config, l2t)):
+        yield f"algorithm.l2t.gain.fused=True: {reason}; leave it at null"
     strategy = select("actor_rollout_ref.actor.strategy")
     diagnostics = [f"algorithm.l2t.diagnostics.{name}" for name, is_set in l2t.diagnostics if is_set]
     if diagnostics and strategy != "fsdp2":
@@ -79,6 +90,19 @@ def _problems(config: DictConfig, l2t: L2TConfig) -> Iterator[str]:
             f"{', '.join(diagnostics)}: reads the parameters of an FSDP2 engine, but "
             f"actor_rollout_ref.actor.strategy={strategy}; set it to False, or the strategy to fsdp2"
         )
+    estimator = l2t.compression.estimator
+    if estimator not in ESTIMATORS and l2t.beta > 0:
+        if strategy != "fsdp2":
+            yield (
+                f"algorithm.l2t.compression.estimator={estimator} shifts the parameters of an FSDP2 engine, but "
+                f"actor_rollout_ref.actor.strategy={strategy}; set it to fsdp2, or take log_ratio"
+            )
+        ranks = select("trainer.n_gpus_per_node", 1) * select("trainer.nnodes", 1)
+        if estimator == "exact" and ranks > 1:
+            yield (
+                f"algorithm.l2t.compression.estimator=exact works on one rank only, but there are {ranks}: FSDP averages "
+                "gradients over ranks; take directional"
+            )
     if on_cpu_platform() and strategy != "fsdp2":
         yield f"actor_rollout_ref.actor.strategy={strategy} needs a GPU (VERL_PLATFORM=cpu is set); set it to fsdp2"
     if l2t.credit.token_budget is not None and l2t.credit.token_budget > select("data.max_response_length"):
@@ -86,6 +110,13 @@ def _problems(config: DictConfig, l2t: L2TConfig) -> Iterator[str]:
             f"algorithm.l2t.credit.token_budget={l2t.credit.token_budget} is above "
             f"data.max_response_length={select('data.max_response_length')}; no response can exceed it"
         )
+
+
+def why_not_fused(config: DictConfig, l2t: L2TConfig) -> str | None:
+    """Why scores and verl's old log-probs cannot come from one forward; None if they can."""
+    if bypasses_old_log_probs(config):
+        return "verl's bypass mode computes no old log-probs"
+    return why_no_forward_to_share(l2t)
 
 
 def check_data(
@@ -187,11 +218,34 @@ def _some(rows: list[int], most: int = 5) -> str:
     return ", ".join(map(str, rows[:most])) + (", …" if len(rows) > most else "")
 
 
+def bypasses_old_log_probs(config: DictConfig) -> bool:
+    """Whether verl takes the rollout engine's log-probs for the old ones instead of computing them."""
+    return bool(OmegaConf.select(config, "algorithm.rollout_correction.bypass_mode", default=False))
+
+
 def uses_lora(config: DictConfig) -> bool:
     """Whether an adapter is trained; the reference policy is then the base model, inside the actor."""
     model = config.actor_rollout_ref.model
     rank = model.get("lora", {}).get("rank", 0) or model.get("lora_rank", 0)
     return rank > 0 or model.get("lora_adapter_path") is not None
+
+
+def provide_agent_loop_manager(config: DictConfig, l2t: L2TConfig) -> None:
+    """Let the agent loops sample answers where J is made of them."""
+    if l2t.gain.kind != "monte_carlo":
+        return
+    agent = config.actor_rollout_ref.rollout.agent
+    configured = agent.get("agent_loop_manager_class")
+    if configured in (None, SAMPLING_MANAGER):
+        with open_dict(agent):
+            agent.agent_loop_manager_class = SAMPLING_MANAGER
+    else:
+        logger.warning(
+            "algorithm.l2t.gain.kind=monte_carlo: agent_loop_manager_class=%s has to sample the answers itself, as %s does; "
+            "rows without them count in l2t/skipped/not_sampled",
+            configured,
+            SAMPLING_MANAGER,
+        )
 
 
 def provide_reference_config(config: DictConfig) -> None:

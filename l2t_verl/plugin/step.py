@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import transfer_queue as tq
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
@@ -17,15 +15,16 @@ from verl.utils import tensordict_utils as tu
 from verl.workers.utils.padding import response_from_nested, response_to_nested
 
 from l2t_verl import compression, episodes, gain
-from l2t_verl.plugin import fields
+from l2t_verl.plugin import fields, startup
 from l2t_verl.plugin.estimator import CreditContext
+from l2t_verl.plugin.queue import fetch, padded, store, with_settings
 
 if TYPE_CHECKING:
     from l2t_verl.plugin.trainer import L2TMixin
 
-# What the worker needs of a row to score it
+# What the worker needs of a row to score it, or to differentiate it
 SCORING_FIELDS = ["prompts", "responses", "input_ids", "reward_model", fields.BOUNDARIES]
-
+DERIVATIVE_FIELDS = ["prompts", "responses", "input_ids", "response_mask", fields.BOUNDARIES]
 
 # Why a row has no process reward, or is not there at all
 SKIP_REASONS = (
@@ -35,6 +34,7 @@ SKIP_REASONS = (
     "answer_too_long",
     "score_not_finite",
     "log_prob_not_finite",
+    "not_sampled",
     "multi_modal",
     "missing_rollout",
 )
@@ -58,10 +58,12 @@ class ProcessRewards:
         penalty: [B, K] compression penalty in nats, padded with 0.
         process: [B, K] g − βC.
         episode_ids: [B, T] episode of each token, −1 in the tail and the padding.
-        old_log_probs: [B, T] log-probs of the policy that the advantages are for, in nats.
+        sampling_log_probs: [B, T] log-probs of the policy that sampled the tokens, in nats: verl's old ones, or the rollout
+            engine's own where the row is stale.
+        stale: [B] rows that older weights sampled, wholly or in part (asynchronous trainers).
         deltas: [B, T] log-ratio of that policy to the reference, in nats; zeros without a penalty.
         noise: [B, T] difference between the actor's and the rollout engine's log-probs of the same tokens, in nats: both
-            have the same weights, so it is rounding; None where the engine gave none.
+            have the same weights where the row is not stale, so it is rounding; None where the engine gave none.
         skipped: rows without a process reward, by reason; under `missing_rollout`, rollouts that never arrived.
     """
 
@@ -73,7 +75,8 @@ class ProcessRewards:
     states: list[list[int]]
     info: list[dict[str, Any]]
     outcome: torch.Tensor
-    old_log_probs: torch.Tensor
+    sampling_log_probs: torch.Tensor
+    stale: torch.Tensor
     deltas: torch.Tensor
     noise: torch.Tensor | None = None
     skipped: Counter = field(default_factory=lambda: Counter(dict.fromkeys(SKIP_REASONS, 0)))
@@ -100,7 +103,7 @@ class ProcessRewards:
             config=trainer.l2t,
             process=self.process,
             episode_ids=self.episode_ids,
-            old_log_probs=self.old_log_probs,
+            old_log_probs=self.sampling_log_probs,
             is_padding=self.is_padding,
             sessions=np.array([key.rsplit("_", 1)[0] for key in self.keys], dtype=object),
             outputs=np.array([int(key.rsplit("_", 1)[1]) for key in self.keys]),
@@ -112,54 +115,93 @@ class ProcessRewards:
 
 def process_rewards(trainer: L2TMixin, batch: KVBatchMeta) -> ProcessRewards:
     """Compute the process rewards of a batch whose log-probs are in the TransferQueue."""
-    rewards, answers = _collect(trainer, batch)
-    _score(trainer, batch, rewards, answers)
-    _combine(trainer, rewards)
+    rewards = _collect(trainer, batch)
+    if not trainer.fuses_scores:
+        store_boundaries(batch, rewards.ends)
+    _score(trainer, batch, rewards)
+    _combine(trainer, batch, rewards)
     return rewards
 
 
-def _collect(trainer: L2TMixin, batch: KVBatchMeta) -> tuple[ProcessRewards, list[list[str]]]:
+def prepare_fused_scores(trainer: L2TMixin, batch: KVBatchMeta) -> None:
+    """Store the boundaries before the old log-probs are computed, for the worker to score in the same forward."""
+    data = fetch(batch, *_EPISODE_FIELDS)
+    found = _find_episodes(trainer, batch, data, None)
+    store_boundaries(batch, [ends for ends, _, _ in found])
+
+
+def store_boundaries(batch: KVBatchMeta, ends: list[list[int]]) -> None:
+    """Put b_0 = 0, b_1 … b_K beside the rows."""
+    boundaries = [torch.tensor([0, *of_row], dtype=torch.int64) for of_row in ends]
+    store(batch, fields.BOUNDARIES, torch.nested.as_nested_tensor(boundaries, layout=torch.jagged))
+
+
+_EPISODE_FIELDS = ("response_mask", "reward_model", "extra_fields", "multi_modal_inputs")
+
+
+def _find_episodes(
+    trainer: L2TMixin, batch: KVBatchMeta, data: TensorDict, log_probs: torch.Tensor | None
+) -> list[tuple[list[int], list[int], str | None]]:
+    """For each row its episode ends, whether each states the answer, and why there are none; all but padding rows."""
+    truths = fields.objects(data, "reward_model")
+    infos = [_reward_info(extra) for extra in fields.objects(data, "extra_fields")]
+    images = fields.objects(data, "multi_modal_inputs") if "multi_modal_inputs" in data else [None] * len(batch)
+    masks = data["response_mask"].unbind()
+    policy = [None] * len(batch) if log_probs is None else log_probs.unbind()
+    rows: list[tuple[list[int], list[int], str | None]] = []
+    for row, (key, tag) in enumerate(zip(batch.keys, batch.tags, strict=True)):
+        ends, states, reason = [], [], None
+        if not tag.get("is_padding", False):
+            found = _row_episodes(infos[row], int(key.rsplit("_", 1)[1]))
+            if not fields.accepted_answers(fields.ground_truth_of(truths[row])):
+                reason = "no_ground_truth"
+            elif images[row]:
+                reason = "multi_modal"
+            elif found is None:
+                reason = "no_episode_info"
+            else:
+                ends, states = _final_episodes(trainer, found, masks[row], policy[row])
+                reason = None if ends else "no_episodes"
+        rows.append((ends, states, reason))
+    return rows
+
+
+def _collect(trainer: L2TMixin, batch: KVBatchMeta) -> ProcessRewards:
     """Fetch the rows and settle which of them have episodes."""
-    wanted = ("responses", "response_mask", "rm_scores", "old_log_probs", "rollout_log_probs", "ref_log_prob")
-    data = _fetch(batch, *wanted, "reward_model", "extra_fields", "multi_modal_inputs")
+    wanted = ("responses", "rm_scores", "old_log_probs", "rollout_log_probs", "ref_log_prob")
+    data = fetch(batch, *wanted, *_EPISODE_FIELDS)
     mask = data["response_mask"]
-    policy = _policy_log_probs(trainer, batch, data, mask)
-    deltas = torch.zeros_like(_padded(policy))
+    actor = padded(_actor_log_probs(trainer, batch, data, mask))
+    rollout = padded(data["rollout_log_probs"]) if "rollout_log_probs" in data else None
+    stale = torch.tensor([_is_stale(tag, trainer.global_steps) for tag in batch.tags])
+    if rollout is None:
+        policy, sampling = actor, padded(data["old_log_probs"])
+    else:
+        policy, sampling = (
+            torch.where(stale[:, None], rollout, values) for values in (actor, padded(data["old_log_probs"]))
+        )
+    deltas = torch.zeros_like(policy)
     broken = _sampled_nan(policy, mask)
     if trainer.needs_reference:
         broken |= _sampled_nan(data["ref_log_prob"], mask)
-        deltas = compression.log_ratio_deltas(_padded(policy), _padded(data["ref_log_prob"]), _padded(mask))
+        deltas = compression.log_ratio_deltas(policy, padded(data["ref_log_prob"]), padded(mask))
     rewards = ProcessRewards(
         keys=list(batch.keys),
         is_padding=torch.tensor([bool(tag.get("is_padding", False)) for tag in batch.tags]),
-        response_mask=_padded(mask),
+        response_mask=padded(mask),
         responses=list(data["responses"].unbind()),
         ends=[],
         states=[],
         info=[_reward_info(extra) for extra in fields.objects(data, "extra_fields")],
-        outcome=_padded(data["rm_scores"]).sum(dim=-1),
-        old_log_probs=_padded(data["old_log_probs"]),
+        outcome=padded(data["rm_scores"]).sum(dim=-1),
+        sampling_log_probs=sampling,
+        stale=stale,
         deltas=deltas,
-        noise=_padded(policy) - _padded(data["rollout_log_probs"]) if "rollout_log_probs" in data else None,
+        noise=None if rollout is None else actor - rollout,
     )
-    answers = [fields.accepted_answers(fields.ground_truth_of(item)) for item in fields.objects(data, "reward_model")]
-    images = fields.objects(data, "multi_modal_inputs") if "multi_modal_inputs" in data else [None] * len(batch)
-    masks = mask.unbind()
-    for row, key in enumerate(batch.keys):
-        ends, states, reason = [], [], None
-        if not rewards.is_padding[row]:
-            found = _row_episodes(rewards.info[row], int(key.rsplit("_", 1)[1]))
-            if not answers[row]:
-                reason = "no_ground_truth"
-            elif images[row]:
-                reason = "multi_modal"
-            elif broken[row]:
-                reason = "log_prob_not_finite"
-            elif found is None:
-                reason = "no_episode_info"
-            else:
-                ends, states = _final_episodes(trainer, found, masks[row], policy.unbind()[row])
-                reason = None if ends else "no_episodes"
+    for row, (ends, states, reason) in enumerate(_find_episodes(trainer, batch, data, policy)):
+        if reason is None and broken[row] and not rewards.is_padding[row]:
+            ends, states, reason = [], [], "log_prob_not_finite"
         if reason:
             rewards.skipped[reason] += 1
         rewards.ends.append(ends)
@@ -168,11 +210,17 @@ def _collect(trainer: L2TMixin, batch: KVBatchMeta) -> tuple[ProcessRewards, lis
     expected *= trainer.config.actor_rollout_ref.rollout.n
     sessions = {key.rsplit("_", 1)[0] for key, pad in zip(batch.keys, rewards.is_padding, strict=True) if not pad}
     rewards.skipped["missing_rollout"] = max(0, expected - len(sessions))
-    return rewards, answers
+    return rewards
+
+
+def _is_stale(tag: dict[str, Any], step: int) -> bool:
+    """Whether a row was sampled by older weights than those that this step began with, which are the last step's."""
+    oldest = tag.get("min_global_steps")
+    return oldest is not None and oldest < step - 1
 
 
 def _final_episodes(
-    trainer: L2TMixin, found: fields.OutputEpisodes, mask: torch.Tensor, log_probs: torch.Tensor
+    trainer: L2TMixin, found: fields.OutputEpisodes, mask: torch.Tensor, log_probs: torch.Tensor | None
 ) -> tuple[list[int], list[int]]:
     """The reward manager's episodes after what only the trainer knows: log-probs and the multi-turn mask."""
     settings, ends = trainer.l2t.episodes, found.ends
@@ -189,50 +237,87 @@ def _final_episodes(
     return kept, [states[end] for end in kept] if all(end in states for end in kept) else []
 
 
-def _score(trainer: L2TMixin, batch: KVBatchMeta, rewards: ProcessRewards, answers: list[list[str]]) -> None:
-    """Ask the actor's workers for J_0 … J_K of every row with episodes."""
-    boundaries = [torch.tensor([0, *ends], dtype=torch.int64) for ends in rewards.ends]
-    widest = max(len(row) for row in boundaries)
-    rewards.scores = torch.zeros(len(boundaries), widest, dtype=torch.float64)
+def _score(trainer: L2TMixin, batch: KVBatchMeta, rewards: ProcessRewards) -> None:
+    """J_0 … J_K of every row with episodes: sampled already, computed with the old log-probs, or from the workers now."""
+    widest = max(len(ends) for ends in rewards.ends) + 1
+    rewards.scores = torch.zeros(len(rewards.ends), widest, dtype=torch.float64)
     if widest == 1:
         return
-    nested = torch.nested.as_nested_tensor(boundaries, layout=torch.jagged)
-    _store(batch, fields.BOUNDARIES, nested)
-    request = _request(batch, {"l2t_gain": trainer.l2t.gain.model_dump()}, SCORING_FIELDS)
-    trainer.actor_rollout_wg.l2t_answer_scores(request)
-    for row, scores in enumerate(_fetch(batch, fields.ANSWER_SCORES)[fields.ANSWER_SCORES].unbind()):
+    if trainer.l2t.gain.kind == "monte_carlo":
+        found = [_sampled_scores(rewards, row) for row in range(len(rewards.ends))]
+    else:
+        if not trainer.fuses_scores:
+            request = with_settings(batch, {"l2t_gain": trainer.l2t.gain.model_dump()}, SCORING_FIELDS)
+            trainer.actor_rollout_wg.l2t_answer_scores(request)
+        found = fetch(batch, fields.ANSWER_SCORES)[fields.ANSWER_SCORES].unbind()
+    for row, scores in enumerate(found):
         if not rewards.ends[row]:
             continue
-        if not torch.isfinite(scores).all():
-            rewards.skipped["answer_too_long" if torch.isnan(scores).all() else "score_not_finite"] += 1
+        reason = None
+        if scores is None:
+            reason = "not_sampled"
+        elif not torch.isfinite(scores).all():
+            reason = "answer_too_long" if torch.isnan(scores).all() else "score_not_finite"
+        if reason:
+            rewards.skipped[reason] += 1
             rewards.ends[row], rewards.states[row] = [], []
             continue
         rewards.scores[row, : len(scores)] = scores.double()
         rewards.scores[row, len(scores) :] = scores[-1].double()
 
 
-def _combine(trainer: L2TMixin, rewards: ProcessRewards) -> None:
-    """Gains, penalty and process rewards from scores and log-ratios."""
+def _sampled_scores(rewards: ProcessRewards, row: int) -> torch.Tensor | None:
+    """The row's scores by sampled answers, at the boundaries that are left of the reward manager's."""
+    info, output = rewards.info[row], int(rewards.keys[row].rsplit("_", 1)[1])
+    episodes_of_row, of_outputs = _row_episodes(info, output), fields.decode_scores(info.get(fields.SAMPLED_SCORES))
+    if episodes_of_row is None or output >= len(of_outputs) or of_outputs[output] is None:
+        return None
+    by_end = dict(zip([0, *episodes_of_row.ends], of_outputs[output], strict=True))
+    return torch.tensor([by_end[end] for end in [0, *rewards.ends[row]]], dtype=torch.float64)
+
+
+def _combine(trainer: L2TMixin, batch: KVBatchMeta, rewards: ProcessRewards) -> None:
+    """Gains, penalty and process rewards from scores and log-ratios or derivatives."""
     rewards.episode_ids = episodes.episode_ids(rewards.ends, rewards.response_mask.shape[1])
     rewards.gains = gain.fitting_gains(rewards.scores)
-    width = rewards.gains.shape[1]
-    rewards.penalty = compression.compression_penalty(
-        rewards.deltas,
-        rewards.episode_ids,
-        rewards.response_mask,
-        num_episodes=width,
-        estimator=trainer.l2t.compression.estimator,
-    )
+    _penalise(trainer, batch, rewards)
     rewards.process = compression.process_rewards(rewards.gains, rewards.penalty, trainer.l2t.beta)
-    rewards.process = rewards.process * (torch.arange(width) < rewards.num_episodes[:, None])
 
 
-def _policy_log_probs(trainer: L2TMixin, batch: KVBatchMeta, data: TensorDict, mask: torch.Tensor) -> torch.Tensor:
+def _penalise(trainer: L2TMixin, batch: KVBatchMeta, rewards: ProcessRewards) -> None:
+    """C of every episode, 0 without a weight for it."""
+    settings, width = trainer.l2t.compression, rewards.gains.shape[1]
+    live = torch.arange(width) < rewards.num_episodes[:, None]
+    if settings.estimator in compression.ESTIMATORS:
+        rewards.penalty = compression.compression_penalty(
+            rewards.deltas,
+            rewards.episode_ids,
+            rewards.response_mask,
+            num_episodes=width,
+            estimator=settings.estimator,
+        )
+        return
+    rewards.penalty = torch.zeros(len(rewards.ends), width, dtype=torch.float64)
+    if trainer.l2t.beta == 0 or width == 0:
+        return
+    extra = {
+        "temperature": trainer.config.actor_rollout_ref.rollout.temperature,
+        "l2t_max_tokens": trainer.l2t.gain.max_tokens_per_micro_batch,
+    }
+    trainer.actor_rollout_wg.l2t_derivatives(with_settings(batch, extra, DERIVATIVE_FIELDS))
+    data = fetch(batch, fields.DERIVATIVES, fields.DISPLACEMENT_NORM)
+    derivatives = padded(data[fields.DERIVATIVES])[:, 1 : width + 1]
+    rewards.penalty[:, : derivatives.shape[1]] = compression.derivative_penalty(
+        derivatives, damping=settings.damping, squared_norm=float(data[fields.DISPLACEMENT_NORM].max())
+    )
+    rewards.penalty = rewards.penalty * live
+
+
+def _actor_log_probs(trainer: L2TMixin, batch: KVBatchMeta, data: TensorDict, mask: torch.Tensor) -> torch.Tensor:
     """The actor's own log-probs: verl's old ones, unless its bypass mode put the rollout engine's in their place."""
-    correction = trainer.config.algorithm.get("rollout_correction", None)
-    if not (trainer.needs_reference and correction and correction.get("bypass_mode", False)):
+    if not (trainer.needs_reference and startup.bypasses_old_log_probs(trainer.config)):
         return data["old_log_probs"]
-    request = _request(
+    request = with_settings(
         batch,
         {
             "calculate_entropy": False,
@@ -242,27 +327,27 @@ def _policy_log_probs(trainer: L2TMixin, batch: KVBatchMeta, data: TensorDict, m
         },
     )
     trainer.actor_rollout_wg.compute_log_prob(request)
-    return response_from_nested(_fetch(batch, "log_probs")["log_probs"], mask)
+    return response_from_nested(fetch(batch, "log_probs")["log_probs"], mask)
 
 
 def token_advantages(batch: KVBatchMeta) -> tuple[torch.Tensor, torch.Tensor]:
     """[B, T] advantages that another estimator computed, and the response mask that goes with them."""
-    data = _fetch(batch, "advantages", "response_mask")
-    return _padded(data["advantages"]), _padded(data["response_mask"])
+    data = fetch(batch, "advantages", "response_mask")
+    return padded(data["advantages"]), padded(data["response_mask"])
 
 
 def grpo_grad_norm(trainer: L2TMixin, batch: KVBatchMeta) -> float:
     """The gradient norm that plain GRPO would have on these rollouts."""
-    data = _fetch(batch, "uid", "response_mask", "rm_scores")
+    data = fetch(batch, "uid", "response_mask", "rm_scores")
     advantages, _ = compute_grpo_outcome_advantage(
-        _padded(data["rm_scores"]),
-        _padded(data["response_mask"]),
+        padded(data["rm_scores"]),
+        padded(data["response_mask"]),
         np.array(fields.objects(data, "uid"), dtype=object),
         norm_adv_by_std_in_grpo=trainer.config.algorithm.get("norm_adv_by_std_in_grpo", True),
     )
     nested = response_to_nested(advantages, data["response_mask"])
-    _store(batch, fields.GRPO_ADVANTAGES, nested)
-    request = _request(
+    store(batch, fields.GRPO_ADVANTAGES, nested)
+    request = with_settings(
         batch,
         {
             "calculate_entropy": False,
@@ -274,72 +359,9 @@ def grpo_grad_norm(trainer: L2TMixin, batch: KVBatchMeta) -> float:
     return float(tu.get(output, "grad_norm"))
 
 
-def rollout_records(trainer: L2TMixin, rewards: ProcessRewards, context: CreditContext) -> dict[str, dict[str, Any]]:
-    """What the dump says of each rollout: its episodes with text, J, gain, penalty and reward."""
-    decode = lambda ids: trainer.tokenizer.decode(ids, skip_special_tokens=False)  # noqa: E731
-    records = {}
-    for row, key in enumerate(rewards.keys):
-        if rewards.is_padding[row]:
-            continue
-        starts, scores = [0, *rewards.ends[row]], rewards.scores[row].tolist()
-        tokens = rewards.responses[row]
-        records[key] = {
-            "outcome": rewards.outcome[row].item(),
-            "grading": rewards.info[row].get(fields.GRADING),
-            "answer_score_start": scores[0] if rewards.ends[row] else None,
-            "answer_score_end": scores[-1] if rewards.ends[row] else None,
-            "tokens": int(rewards.response_mask[row].sum()),
-            "response_ids": tokens.tolist(),
-            "tail": decode(tokens[starts[-1] :]),
-            "mean_tail_advantage": _mean_advantage(context, row, rewards.episode_ids[row] == -1),
-            "episodes": [
-                {
-                    "text": decode(tokens[start:end]),
-                    "start": start,
-                    "end": end,
-                    "answer_score": scores[k + 1],
-                    "gain": rewards.gains[row, k].item(),
-                    "penalty": rewards.penalty[row, k].item(),
-                    "reward": rewards.process[row, k].item(),
-                    "mean_advantage": _mean_advantage(context, row, rewards.episode_ids[row] == k),
-                    "states_answer": bool(rewards.states[row][k]) if rewards.states[row] else None,
-                }
-                for k, (start, end) in enumerate(itertools.pairwise(starts))
-            ],
-        }
-    return records
-
-
-def _mean_advantage(context: CreditContext, row: int, where: torch.Tensor) -> float | None:
-    chosen = where & (context.response_mask[row] > 0)
-    return context.advantages[row][chosen].mean().item() if chosen.any() else None
-
-
-def _fetch(batch: KVBatchMeta, *names: str) -> TensorDict:
-    """Fields of the batch's rows from the TransferQueue; those that no row has are left out."""
-    return tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=list(names))
-
-
-def _store(batch: KVBatchMeta, name: str, rows: torch.Tensor) -> None:
-    """Put a nested field beside the batch's rows, for the workers to fetch."""
-    data = TensorDict({name: rows}, batch_size=len(batch))
-    tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=data)
-
-
-def _request(batch: KVBatchMeta, extra_info: dict[str, Any], names: list[str] | None = None) -> KVBatchMeta:
-    """The same rows with settings of our own: what earlier calls left in the batch's does not reach the workers."""
-    return KVBatchMeta(
-        keys=batch.keys, tags=batch.tags, partition_id=batch.partition_id, fields=names, extra_info=extra_info
-    )
-
-
-def _padded(nested: torch.Tensor) -> torch.Tensor:
-    return nested.to_padded_tensor(padding=0) if nested.is_nested else nested
-
-
 def _sampled_nan(log_probs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """[B] rows with a sampled token whose log-prob is NaN."""
-    return (torch.isnan(_padded(log_probs)) & (_padded(mask) > 0)).any(dim=1)
+    return (torch.isnan(padded(log_probs)) & (padded(mask) > 0)).any(dim=1)
 
 
 def _reward_info(extra_fields: Any) -> dict[str, Any]:

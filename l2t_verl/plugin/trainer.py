@@ -1,4 +1,4 @@
-"""The trainer `l2t_sync`: verl's synchronous trainer with the process reward between log-probs and advantages."""
+"""The trainers `l2t_sync`, `l2t_colocate_async`, `l2t_separate_async`: verl's, with process rewards before advantages."""
 
 from __future__ import annotations
 
@@ -12,23 +12,33 @@ from omegaconf import DictConfig, open_dict
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.utils import Role, need_reference_policy
 from verl.trainer.ppo.v1.trainer_base import register_trainer
+from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
+from verl.trainer.ppo.v1.trainer_separate_async import PPOTrainerSeparateAsync
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.debug import marked_timer
 
 import l2t_verl
+from l2t_verl.compression import ESTIMATORS
 from l2t_verl.config import ConfigError
 from l2t_verl.credit import update_length_cost
-from l2t_verl.plugin import liveness, startup, step, weight_sync
+from l2t_verl.plugin import liveness, records, startup, step, weight_sync
 from l2t_verl.plugin.estimator import credit_context
 from l2t_verl.plugin.metrics import report
-from l2t_verl.plugin.worker import L2TWorker
+from l2t_verl.plugin.worker import L2TDetachWorker, L2TWorker
 
 STATE_FILE = "l2t_state.json"
 
 
 class L2TMixin:
-    """Adds L2T to one of verl's V1 trainers. It wraps verl's methods and copies none."""
+    """Adds L2T to one of verl's V1 trainers. It wraps verl's methods and copies none.
+
+    Attributes:
+        fuses_scores: whether the answer scores come from the forward that gives the old log-probs.
+    """
+
+    worker_class: type = L2TWorker
+    fuses_scores = False
 
     def __init__(self, config: DictConfig):
         """Check the configuration and build verl's trainer.
@@ -45,7 +55,9 @@ class L2TMixin:
         self.rollout_records: dict[str, dict] = {}
         self.cluster_watch: liveness.Watch | None = None
         super().__init__(config)
-        self.needs_reference = self.l2t.beta > 0
+        startup.provide_agent_loop_manager(config, self.l2t)
+        self.displaces = self.l2t.beta > 0 and self.l2t.compression.estimator not in ESTIMATORS
+        self.needs_reference = self.l2t.beta > 0 and not self.displaces
         if self.needs_reference and not self.use_reference_policy:
             self.use_reference_policy = True
             startup.provide_reference_config(config)
@@ -79,20 +91,31 @@ class L2TMixin:
         if provides_reference and Role.ActorRollout in roles and not startup.uses_lora(self.config):
             roles[Role.ActorRolloutRef] = roles.pop(Role.ActorRollout)
             pools[Role.ActorRolloutRef] = pools.pop(Role.ActorRollout)
-        for role in (Role.ActorRollout, Role.ActorRolloutRef):
+        if provides_reference and Role.Actor in roles and not startup.uses_lora(self.config):
+            roles[Role.RefPolicy], pools[Role.RefPolicy] = roles[Role.Actor], pools[Role.Actor]
+        for role in (Role.Actor, Role.RefPolicy, Role.ActorRollout, Role.ActorRolloutRef):
             if role in roles:
-                roles[role] = ray.remote(L2TWorker)
+                roles[role] = ray.remote(self.worker_class)
 
     def _setup(self) -> None:
         with liveness.watch(self):
             super()._setup()
             startup.check_versions(self.actor_rollout_wg.l2t_version(), l2t_verl.__version__)
+            self.fuses_scores = self._fuses_scores()
+
+    def _fuses_scores(self) -> bool:
+        """Whether scores and old log-probs share a forward: as configured, else where the workers compute in float32."""
+        reason = startup.why_not_fused(self.config, self.l2t)
+        wanted = self.l2t.gain.fused
+        if reason is not None or wanted is False:
+            return False
+        return bool(wanted) or all(self.actor_rollout_wg.l2t_fuses())
 
     def on_init_end(self) -> None:
         """Send the weights to the rollout and, on the CPU platform, prove that it computes with them."""
         with liveness.watch(self):
             super().on_init_end()
-            weight_sync.check(self)
+            weight_sync.check(self, super().on_init_end)
 
     def fit(self, agent_loop_manager: Any) -> None:
         """Train; a dead rollout server or worker ends the run with its error."""
@@ -103,6 +126,18 @@ class L2TMixin:
         return liveness.guard_buffer(super()._build_replay_buffer(), self)
 
     # ---- one step
+
+    def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        """Verl's, whose forward also gives the answer scores where that is possible."""
+        if not self.fuses_scores:
+            return super()._compute_old_log_prob(batch, metrics)
+        with marked_timer("l2t", self.timing_raw, color="magenta"):
+            step.prepare_fused_scores(self, batch)
+        batch.extra_info["l2t_fused"] = self.l2t.gain.model_dump()
+        result = super()._compute_old_log_prob(batch, metrics)
+        for done in (batch, result):
+            done.extra_info.pop("l2t_fused", None)
+        return result
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         with marked_timer("l2t", self.timing_raw, color="magenta"):
@@ -118,7 +153,7 @@ class L2TMixin:
             if self.l2t.diagnostics.displacement:
                 metrics["l2t/displacement"] = self.actor_rollout_wg.l2t_displacement()[0]
             if self.config.trainer.get("rollout_data_dir", None):
-                self.rollout_records.update(step.rollout_records(self, rewards, context))
+                self.rollout_records.update(records.rollout_records(self, rewards, context))
             self._adapt_length_cost(rewards)
         return batch
 
@@ -151,6 +186,8 @@ class L2TMixin:
         super()._save_checkpoint()
 
     def _load_checkpoint(self) -> None:
+        if self.displaces:  # from where training began, which is not where it is resumed
+            self.actor_rollout_wg.l2t_keep_start(self.l2t.compression.model_dump())
         super()._load_checkpoint()
         if self.global_steps == 0:
             return
@@ -164,3 +201,15 @@ class L2TMixin:
 @register_trainer("l2t_sync")
 class L2TTrainerSync(L2TMixin, PPOTrainerSync):
     """verl's synchronous trainer with L2T's rewards: `trainer.v1.trainer_mode=l2t_sync`."""
+
+
+@register_trainer("l2t_colocate_async")
+class L2TTrainerColocateAsync(L2TMixin, PPOTrainerColocateAsync):
+    """verl's asynchronous trainer on shared devices, with L2T's rewards: `trainer.v1.trainer_mode=l2t_colocate_async`."""
+
+
+@register_trainer("l2t_separate_async")
+class L2TTrainerSeparateAsync(L2TMixin, PPOTrainerSeparateAsync):
+    """verl's asynchronous trainer whose rollout has devices of its own: `trainer.v1.trainer_mode=l2t_separate_async`."""
+
+    worker_class = L2TDetachWorker

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from l2t_verl.patches import on_cpu_platform
@@ -21,8 +22,12 @@ PROBE = "Natalia sold clips to 48 of her friends. How many clips"
 TOKENS = 8
 
 
-def check(trainer: Any) -> None:
+def check(trainer: Any, send: Callable[[], None]) -> None:
     """Compare rollout and actor on the same tokens after an update that changes every weight (CPU platform only).
+
+    Args:
+        trainer: the trainer.
+        send: sends the actor's weights to the rollout.
 
     Raises:
         RuntimeError: they disagree; the message has both lists of log-probs.
@@ -32,13 +37,15 @@ def check(trainer: Any) -> None:
     workers = trainer.actor_rollout_wg
     workers.l2t_perturb_weights(PERTURBATION)
     try:
-        _update(trainer)
+        trainer.checkpoint_manager.sleep_replicas()
+        send()
         prompt = trainer.tokenizer.encode(PROBE, add_special_tokens=False)
         tokens, sampled = _sample(trainer, prompt)
         actor = workers.l2t_log_probs([prompt + tokens])[0][0][-len(tokens) :]
     finally:
         workers.l2t_restore_weights()
-    _update(trainer)
+    trainer.checkpoint_manager.sleep_replicas()
+    send()
     worst = max(abs(a - b) for a, b in zip(actor, sampled, strict=True))
     tolerance = TOLERANCE.get(str(trainer.config.actor_rollout_ref.rollout.dtype), TOLERANCE["bfloat16"])
     if not worst <= tolerance:
@@ -49,11 +56,6 @@ def check(trainer: Any) -> None:
         )
     logger.info("l2t: rollout follows the trained weights (largest difference %.2g nats)", worst)
     print(f"l2t_verl: weight update checked, largest log-prob difference {worst:.2g} nats", flush=True)
-
-
-def _update(trainer: Any) -> None:
-    trainer.checkpoint_manager.sleep_replicas()
-    trainer.checkpoint_manager.update_weights(trainer.global_steps)
 
 
 def _sample(trainer: Any, prompt: list[int]) -> tuple[list[int], list[float]]:

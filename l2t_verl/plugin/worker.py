@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import ray
 import torch
 import zmq
 from tensordict import TensorDict
+from verl.experimental.separation.engine_workers import DetachActorWorker
 from verl.single_controller.base.decorator import Dispatch, make_nd_compute_dataproto_dispatch_fn, register
 from verl.utils import tensordict_utils as tu
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
 import l2t_verl
-from l2t_verl.config import GainConfig
+from l2t_verl.config import CompressionConfig, GainConfig
 from l2t_verl.patches import on_cpu_platform
-from l2t_verl.plugin import fields, scoring
+from l2t_verl.plugin import derivatives, fields, scoring
+from l2t_verl.plugin.displacement import Displacement
 from l2t_verl.plugin.startup import context_length
-
-logger = logging.getLogger(__name__)
 
 WEIGHT_UPDATE_TIMEOUT_MS = 45_000
 
 
-class L2TWorker(ActorRolloutRefWorker):
-    """verl's hybrid worker; what verl calls is verl's own, but that on the CPU platform a weight update ends its waiting."""
+class L2TWorkerMixin:
+    """What L2T adds to one of verl's hybrid workers; what verl calls is verl's own, but for two methods.
+
+    `compute_log_prob` also gives the answer scores where the trainer asks for them, and on the CPU platform a weight update
+    ends its waiting.
+    """
+
+    _l2t_displacement: Displacement | None = None
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def l2t_version(self) -> str:
@@ -78,26 +83,91 @@ class L2TWorker(ActorRolloutRefWorker):
             output (pipeline stages, tensor-parallel peers).
         """
         config = GainConfig(**tu.get_non_tensor_data(data, "l2t_gain", default=None))
+        plan = self._plan(data, config)
+        if self._packs(config):
+            answers = scoring.packed_pass(self.actor, plan.rows, config.max_tokens_per_micro_batch).answers
+        else:
+            answers = scoring.expanded_log_probs(self.actor, plan.rows, config.max_tokens_per_micro_batch)
+        if answers is None:
+            return None
+        return TensorDict({fields.ANSWER_SCORES: plan.scores(answers)}, batch_size=len(plan.rows))
+
+    @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="actor"))
+    def compute_log_prob(self, data: TensorDict) -> TensorDict | None:
+        """Verl's; where the trainer asks for answer scores beside it, both come from the same forward.
+
+        Args:
+            data: verl's rows; with the non-tensor `l2t_fused`, also what `l2t_answer_scores` takes.
+
+        Returns:
+            verl's `log_probs` and `entropy`; with `l2t_fused` also `l2t_answer_scores`.
+        """
+        request = tu.get_non_tensor_data(data, "l2t_fused", default=None)
+        if request is None:
+            return super().compute_log_prob(data)
+        config = GainConfig(**request)
+        if not self._packs(config):
+            output = super().compute_log_prob(data)
+            plan = self._plan(data, config)
+            answers = scoring.expanded_log_probs(self.actor, plan.rows, config.max_tokens_per_micro_batch)
+            if output is None or answers is None:
+                return None
+            output[fields.ANSWER_SCORES] = plan.scores(answers)
+            return output
+        plan = self._plan(data, config, own_tokens=True)
+        found = scoring.packed_pass(
+            self.actor,
+            plan.rows,
+            config.max_tokens_per_micro_batch,
+            temperature=tu.get_non_tensor_data(data, "temperature", default=1.0),
+            entropy=tu.get_non_tensor_data(data, "calculate_entropy", default=False),
+        )
+        columns = {"log_probs": scoring.as_verl(plan.rows, found.tokens), fields.ANSWER_SCORES: plan.scores(found.answers)}
+        if tu.get_non_tensor_data(data, "calculate_entropy", default=False):
+            columns["entropy"] = scoring.as_verl(plan.rows, found.entropies)
+        return TensorDict(columns, batch_size=len(plan.rows))
+
+    def _plan(self, data: TensorDict, config: GainConfig, own_tokens: bool = False) -> scoring.ScoringPlan:
         plan = scoring.ScoringPlan(config, self.actor.model_config.tokenizer, context_length(self.actor.model_config))
         ground_truths = [fields.ground_truth_of(item) for item in fields.objects(data, "reward_model")]
         columns = (data["prompts"].unbind(), data["responses"].unbind(), data[fields.BOUNDARIES].unbind())
         for prompt, response, boundaries, truth in zip(*columns, ground_truths, strict=True):
-            plan.add_row(prompt, response, boundaries[1:].tolist(), fields.accepted_answers(truth))
-        backend = scoring.packed_log_probs if self._shares_prefixes(config) else scoring.expanded_log_probs
-        log_probs = backend(self.actor, plan.prefixes, config.max_tokens_per_micro_batch)
-        if log_probs is None:
-            return None
-        return TensorDict({fields.ANSWER_SCORES: plan.scores(log_probs)}, batch_size=len(ground_truths))
+            answers = fields.accepted_answers(truth)
+            plan.add_row(prompt, response, boundaries[1:].tolist(), answers, own_tokens=own_tokens)
+        return plan
 
-    def _shares_prefixes(self, config: GainConfig) -> bool:
-        """Whether `packed` was asked for and is possible; where it is not, says why, once."""
-        if config.backend != "packed":
-            return False
-        reason = scoring.why_not_packed(self.actor)
-        if reason is not None and not getattr(self, "_l2t_said", False):
-            self._l2t_said = True
-            logger.warning("l2t: scores are computed by gain.backend=expanded, one sequence a prefix: %s", reason)
-        return reason is None
+    def _packs(self, config: GainConfig) -> bool:
+        return config.backend == "packed" and scoring.packs(self.actor)
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def l2t_fuses(self) -> bool:
+        """Whether one forward may give old log-probs and scores without another rounding in what training compares."""
+        strategy = self.actor.engine_config.strategy
+        return strategy in ("fsdp", "fsdp2") and scoring.compute_dtype(self.actor.engine) == torch.float32
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def l2t_keep_start(self, settings: dict[str, Any]) -> None:
+        """Keep a copy of the weights that the displacement is measured from: call it before a checkpoint is loaded.
+
+        Args:
+            settings: the `CompressionConfig` as a dictionary.
+        """
+        with self.actor.engine.eval_mode():
+            self._l2t_displacement = Displacement(self.actor.engine.module, CompressionConfig(**settings))
+
+    @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="actor"))
+    def l2t_derivatives(self, data: TensorDict) -> TensorDict:
+        """d_k of each episode along the weights' displacement from the start, with the current policy.
+
+        Args:
+            data: rows with `prompts`, `responses`, `response_mask`, `l2t_boundaries` and the non-tensors `temperature` and
+                `l2t_max_tokens`.
+
+        Returns:
+            `l2t_derivatives`, nested float64 [K+1] per row in nats, the first of them 0; and `l2t_displacement_norm`,
+            float64 [B]: ‖Δθ̃‖².
+        """
+        return derivatives.derivatives(self.actor, self._l2t_displacement, data)
 
     @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="actor"))
     def l2t_grpo_grad_norm(self, data: TensorDict) -> TensorDict:
@@ -168,6 +238,14 @@ class L2TWorker(ActorRolloutRefWorker):
         """Log-probs of the tokens 1 … of each sequence (the first has no context), at temperature 1, in nats."""
         log_probs = scoring.sequence_log_probs(self.actor, sequences)
         return [values.tolist() for values in log_probs] if log_probs is not None else []
+
+
+class L2TWorker(L2TWorkerMixin, ActorRolloutRefWorker):
+    """verl's worker of the trainers whose rollout shares the actor's devices."""
+
+
+class L2TDetachWorker(L2TWorkerMixin, DetachActorWorker):
+    """verl's worker of the trainer whose rollout has devices of its own."""
 
 
 def _local(parameter: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,165 @@
+"""Derivatives of log-probs along a displacement of the weights: what Eq. 4's Fisher form is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+
+OVERSAMPLING = 8  # columns that the randomised decomposition tries beyond the rank
+POWER_ITERATIONS = 4
+SMALL = 256  # rows or columns up to which the whole decomposition is as fast
+
+
+def low_rank(matrix: torch.Tensor, rank_fraction: float) -> torch.Tensor:
+    r"""The best approximation U_r Σ_r V_rᵀ of a matrix by one of rank r = max(1, round(rank_fraction · min(m, n))).
+
+    By torch's SVD where the rank is more than a quarter of the full one or the matrix is small, else by its randomised SVD
+    with a fixed seed. A vector is its own approximation.
+
+    Args:
+        matrix: [m, n] or [n].
+        rank_fraction: share of the full rank, in (0, 1].
+
+    Returns:
+        The approximation, in the matrix's shape and type.
+
+    Raises:
+        ValueError: more than two axes, or a fraction out of bounds.
+
+    Example:
+        >>> low_rank(torch.diag(torch.tensor([3.0, 1.0])), 0.5)
+        tensor([[3., 0.],
+                [0., 0.]])
+    """
+    if not 0 < rank_fraction <= 1:
+        raise ValueError(f"rank_fraction must be in (0, 1], got {rank_fraction}")
+    if matrix.ndim > 2:
+        raise ValueError(f"a matrix or a vector is needed, got shape {tuple(matrix.shape)}")
+    if matrix.ndim < 2 or rank_fraction == 1.0:
+        return matrix.clone()
+    smaller = min(matrix.shape)
+    rank = max(1, round(rank_fraction * smaller))
+    values = matrix.float() if matrix.dtype in (torch.float16, torch.bfloat16) else matrix
+    if smaller <= SMALL or rank > smaller // 4:
+        left, sizes, right = torch.linalg.svd(values, full_matrices=False)
+        right = right.mH
+    else:
+        devices = [matrix.device] if matrix.is_cuda else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(0)
+            left, sizes, right = torch.svd_lowrank(values, q=min(rank + OVERSAMPLING, smaller), niter=POWER_ITERATIONS)
+    return ((left[:, :rank] * sizes[:rank]) @ right[:, :rank].mH).to(matrix)
+
+
+@contextmanager
+def shifted(
+    parameters: Mapping[str, torch.Tensor], displacement: Mapping[str, torch.Tensor], scale: float
+) -> Iterator[None]:
+    """θ + scale · Δθ inside the block; θ again afterwards, bit for bit, whatever happens inside.
+
+    Args:
+        parameters: tensors that are changed in place.
+        displacement: for some or all of them, Δθ of the same shape, on any device.
+        scale: its factor.
+
+    Raises:
+        KeyError: the displacement of something that is no parameter.
+    """
+    missing = [name for name in displacement if name not in parameters]
+    if missing:
+        raise KeyError(f"no parameters of the names {', '.join(missing)}")
+    saved = {name: parameters[name].detach().clone() for name in displacement}
+    try:
+        with torch.no_grad():
+            for name, delta in displacement.items():
+                parameters[name].add_(delta.to(parameters[name]), alpha=scale)
+        yield
+    finally:
+        with torch.no_grad():
+            for name, value in saved.items():
+                parameters[name].copy_(value)
+
+
+def directional_derivatives(
+    log_probs: Callable[[], torch.Tensor], shift: Callable[[float], AbstractContextManager], epsilon: float
+) -> torch.Tensor:
+    r"""d_t = ∂_ε log π_{θ+εΔθ}(y_t) at 0, by the central difference of two passes: for all tokens of all episodes at once.
+
+    Args:
+        log_probs: computes log-probs in nats under the weights as they stand.
+        shift: a context in which the weights are shifted by the given multiple of Δθ, such as `shifted`.
+        epsilon: the multiple; the error is of second order in it, and rounding errors are divided by it.
+
+    Returns:
+        d_t in nats, float64, in the shape of the log-probs.
+
+    Raises:
+        ValueError: epsilon is not positive.
+
+    Example:
+        >>> weight = torch.tensor([2.0], dtype=torch.float64)
+        >>> shift = lambda scale: shifted({"w": weight}, {"w": torch.tensor([3.0])}, scale)
+        >>> directional_derivatives(lambda: weight**2, shift, 1e-4).round(decimals=6), weight
+        (tensor([12.], dtype=torch.float64), tensor([2.], dtype=torch.float64))
+    """
+    if not epsilon > 0:
+        raise ValueError(f"epsilon must be positive, got {epsilon}")
+    with shift(epsilon):
+        above = log_probs()
+    with shift(-epsilon):
+        below = log_probs()
+    return (above.double() - below.double()) / (2 * epsilon)
+
+
+def exact_derivatives(
+    log_prob: Callable[[int], torch.Tensor],
+    parameters: Mapping[str, torch.Tensor],
+    displacement: Mapping[str, torch.Tensor],
+    num_episodes: int,
+) -> torch.Tensor:
+    r"""d_k = ⟨Δθ, ∇ log π(z_k | s_k)⟩ by one gradient for each episode: the oracle for small models.
+
+    Args:
+        log_prob: log π(z_k | s_k) of an episode in nats, with its graph.
+        parameters: tensors that require gradients; theirs are left as they are.
+        displacement: for some or all of them, Δθ of the same shape.
+        num_episodes: K.
+
+    Returns:
+        [K] in nats, float64.
+
+    Example:
+        >>> weight = torch.tensor([2.0], requires_grad=True)
+        >>> exact_derivatives(lambda k: (k + 1) * weight**2, {"w": weight}, {"w": torch.tensor([3.0])}, 2)
+        tensor([12., 24.], dtype=torch.float64)
+    """
+    names = list(displacement)
+    found = torch.zeros(num_episodes, dtype=torch.float64)
+    for k in range(num_episodes):
+        gradients = torch.autograd.grad(log_prob(k), [parameters[name] for name in names], allow_unused=True)
+        found[k] = sum(
+            (gradient.double() * displacement[name].to(gradient.device).double()).sum().item()
+            for name, gradient in zip(names, gradients, strict=True)
+            if gradient is not None
+        )
+    return found
+
+
+def derivative_penalty(derivatives: torch.Tensor, *, damping: float = 0.0, squared_norm: float = 0.0) -> torch.Tensor:
+    r"""C_k = ½ d_k² + ½ λ ‖Δθ̃‖² (arXiv 2505.10425, Eq. 4 with its Fisher damping; the ½ makes it nats).
+
+    Args:
+        derivatives: [..., K] d_k in nats.
+        damping: λ.
+        squared_norm: ‖Δθ̃‖².
+
+    Returns:
+        [..., K] penalties in nats, float64.
+
+    Example:
+        >>> derivative_penalty(torch.tensor([2.0, -1.0]), damping=0.5, squared_norm=4.0)
+        tensor([3.0000, 1.5000], dtype=torch.float64)
+    """
+    return 0.5 * derivatives.double().square() + 0.5 * damping * squared_norm

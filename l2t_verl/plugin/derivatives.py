@@ -1,0 +1,103 @@
+"""How a worker computes derivatives along its weights' displacement, for the episodes of its rows."""
+
+from __future__ import annotations
+
+import torch
+from tensordict import TensorDict
+from verl.utils import tensordict_utils as tu
+from verl.workers.engine_workers import TrainingWorker
+
+from l2t_verl.compression import directional_derivatives, sum_by_episode
+from l2t_verl.episodes import episode_ids
+from l2t_verl.packing import PackedRow, packed_forward
+from l2t_verl.plugin import fields, scoring
+from l2t_verl.plugin.displacement import Displacement
+
+
+def derivatives(actor: TrainingWorker, displacement: Displacement, data: TensorDict) -> TensorDict:
+    """See `L2TWorkerMixin.l2t_derivatives`."""
+    boundaries = [row[1:].tolist() for row in data[fields.BOUNDARIES].unbind()]
+    rows = [
+        PackedRow([*prompt.tolist(), *response.tolist()], first=len(prompt))
+        for prompt, response in zip(data["prompts"].unbind(), data["responses"].unbind(), strict=True)
+    ]
+    mask = data["response_mask"].to_padded_tensor(padding=0)
+    ids = torch.where(mask > 0, episode_ids(boundaries, mask.shape[1]), -1)
+    width = max(map(len, boundaries))
+    with actor.engine.eval_mode():
+        displacement.refresh()
+    if displacement.relative_size == 0:
+        found = torch.zeros(len(rows), width, dtype=torch.float64)
+    elif displacement.settings.estimator == "exact":
+        found = _exact(actor, displacement, rows, ids, width, data)
+    else:
+        found = _directional(actor, displacement, rows, ids, width, data)
+    first = torch.zeros(1, dtype=torch.float64)
+    nested = [torch.cat([first, row[: len(ends)]]) for row, ends in zip(found, boundaries, strict=True)]
+    return TensorDict(
+        {
+            fields.DERIVATIVES: torch.nested.as_nested_tensor(nested, layout=torch.jagged),
+            fields.DISPLACEMENT_NORM: torch.full((len(rows),), displacement.squared_norm, dtype=torch.float64),
+        },
+        batch_size=len(rows),
+    )
+
+
+def _directional(
+    actor: TrainingWorker,
+    displacement: Displacement,
+    rows: list[PackedRow],
+    ids: torch.Tensor,
+    width: int,
+    data: TensorDict,
+) -> torch.Tensor:
+    """[B, K] by two passes over all rows."""
+    temperature = tu.get_non_tensor_data(data, "temperature", default=1.0)
+    packs = scoring.packs(actor)
+
+    def log_probs() -> torch.Tensor:
+        if packs:
+            tokens = scoring.packed_pass(actor, rows, _max_tokens(data), temperature=temperature).tokens
+        else:
+            whole = scoring.sequence_log_probs(
+                actor, [row.context for row in rows], _max_tokens(data), temperature=temperature
+            )
+            tokens = [values[row.first - 1 :] for row, values in zip(rows, whole, strict=True)]
+        padded = torch.zeros(ids.shape)
+        for row, values in zip(padded, tokens, strict=True):
+            row[: len(values)] = values
+        return padded
+
+    epsilon = displacement.epsilon(scoring.compute_dtype(actor.engine))
+    with actor.engine.eval_mode():  # the parameters stay where they are shifted
+        of_tokens = directional_derivatives(log_probs, displacement.shifted, epsilon)
+    return sum_by_episode(torch.where(ids >= 0, of_tokens, 0.0), ids, width)
+
+
+def _exact(
+    actor: TrainingWorker,
+    displacement: Displacement,
+    rows: list[PackedRow],
+    ids: torch.Tensor,
+    width: int,
+    data: TensorDict,
+) -> torch.Tensor:
+    """[B, K] by one backward pass for each episode; one rank only, because FSDP averages gradients over ranks."""
+    engine, found = actor.engine, torch.zeros(len(rows), width, dtype=torch.float64)
+    temperature = tu.get_non_tensor_data(data, "temperature", default=1.0)
+    with engine.train_mode():  # leaves with the gradients cleared
+        for i, row in enumerate(rows):
+            for k in range(int(ids[i].max()) + 1):
+                engine.optimizer_zero_grad()
+                with scoring.computing(engine):
+                    tokens = packed_forward(engine.module, [row], temperature=temperature).tokens[0]
+                of_episode = (ids[i, : len(tokens)] == k).to(tokens.device)
+                if not of_episode.any():
+                    continue
+                tokens[of_episode].sum().backward()
+                found[i, k] = displacement.product_with_gradients()
+    return found
+
+
+def _max_tokens(data: TensorDict) -> int:
+    return tu.get_non_tensor_data(data, "l2t_max_tokens", default=16384)

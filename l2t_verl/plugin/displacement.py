@@ -1,0 +1,153 @@
+"""How far a worker's weights have moved from the start: Δθ = θ − θ_0 of its own shards, by a low-rank proxy per matrix.
+
+The start is a copy that the worker keeps from before any checkpoint is loaded: a reference policy may be stored in another
+type, whose rounding is larger than what training moves. With LoRA the adapter itself is the displacement: θ + εΔθ is its
+second matrix times 1 + ε.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from l2t_verl.compression import low_rank, shifted
+from l2t_verl.config import CompressionConfig
+
+LORA = re.compile(r"\.lora_B\.(?P<adapter>\w+)\.weight$")
+
+
+class Displacement:
+    """Δθ̃ of one worker, refreshed every `refresh_steps` steps.
+
+    Attributes:
+        local: this rank's part of Δθ̃ by parameter, on the CPU.
+        squared_norm: ‖Δθ̃‖² of the whole, the same on all ranks.
+        relative_size: ‖Δθ̃‖ / ‖θ‖ of the displaced parameters.
+    """
+
+    def __init__(self, module: torch.nn.Module, settings: CompressionConfig):
+        """Keep the start; `module` is the engine's, sharded or not.
+
+        Raises:
+            ValueError: no parameter is displaced.
+        """
+        self.module, self.settings = module, settings
+        parameters = dict(module.named_parameters())
+        self.uses_lora = any(LORA.search(name) for name in parameters)
+        pattern = LORA if self.uses_lora else re.compile(settings.parameters)
+        self.names = [name for name in parameters if pattern.search(name)]
+        if not self.names:
+            raise ValueError(
+                f"algorithm.l2t.compression.parameters={settings.parameters!r} matches none of the model's "
+                f"{len(parameters)} parameters, such as {next(iter(parameters))}"
+            )
+        self.start = {} if self.uses_lora else {name: _local(parameters[name]).cpu().clone() for name in self.names}
+        self.local: dict[str, torch.Tensor] = {}
+        self.squared_norm = self.relative_size = 0.0
+        self._calls = 0
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Decompose the displacement anew where it is due; all ranks call it, with the parameters on the device."""
+        due = self._calls % self.settings.refresh_steps == 0 or self.uses_lora  # an adapter costs nothing to read
+        self._calls += 1
+        if due:
+            squares = self._read_adapter() if self.uses_lora else self._decompose()
+            self.squared_norm = squares[0]
+            self.relative_size = math.sqrt(squares[0] / squares[1]) if squares[1] > 0 else 0.0
+
+    def epsilon(self, dtype: torch.dtype) -> float:
+        """The multiple of Δθ̃ whose size relative to the weights is the configured shift."""
+        default = 1e-3 if dtype in (torch.float32, torch.float64) else 1e-2
+        shift = default if self.settings.shift is None else self.settings.shift
+        return shift / self.relative_size
+
+    @contextmanager
+    def shifted(self, scale: float) -> Iterator[None]:
+        """θ + scale · Δθ̃ inside the block, θ bit for bit afterwards."""
+        with shifted({name: _local(p) for name, p in self._parameters()}, self.local, scale):
+            self._reshard()
+            try:
+                yield
+            finally:
+                self._reshard()
+
+    def product_with_gradients(self) -> float:
+        """⟨Δθ̃, ∇⟩ of this rank's parts, with the gradients as they stand."""
+        product = 0.0
+        for name, parameter in self.module.named_parameters():
+            if name in self.local and parameter.grad is not None:
+                gradient = _local(parameter.grad)
+                product += (gradient.double() * self.local[name].to(gradient.device).double()).sum().item()
+        return product
+
+    def _reshard(self) -> None:
+        """FSDP2 keeps the root's gathered parameters after a forward: the next one has to gather them again."""
+        if hasattr(self.module, "reshard"):
+            self.module.reshard()
+
+    def _parameters(self) -> list[tuple[str, torch.Tensor]]:
+        chosen = set(self.names)
+        return [(name, p.detach()) for name, p in self.module.named_parameters() if name in chosen]
+
+    def _decompose(self) -> tuple[float, float]:
+        """Δθ̃ by matrices, each by one of the ranks; ‖Δθ̃‖² and ‖θ‖²."""
+        world = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+        rank = torch.distributed.get_rank() if world > 1 else 0
+        squares = [0.0, 0.0]
+        for index, (name, parameter) in enumerate(self._parameters()):
+            now = _whole(parameter)
+            delta = now - _whole(_like(parameter, self.start[name].to(now.device)))
+            if index % world == rank:
+                delta = low_rank(delta, self.settings.rank_fraction)
+            if world > 1:
+                delta = delta.contiguous()
+                torch.distributed.broadcast(delta, src=index % world)
+            squares[0] += delta.double().square().sum().item()
+            squares[1] += now.double().square().sum().item()
+            self.local[name] = _local(_shard_like(parameter, delta)).cpu()
+        return squares[0], squares[1]
+
+    def _read_adapter(self) -> tuple[float, float]:
+        """Δθ = s B A as the adapter stands, of which B is displaced; ‖s B A‖² and the square of the base weights' norm."""
+        modules, squares = dict(self.module.named_modules()), [0.0, 0.0]
+        for name, parameter in self._parameters():
+            layer = modules[name[: LORA.search(name).start()]]
+            adapter = LORA.search(name)["adapter"]
+            first, second = _whole(layer.lora_A[adapter].weight.detach()).double(), _whole(parameter).double()
+            product = (second.mT @ second) * (first @ first.mT)  # ‖BA‖² without the product itself
+            squares[0] += layer.scaling[adapter] ** 2 * product.sum().item()
+            squares[1] += _whole(layer.get_base_layer().weight.detach()).double().square().sum().item()
+            self.local[name] = _local(parameter).cpu().clone()
+        return squares[0], squares[1]
+
+
+def _local(tensor: Any) -> torch.Tensor:
+    """This rank's part."""
+    return tensor.detach().to_local() if isinstance(tensor, DTensor) else tensor.detach()
+
+
+def _whole(tensor: Any) -> torch.Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _like(parameter: Any, local: torch.Tensor) -> Any:
+    """This rank's part of something that is sharded as `parameter` is."""
+    if not isinstance(parameter, DTensor):
+        return local
+    return DTensor.from_local(
+        local, parameter.device_mesh, parameter.placements, run_check=False, shape=parameter.shape, stride=parameter.stride()
+    )
+
+
+def _shard_like(parameter: Any, whole: torch.Tensor) -> Any:
+    """A tensor that every rank has, sharded as `parameter` is."""
+    if not isinstance(parameter, DTensor):
+        return whole
+    return distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)

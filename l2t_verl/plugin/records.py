@@ -1,0 +1,56 @@
+"""What the dump of rollouts says of each of them."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from l2t_verl.plugin import fields
+from l2t_verl.plugin.estimator import CreditContext
+
+if TYPE_CHECKING:
+    from l2t_verl.plugin.step import ProcessRewards
+    from l2t_verl.plugin.trainer import L2TMixin
+
+
+def rollout_records(trainer: L2TMixin, rewards: ProcessRewards, context: CreditContext) -> dict[str, dict[str, Any]]:
+    """What the dump says of each rollout: its episodes with text, J, gain, penalty and reward."""
+    decode = lambda ids: trainer.tokenizer.decode(ids, skip_special_tokens=False)  # noqa: E731
+    records = {}
+    for row, key in enumerate(rewards.keys):
+        if rewards.is_padding[row]:
+            continue
+        starts, scores = [0, *rewards.ends[row]], rewards.scores[row].tolist()
+        tokens = rewards.responses[row]
+        records[key] = {
+            "outcome": rewards.outcome[row].item(),
+            "grading": rewards.info[row].get(fields.GRADING),
+            "answer_score_start": scores[0] if rewards.ends[row] else None,
+            "answer_score_end": scores[-1] if rewards.ends[row] else None,
+            "tokens": int(rewards.response_mask[row].sum()),
+            "response_ids": tokens.tolist(),
+            "tail": decode(tokens[starts[-1] :]),
+            "mean_tail_advantage": _mean_advantage(context, row, rewards.episode_ids[row] == -1),
+            "episodes": [
+                {
+                    "text": decode(tokens[start:end]),
+                    "start": start,
+                    "end": end,
+                    "answer_score": scores[k + 1],
+                    "gain": rewards.gains[row, k].item(),
+                    "penalty": rewards.penalty[row, k].item(),
+                    "reward": rewards.process[row, k].item(),
+                    "mean_advantage": _mean_advantage(context, row, rewards.episode_ids[row] == k),
+                    "states_answer": bool(rewards.states[row][k]) if rewards.states[row] else None,
+                }
+                for k, (start, end) in enumerate(itertools.pairwise(starts))
+            ],
+        }
+    return records
+
+
+def _mean_advantage(context: CreditContext, row: int, where: torch.Tensor) -> float | None:
+    chosen = where & (context.response_mask[row] > 0)
+    return context.advantages[row][chosen].mean().item() if chosen.any() else None
