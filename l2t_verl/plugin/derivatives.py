@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from tensordict import TensorDict
 from verl.utils import tensordict_utils as tu
 from verl.workers.engine_workers import TrainingWorker
 
 from l2t_verl.compression import directional_derivatives, sum_by_episode
+from l2t_verl.config import CompressionConfig
 from l2t_verl.episodes import episode_ids
 from l2t_verl.packing import PackedRow, packed_forward
 from l2t_verl.plugin import fields, scoring
 from l2t_verl.plugin.displacement import Displacement
+
+TOLERATED = 3.0  # factor by which the change may miss its target
+MOST_TRIES = 4
 
 
 def derivatives(actor: TrainingWorker, displacement: Displacement, data: TensorDict) -> TensorDict:
@@ -68,10 +74,28 @@ def _directional(
             row[: len(values)] = values
         return padded
 
-    epsilon = displacement.epsilon(scoring.compute_dtype(actor.engine))
+    wanted = _wanted_change(displacement.settings, scoring.compute_dtype(actor.engine))
+    epsilon = displacement.epsilon_for(wanted)
     with actor.engine.eval_mode():  # the parameters stay where they are shifted
-        of_tokens = directional_derivatives(log_probs, displacement.shifted, epsilon)
-    return sum_by_episode(torch.where(ids >= 0, of_tokens, 0.0), ids, width)
+        for _ in range(MOST_TRIES):
+            of_tokens = torch.where(ids >= 0, directional_derivatives(log_probs, displacement.shifted, epsilon), 0.0)
+            squares, count = scoring.summed(actor, of_tokens.square().sum().item(), (ids >= 0).sum().item())
+            displacement.slope = math.sqrt(squares / max(count, 1)) / displacement.norm
+            used, epsilon = epsilon, displacement.epsilon_for(wanted)
+            if displacement.slope == 0 or 1 / TOLERATED <= epsilon / used <= TOLERATED:
+                break
+    return sum_by_episode(of_tokens, ids, width)
+
+
+def _wanted_change(settings: CompressionConfig, dtype: torch.dtype) -> float:
+    """How much a token's log-prob should change, in nats, root mean square.
+
+    Less, and rounding outweighs it; more, and it is no derivative any more. How far the weights have to be shifted for it
+    differs by orders of magnitude between a random direction and the one that training went.
+    """
+    if settings.shift is not None:
+        return settings.shift
+    return 3e-3 if dtype == torch.float32 else 5e-2
 
 
 def _exact(

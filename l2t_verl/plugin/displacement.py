@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from l2t_verl.compression import low_rank, shifted
 from l2t_verl.config import CompressionConfig
 
+FIRST_SHIFT = 1e-4  # ‖εΔθ̃‖ / ‖θ‖ of the first try
 LORA = re.compile(r"\.lora_B\.(?P<adapter>\w+)\.weight$")
 
 
@@ -29,6 +30,7 @@ class Displacement:
         local: this rank's part of Δθ̃ by parameter, on the CPU.
         squared_norm: ‖Δθ̃‖² of the whole, the same on all ranks.
         relative_size: ‖Δθ̃‖ / ‖θ‖ of the displaced parameters.
+        slope: root mean square derivative of a token's log-prob along Δθ̃ / ‖Δθ̃‖, as last measured; None before.
     """
 
     def __init__(self, module: torch.nn.Module, settings: CompressionConfig):
@@ -50,6 +52,7 @@ class Displacement:
         self.start = {} if self.uses_lora else {name: _local(parameters[name]).cpu().clone() for name in self.names}
         self.local: dict[str, torch.Tensor] = {}
         self.squared_norm = self.relative_size = 0.0
+        self.slope: float | None = None
         self._calls = 0
 
     @torch.no_grad()
@@ -62,11 +65,16 @@ class Displacement:
             self.squared_norm = squares[0]
             self.relative_size = math.sqrt(squares[0] / squares[1]) if squares[1] > 0 else 0.0
 
-    def epsilon(self, dtype: torch.dtype) -> float:
-        """The multiple of Δθ̃ whose size relative to the weights is the configured shift."""
-        default = 1e-3 if dtype in (torch.float32, torch.float64) else 1e-2
-        shift = default if self.settings.shift is None else self.settings.shift
-        return shift / self.relative_size
+    @property
+    def norm(self) -> float:
+        """‖Δθ̃‖."""
+        return math.sqrt(self.squared_norm)
+
+    def epsilon_for(self, change: float) -> float:
+        """The multiple of Δθ̃ that should change log-probs by so much; at first a guess, small beside the weights."""
+        if not self.slope:
+            return FIRST_SHIFT / self.relative_size
+        return change / (self.slope * self.norm)
 
     @contextmanager
     def shifted(self, scale: float) -> Iterator[None]:

@@ -260,8 +260,16 @@ def _as_batch(rows: list[torch.Tensor], max_tokens: int, settings: dict[str, Any
 
 def _largest(actor: TrainingWorker, *numbers: int) -> list[int]:
     """The largest of each number over the data-parallel group."""
-    values = torch.tensor(numbers, device=get_device_name())
-    group = actor.engine.get_data_parallel_group()
+    return _reduced(actor, torch.tensor(numbers), torch.distributed.ReduceOp.MAX)
+
+
+def summed(actor: TrainingWorker, *numbers: float) -> list[float]:
+    """The sum of each number over the data-parallel group."""
+    return _reduced(actor, torch.tensor(numbers, dtype=torch.float64), torch.distributed.ReduceOp.SUM)
+
+
+def _reduced(actor: TrainingWorker, values: torch.Tensor, operation: torch.distributed.ReduceOp) -> list:
+    values, group = values.to(get_device_name()), actor.engine.get_data_parallel_group()
     if group is not None:
-        torch.distributed.all_reduce(values, op=torch.distributed.ReduceOp.MAX, group=group)
+        torch.distributed.all_reduce(values, op=operation, group=group)
     return values.tolist()
