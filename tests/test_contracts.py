@@ -21,7 +21,7 @@ from cluster import QUICKSTART
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from l2t_verl.plugin import cpu_platform, fields, liveness, step, trainer, worker
+from l2t_verl.plugin import agent_loop, cpu_platform, fields, liveness, step, trainer, worker
 from l2t_verl.plugin.reward_manager import L2TRewardManager
 
 ROOT = QUICKSTART.parent.parent
@@ -82,6 +82,9 @@ def test_imported(path, files):
 
 BASE = "verl.trainer.ppo.v1.trainer_base:PPOTrainer"
 WORKER = "verl.workers.engine_workers:ActorRolloutRefWorker"
+COLOCATE = "verl.trainer.ppo.v1.trainer_colocate_async:PPOTrainerColocateAsync"
+SEPARATE = "verl.trainer.ppo.v1.trainer_separate_async:PPOTrainerSeparateAsync"
+AGENT = "verl.trainer.ppo.v1.agent_loop_tq:AgentLoopWorkerTQ.__ray_metadata__.modified_class"
 MANAGER = "verl.experimental.reward_loop.reward_manager.base:RewardManagerBase"
 OVERRIDDEN = {
     f"{BASE}.__init__": ("self, config", "plugin/trainer.py"),
@@ -90,6 +93,7 @@ OVERRIDDEN = {
     f"{BASE}._setup": ("self", "plugin/trainer.py"),
     f"{BASE}.fit": ("self, agent_loop_manager", "plugin/trainer.py"),
     f"{BASE}._build_replay_buffer": ("self", "plugin/trainer.py"),
+    f"{BASE}._compute_old_log_prob": ("self, batch, metrics", "plugin/trainer.py"),
     f"{BASE}._compute_advantage": ("self, batch, metrics", "plugin/trainer.py"),
     f"{BASE}._dump_generations": (
         "self, inputs, outputs, gts, scores, reward_extra_infos_dict, dump_path",
@@ -98,9 +102,22 @@ OVERRIDDEN = {
     f"{BASE}._save_checkpoint": ("self", "plugin/trainer.py"),
     f"{BASE}._load_checkpoint": ("self", "plugin/trainer.py"),
     "verl.trainer.ppo.v1.trainer_sync:PPOTrainerSync.on_init_end": ("self", "plugin/trainer.py"),
+    f"{COLOCATE}.on_init_end": ("self", "plugin/trainer.py"),
+    f"{SEPARATE}.__init__": ("self, config", "plugin/trainer.py"),
+    f"{SEPARATE}._init_resource_pool_mgr": ("self", "plugin/trainer.py"),
+    f"{SEPARATE}._setup": ("self", "plugin/trainer.py"),
+    f"{SEPARATE}._compute_old_log_prob": ("self, batch, metrics", "plugin/trainer.py"),
+    f"{SEPARATE}.on_init_end": ("self", "plugin/trainer.py"),
     "verl.trainer.ppo.v1.replay_buffer:ReplayBuffer._wait_for_next_poll": (
         "self, partition_id, last_debug_time",
         "plugin/liveness.py",
+    ),
+    f"{WORKER}.compute_log_prob": ("self, data", "plugin/worker.py"),
+    "verl.trainer.ppo.v1.agent_loop_tq:AgentLoopManagerTQ.__init__": ("self, args, kwargs", "plugin/agent_loop.py"),
+    f"{AGENT}._agent_loop_postprocess": ("self, output, validate, kwargs", "plugin/agent_loop.py"),
+    "verl.experimental.agent_loop.agent_loop:AgentLoopWorker._compute_score": (
+        "self, outputs, kwargs",
+        "plugin/agent_loop.py",
     ),
     f"{WORKER}.update_weights": ("self, global_steps, mode", "plugin/worker.py"),
     f"{MANAGER}.__init__": ("self, config, tokenizer, compute_score", "plugin/reward_manager.py"),
@@ -123,10 +140,16 @@ def test_overridden(path, expected, file):
     assert parameters == expected, f"{path} has other parameters than {file} hands on"
 
 
+BASES = (trainer.PPOTrainerSync, trainer.PPOTrainerColocateAsync, trainer.PPOTrainerSeparateAsync)
+
+
 def test_nothing_else_of_verls_trainer_is_overridden():
     """The list above is whole: an override that it does not name would go unpinned."""
     pinned = {path.rsplit(".", 1)[1] for path in OVERRIDDEN}
-    for ours, verls in ((trainer.L2TMixin, trainer.PPOTrainerSync), (worker.L2TWorker, worker.ActorRolloutRefWorker)):
+    pairs = [(trainer.L2TMixin, base) for base in BASES]
+    pairs += [(worker.L2TWorkerMixin, base) for base in (worker.ActorRolloutRefWorker, worker.DetachActorWorker)]
+    pairs += [(agent_loop.L2TAgentLoopWorker, found(AGENT)), (agent_loop.L2TAgentLoopManager, agent_loop.AgentLoopManagerTQ)]
+    for ours, verls in pairs:
         names = {name for name, value in vars(ours).items() if callable(value) and hasattr(verls, name)}
         assert names - pinned == set(), f"{ours.__name__} overrides what OVERRIDDEN does not name"
 
@@ -174,7 +197,6 @@ CALLED = {
         "plugin/worker.py",
     ),
     "verl.checkpoint_engine:CheckpointEngineManager.sleep_replicas": ([None], [], "plugin/weight_sync.py"),
-    "verl.checkpoint_engine:CheckpointEngineManager.update_weights": ([None, 0], [], "plugin/weight_sync.py"),
     f"{BASE}.get_llm_client": ([None], [], "plugin/weight_sync.py"),
     "verl.workers.rollout.llm_server:LLMServerClient.generate": (
         [None],
@@ -218,6 +240,8 @@ def trainer_attributes() -> dict[str, str]:
     """What plugin code reads of a trainer and L2TMixin does not set itself, with the files that do."""
     mixin = next(node for node in ast.walk(TREES["l2t_verl/plugin/trainer.py"]) if getattr(node, "name", "") == "L2TMixin")
     own = {node.name for node in ast.walk(mixin) if isinstance(node, ast.FunctionDef)}
+    own |= {name.id for node in mixin.body if isinstance(node, (ast.Assign, ast.AnnAssign))
+            for name in ast.walk(node) if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)}  # fmt: skip
     names: dict[str, list[str]] = {}
     for file, tree in TREES.items():
         scope, holder = (mixin, "self") if file.endswith("plugin/trainer.py") else (tree, "trainer")
@@ -235,14 +259,14 @@ def trainer_attributes() -> dict[str, str]:
 @pytest.mark.parametrize(("name", "files"), trainer_attributes().items(), ids=trainer_attributes())
 def test_trainer_attribute(name, files):
     written = "".join(inspect.getsource(cls) for cls in trainer.PPOTrainerSync.__mro__[:2])
-    is_set = re.search(rf"self\.{name}\b(: [\w\[\], ]+)? = ", written) or hasattr(trainer.PPOTrainerSync, name)
+    is_set = re.search(rf"self\.{name}\b(: [\w\[\], ]+)? = ", written) or all(hasattr(base, name) for base in BASES)
     assert is_set, f"PPOTrainer sets no {name} any more; {files} read it"
 
 
 def test_the_list_of_trainer_attributes_finds_what_is_there():
     names = trainer_attributes()
     assert {"use_reference_policy", "role_worker_mapping", "mapping", "actor_rollout_wg", "checkpoint_manager"} <= set(names)
-    assert {"llm_server_manager", "timing_raw", "parameter_sync_step", "tokenizer", "global_steps"} <= set(names)
+    assert {"_rollout_server_managers", "timing_raw", "parameter_sync_step", "tokenizer", "global_steps"} <= set(names)
 
 
 # ---- lines of verl's code that ours stands on
@@ -272,6 +296,61 @@ SOURCES = {
         f"{BASE}._step_once",
         "if self.use_reference_policy:\n            with marked_timer(",
         "plugin/trainer.py sets use_reference_policy",
+    ),
+    "what the old log-probs are made of": (
+        f"{BASE}._compute_old_log_prob",
+        'fields = ["entropy", "log_probs", "response_mask"]',
+        "plugin/worker.py gives them, with the scores",
+    ),
+    "where the settings of the old log-probs travel": (
+        f"{BASE}._compute_old_log_prob",
+        '"calculate_entropy": True,',
+        "plugin/trainer.py adds its own to batch.extra_info",
+    ),
+    "old log-probs by the weights of the cycle's start": (
+        f"{SEPARATE}._compute_old_log_prob",
+        "self.actor_rollout_wg.restore_model_from_cpu(0)",
+        "plugin/worker.py: L2TDetachWorker has what it calls",
+    ),
+    "the worker of the separate trainer": (
+        f"{SEPARATE}._init_resource_pool_mgr",
+        "self.role_worker_mapping[Role.Actor] = ray.remote(DetachActorWorker)",
+        "plugin/trainer.py replaces it",
+    ),
+    "what an agent loop's tag says of its age": (
+        "verl.trainer.ppo.v1.agent_loop_tq:AgentLoopWorkerTQ._agent_loop_postprocess",
+        '"min_global_steps": field["extra_fields"].get("min_global_steps")',
+        "plugin/step.py takes stale rows from it",
+    ),
+    "the version of the weights": (
+        "verl.trainer.ppo.v1.trainer_colocate_async:PPOTrainerColocateAsync.on_step_end",
+        "self.checkpoint_manager.update_weights(self.global_steps)",
+        "plugin/step.py: a step's rollouts carry the number of the step before",
+    ),
+    "the class of an agent loop manager": (
+        "verl.trainer.main_ppo:TaskRunnerV1.__ray_metadata__.modified_class.init_agent_loop_manager",
+        'get("agent_loop_manager_class")',
+        "plugin/startup.py sets it",
+    ),
+    "who asks the reward workers": (
+        "verl.experimental.agent_loop.agent_loop:AgentLoopWorker._compute_score",
+        "selected_reward_loop_worker_handle.compute_score.remote(data)",
+        "plugin/agent_loop.py does so too",
+    ),
+    "what a reward worker does": (
+        "verl.experimental.reward_loop.reward_loop:RewardLoopWorker.compute_score",
+        "return await self.reward_manager.run_single(data)",
+        "plugin/agent_loop.py has sampled answers graded by it",
+    ),
+    "the parameters stay where they are": (
+        "verl.workers.engine.base:BaseEngineCtx._context_switch",
+        "if self.disable_auto_offload:\n            return",
+        "plugin/scoring.py",
+    ),
+    "the mode of an engine": (
+        "verl.workers.engine.base:BaseEngineCtx.__enter__",
+        "self.engine.mode = self.mode",
+        "plugin/scoring.py",
     ),
     "the LoRA trap": (
         f"{BASE}._compute_ref_log_prob",
@@ -492,9 +571,9 @@ def test_registries():
 
     assert ADV_ESTIMATOR_REGISTRY["l2t"].__module__ == "l2t_verl.plugin.estimator"
     assert REWARD_MANAGER["l2t"] is L2TRewardManager
-    assert TRAINER_REGISTRY["l2t_sync"] is trainer.L2TTrainerSync
+    for name in ("sync", "colocate_async", "separate_async"):
+        assert issubclass(TRAINER_REGISTRY[f"l2t_{name}"], TRAINER_REGISTRY[name])
     assert TRAINER_REGISTRY["sync"] is trainer.PPOTrainerSync
-    assert issubclass(trainer.L2TTrainerSync, TRAINER_REGISTRY["sync"])
 
 
 def test_engines_are_kept_by_model_backend_and_device():
@@ -522,19 +601,21 @@ def test_dispatch_of_our_worker_calls():
     """verl finds a worker's calls by the mark that its `register` leaves."""
     from verl.single_controller.base.decorator import MAGIC_ATTR, Dispatch
 
-    for name in ("l2t_version", "l2t_displacement", "l2t_perturb_weights", "l2t_restore_weights", "l2t_log_probs"):
+    for name in ("l2t_version", "l2t_displacement", "l2t_perturb_weights", "l2t_restore_weights", "l2t_log_probs",
+                 "l2t_fuses", "l2t_keep_start"):  # fmt: skip
         assert getattr(worker.L2TWorker, name).__dict__[MAGIC_ATTR]["dispatch_mode"] == Dispatch.ONE_TO_ALL, name
-    for name in ("l2t_answer_scores", "l2t_grpo_grad_norm"):
+    for name in ("l2t_answer_scores", "l2t_derivatives", "l2t_grpo_grad_norm"):
         mode = getattr(worker.L2TWorker, name).__dict__[MAGIC_ATTR]["dispatch_mode"]
         assert set(mode) == {"dispatch_fn", "collect_fn"}, name
-    ours, verls = (cls.update_weights.__dict__[MAGIC_ATTR] for cls in (worker.L2TWorker, worker.ActorRolloutRefWorker))
-    assert ours == verls, "plugin/worker.py registers update_weights as verl does"
+    for name in ("update_weights", "compute_log_prob"):
+        ours, verls = (getattr(cls, name).__dict__[MAGIC_ATTR] for cls in (worker.L2TWorker, worker.ActorRolloutRefWorker))
+        assert str(ours.keys()) == str(verls.keys()), f"plugin/worker.py registers {name} as verl does"
 
 
 # ---- classes: members and fields
 
 MEMBERS = {
-    "verl.trainer.ppo.utils:Role": (["ActorRollout", "ActorRolloutRef"], "plugin/trainer.py"),
+    "verl.trainer.ppo.utils:Role": (["Actor", "RefPolicy", "ActorRollout", "ActorRolloutRef"], "plugin/trainer.py"),
     "verl.single_controller.base.decorator:Dispatch": (["ONE_TO_ALL"], "plugin/worker.py"),
     "verl.workers.config.engine:EngineConfig": (
         ["use_dynamic_bsz", "max_token_len_per_gpu", "micro_batch_size_per_gpu", "use_fused_kernels"],
@@ -670,6 +751,11 @@ def stock() -> dict:
 READ = {
     "trainer.v1.trainer_mode": "plugin/trainer.py",
     "trainer.v1.sync": "plugin/trainer.py",
+    "trainer.n_gpus_per_node": "plugin/startup.py",
+    "trainer.nnodes": "plugin/startup.py",
+    "actor_rollout_ref.rollout.calculate_log_probs": "plugin/startup.py",
+    "actor_rollout_ref.rollout.agent.agent_loop_manager_class": "plugin/startup.py",
+    "actor_rollout_ref.rollout.full_determinism": "plugin/agent_loop.py",
     "trainer.default_local_dir": "plugin/trainer.py",
     "trainer.resume_mode": "plugin/trainer.py",
     "trainer.resume_from_path": "plugin/trainer.py",

@@ -136,6 +136,27 @@ REFUSED = {
         "algorithm.l2t.diagnostics.compare_grpo, algorithm.l2t.diagnostics.displacement: reads the parameters of an FSDP2 "
         "engine, but actor_rollout_ref.actor.strategy=megatron; set it to False, or the strategy to fsdp2",
     ),
+    "rollouts of older weights without their log-probs": (
+        ["trainer.v1.trainer_mode=l2t_colocate_async", "actor_rollout_ref.rollout.calculate_log_probs=False"],
+        "count by the log-probs that they were sampled with: set actor_rollout_ref.rollout.calculate_log_probs=True",
+    ),
+    "one forward for what verl does not compute": (
+        ["algorithm.l2t.gain.fused=True", "algorithm.rollout_correction.bypass_mode=True"],
+        "algorithm.l2t.gain.fused=True: verl's bypass mode computes no old log-probs; leave it at null",
+    ),
+    "a shift of parameters that are no matrices": (
+        [
+            "actor_rollout_ref.actor.strategy=fsdp",
+            "algorithm.l2t.compression.estimator=directional",
+            "algorithm.l2t.diagnostics.compare_grpo=False",
+            "algorithm.l2t.diagnostics.displacement=False",
+        ],
+        "shifts the parameters of an FSDP2 engine, but actor_rollout_ref.actor.strategy=fsdp; set it to fsdp2",
+    ),
+    "gradients of several ranks": (
+        ["trainer.n_gpus_per_node=2", "algorithm.l2t.compression.estimator=exact"],
+        "estimator=exact works on one rank only, but there are 2",
+    ),
     "a budget that no response can exceed": (
         ["data.max_response_length=160", "algorithm.l2t.credit.token_budget=161"],
         "algorithm.l2t.credit.token_budget=161.0 is above data.max_response_length=160; no response can exceed it",

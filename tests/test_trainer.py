@@ -1,5 +1,6 @@
 """The trainer without a cluster: it starts as verl's own does, provides the reference, looks at the data first."""
 
+import importlib
 import logging
 from types import SimpleNamespace
 
@@ -7,14 +8,16 @@ import pytest
 import torch
 from cluster import composed
 from tiny import byte_tokenizer, write_data, write_model
+from verl.experimental.separation.engine_workers import DetachActorWorker
 from verl.trainer.ppo.utils import Role
+from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ
 from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from l2t_verl.config import ConfigError, load_config
 from l2t_verl.plugin import fields, startup, step
-from l2t_verl.plugin.trainer import L2TTrainerSync
-from l2t_verl.plugin.worker import L2TWorker
+from l2t_verl.plugin.trainer import L2TMixin, L2TTrainerSync
+from l2t_verl.plugin.worker import L2TDetachWorker, L2TWorker
 
 LORA = "actor_rollout_ref.model.lora_rank=8"
 NO_PENALTY = "algorithm.l2t.beta=0"
@@ -26,8 +29,105 @@ def config(*overrides: str):
     return composed("actor_rollout_ref.model.path=nowhere", *overrides)
 
 
-def test_it_is_registered_under_its_name():
-    assert TRAINER_REGISTRY["l2t_sync"] is L2TTrainerSync
+SEPARATE = (
+    "trainer.v1.trainer_mode=l2t_separate_async",
+    "actor_rollout_ref.rollout.nnodes=1",
+    "actor_rollout_ref.rollout.n_gpus_per_node=1",
+    "actor_rollout_ref.rollout.checkpoint_engine.backend=nccl",
+    "trainer.v1.separate_async.parameter_sync_step=1",
+)
+MODES = {
+    "sync": ("trainer.v1.trainer_mode=l2t_sync",),
+    "colocate_async": ("trainer.v1.trainer_mode=l2t_colocate_async",),
+    "separate_async": SEPARATE,
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_each_mode_is_verls_own_with_l2t_in_it(mode):
+    """The same buffer, sizes and configuration as stock; verl compares the mode's name in many places."""
+    ours = TRAINER_REGISTRY[f"l2t_{mode}"](config(*MODES[mode]))
+    stock = TRAINER_REGISTRY[mode](config(*MODES[mode], f"trainer.v1.trainer_mode={mode}"))
+    assert type(ours).__mro__[1:3] == (L2TMixin, TRAINER_REGISTRY[mode])
+    assert type(ours.replay_buffer) is type(stock.replay_buffer)
+    settings = [
+        {name: value for name, value in vars(trainer.replay_buffer).items() if not callable(value)}
+        for trainer in (ours, stock)
+    ]
+    assert str(settings[0]) == str(settings[1])
+    assert ours.trainer_mode == stock.trainer_mode == mode
+    assert ours.parameter_sync_step == stock.parameter_sync_step
+    assert ours.config.trainer == stock.config.trainer
+    assert vars(type(ours)).keys() <= {"__module__", "__doc__", "__abstractmethods__", "_abc_impl", "worker_class"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "roles"),
+    [
+        ((), {Role.ActorRolloutRef}),
+        ((NO_PENALTY,), {Role.ActorRollout}),
+        (("actor_rollout_ref.hybrid_engine=False",), {Role.Actor, Role.RefPolicy}),
+        (("actor_rollout_ref.hybrid_engine=False", KL_LOSS), {Role.Actor, Role.RefPolicy}),
+        (("actor_rollout_ref.hybrid_engine=False", NO_PENALTY), {Role.Actor}),
+        (("actor_rollout_ref.hybrid_engine=False", LORA), {Role.Actor}),
+    ],
+)
+def test_the_separate_trainer_has_workers_that_can_keep_and_restore_weights(overrides, roles):
+    trainer = TRAINER_REGISTRY["l2t_separate_async"](config(*SEPARATE, *overrides))
+    trainer._init_resource_pool_mgr()
+    assert set(trainer.role_worker_mapping) == roles
+    for role in roles:
+        assert trainer.role_worker_mapping[role].__ray_metadata__.class_name == L2TDetachWorker.__name__
+        assert trainer.mapping[role] == "global_pool"
+    assert issubclass(L2TDetachWorker, DetachActorWorker)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "float32", "fused"),
+    [
+        ((), True, True),
+        ((), False, False),
+        (("+algorithm.l2t.gain.fused=True",), False, True),
+        (("+algorithm.l2t.gain.fused=False",), True, False),
+        (("algorithm.l2t.gain.backend=expanded",), True, False),
+        (("algorithm.l2t.episodes.method=surprise",), True, False),
+        (("+algorithm.l2t.gain.kind=monte_carlo",), True, False),
+        (("algorithm.rollout_correction.bypass_mode=True",), True, False),
+    ],
+)
+def test_scores_come_with_the_old_log_probs_where_nothing_speaks_against_it(overrides, float32, fused):
+    overrides = [o.removeprefix("+") if "kind" in o else o for o in overrides]
+    trainer = L2TTrainerSync(config(*overrides))
+    trainer.actor_rollout_wg = SimpleNamespace(l2t_fuses=lambda: [float32, float32])
+    assert trainer._fuses_scores() is fused
+
+
+@pytest.mark.parametrize(("estimator", "beta", "reference", "kept"), [
+    ("log_ratio", 1.2, True, False), ("directional", 1.2, False, True), ("exact", 1.2, False, True),
+    ("directional", 0, False, False),
+])  # fmt: skip
+def test_derivatives_need_no_reference_but_the_start(monkeypatch, estimator, beta, reference, kept):
+    trainer = L2TTrainerSync(config(f"+algorithm.l2t.compression.estimator={estimator}", f"algorithm.l2t.beta={beta}"))
+    assert trainer.use_reference_policy is trainer.needs_reference is reference
+    calls = []
+    trainer.actor_rollout_wg = SimpleNamespace(l2t_keep_start=lambda settings: calls.append(settings["estimator"]))
+    monkeypatch.setattr(
+        PPOTrainerSync, "_load_checkpoint", lambda self: setattr(self, "global_steps", 0) or calls.append("load")
+    )
+    trainer._load_checkpoint()
+    assert calls == ([estimator] if kept else []) + ["load"]
+
+
+def test_sampled_scores_need_an_agent_loop_that_samples(caplog):
+    trainer = L2TTrainerSync(config("algorithm.l2t.gain.kind=monte_carlo"))
+    agent = trainer.config.actor_rollout_ref.rollout.agent
+    module, _, name = agent.agent_loop_manager_class.rpartition(".")
+    assert issubclass(getattr(importlib.import_module(module), name), AgentLoopManagerTQ)
+    assert caplog.text == ""
+    other = "+actor_rollout_ref.rollout.agent.agent_loop_manager_class=mine.Manager"
+    trainer = L2TTrainerSync(config("algorithm.l2t.gain.kind=monte_carlo", other))
+    assert trainer.config.actor_rollout_ref.rollout.agent.agent_loop_manager_class == "mine.Manager"
+    assert "rows without them count in l2t/skipped/not_sampled" in caplog.text
 
 
 @pytest.mark.parametrize("overrides", [(), ("data.gen_batch_size=1", "trainer.v1.sampler.sync_refill_failed_groups=True")])
@@ -177,6 +277,23 @@ def test_surprise_cuts_the_body_that_the_reward_manager_found():
     ends, states = step._final_episodes(stub(method="surprise"), found, torch.ones(5), log_probs)
     assert ends == [1, 3, 4]
     assert states == []
+
+
+@pytest.mark.parametrize(("oldest", "stale"), [(4, False), (3, True), (0, True), (None, False)])
+def test_a_row_is_stale_if_older_weights_than_the_last_step_s_sampled_any_of_it(oldest, stale):
+    """After step 4 the rollout has weights number 4; step 5 trains on what they sampled, and on what was left over."""
+    assert step._is_stale({"min_global_steps": oldest}, 5) is stale
+    assert step._is_stale({}, 5) is False
+
+
+def test_sampled_scores_follow_the_episodes_that_are_left():
+    found = fields.OutputEpisodes([2, 4, 6], [0, 1, 1])
+    info = {fields.EPISODES: fields.encode_episodes([found, fields.OutputEpisodes([], [])]),
+            fields.SAMPLED_SCORES: fields.encode_scores([[0.0, 0.25, 0.5, 1.0], None])}  # fmt: skip
+    rewards = SimpleNamespace(keys=["u_0_0", "u_0_1", "v_0_0"], info=[info, info, {}], ends=[[2, 6], [3], [3]])
+    assert step._sampled_scores(rewards, 0).tolist() == [0.0, 0.25, 1.0]
+    assert step._sampled_scores(rewards, 1) is None  # its own sampling failed
+    assert step._sampled_scores(rewards, 2) is None  # nobody sampled
 
 
 def test_each_output_of_a_trajectory_has_its_own_episodes():

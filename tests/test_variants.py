@@ -143,3 +143,37 @@ def test_alpha_0_is_grpo_and_a_rollout_server_that_dies(folder):
         assert_ends_soon_with(run, "rollout server")
     finally:
         run.end()
+
+
+def test_asynchronous_steps_with_sampled_scores_and_derivatives(folder):
+    """`l2t_colocate_async`: what a warm-up batch left over is stale at the second step. The outcome, and so the accuracy of
+    a sampled answer, is a share of vowels."""
+    run = begin(
+        folder,
+        "async",
+        "trainer.v1.trainer_mode=l2t_colocate_async",
+        "algorithm.l2t.gain.kind=monte_carlo",
+        "+algorithm.l2t.gain.samples=2",
+        "+algorithm.l2t.gain.sample_tokens=16",
+        "+algorithm.l2t.compression.estimator=directional",
+        "+algorithm.l2t.compression.rank_fraction=0.25",
+        "+algorithm.l2t.compression.refresh_steps=1",
+        "algorithm.l2t.diagnostics.displacement=False",
+        f"reward.custom_reward_function.path={SCORER}",
+        "reward.custom_reward_function.name=share_of_vowels",
+    )
+    try:
+        rows = wait_for_steps(run, 3)
+        assert all(row["l2t/skipped/not_sampled/total"] == 0 for row in rows)
+        assert all(row["l2t/fitting_gain/std"] > 0 for row in rows)
+        assert all(row["actor/grad_norm"] > 0 for row in rows)
+        assert "timing_s/ref" not in rows[0]  # derivatives need no reference policy
+        assert rows[0]["l2t/compression/max"] == 0.0
+        assert all(row["l2t/compression/mean"] > 0 for row in rows[1:])
+        assert max(row["l2t/stale_fraction"] for row in rows) > 0
+        for dumped in read_jsonl(run.folder / "rollouts" / "1.jsonl"):
+            record = dumped["l2t"]
+            scores = [record["answer_score_start"], *(episode["answer_score"] for episode in record["episodes"])]
+            assert all(0 <= score < 5 for score in scores)
+    finally:
+        run.end()
