@@ -127,7 +127,7 @@ class CompressionConfig(_Section):
         description="Rank of the displacement's proxy, as a share of each matrix's full rank (`directional`, `exact`).",
     )
     refresh_steps: int = Field(
-        10, ge=1, description="Steps between decompositions of the displacement, in steps (`directional`, `exact`)."
+        10, ge=1, description="Batches from one decomposition of the displacement to the next (`directional`, `exact`)."
     )
     parameters: Pattern = Field(
         r"\.layers\.\d+\.",
@@ -142,7 +142,7 @@ class CompressionConfig(_Section):
         gt=0,
         le=1,
         description="Root mean square change of a token's log-prob that the finite shift makes, in nats (`directional`); "
-        "null: 0.003 where the actor computes in float32, else 0.05.",
+        "null: 0.001 where the actor computes in float32, else 0.05.",
     )
 
 

@@ -155,7 +155,7 @@ def test_health():
     [
         (0, torch.zeros(3), r"outcome must have shape \[2\] with B=2, T=4; got \[3\]"),
         (1, torch.zeros(2), r"process must have shape \[B, K\]"),
-        (2, torch.full((2, 4), 2), r"episode_ids must lie in -1 … 1; got -1 … 2"),
+        (2, torch.full((2, 4), 2), r"episode_ids must lie in -1 … 1; got 2 … 2"),
         (3, torch.ones(8), r"response_mask must be \[B, T\]"),
         (4, torch.zeros(2, 3), "old_log_probs must have shape"),
         (5, group("a"), "index must name the group of each of the B=2 rows; got 1"),

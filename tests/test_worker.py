@@ -12,24 +12,40 @@ from l2t_verl import gain
 from l2t_verl.config import GainConfig
 
 LORA = ["actor_rollout_ref.model.lora_rank=4", "actor_rollout_ref.model.lora_alpha=8"]
-CASES = {
-    "one rank": (1, []),
-    "two ranks": (2, []),
-    "fused kernels, whose forward returns no logits": (1, ["actor_rollout_ref.model.use_fused_kernels=True"]),
-    "LoRA": (1, LORA),
-    "LoRA, two ranks": (2, LORA),
+FSDP = "actor_rollout_ref.actor.fsdp_config"
+CASES = {  # world size, overrides, whether embeddings and output head share their weights
+    "one rank": (1, [], True),
+    "two ranks": (2, [], True),
+    "fused kernels, whose forward returns no logits": (1, ["actor_rollout_ref.model.use_fused_kernels=True"], True),
+    "checkpointing, a head that is sharded by itself, two ranks": (
+        2,
+        ["actor_rollout_ref.model.enable_gradient_checkpointing=True"],
+        False,
+    ),
+    "weights that stay gathered, checkpointing": (
+        1,
+        [f"{FSDP}.reshard_after_forward=False", "actor_rollout_ref.model.enable_gradient_checkpointing=True"],
+        False,
+    ),
+    "LoRA": (1, LORA, True),
+    "LoRA, two ranks": (2, LORA, True),
 }
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_model(tmp_path_factory.mktemp("worker") / "model")
-
-
 @pytest.fixture(scope="module", params=CASES)
-def case(request, folder, tmp_path_factory):
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def folder(name, tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("worker") / "model", tie_word_embeddings=CASES[name][2])
+
+
+@pytest.fixture(scope="module")
+def case(name, folder, tmp_path_factory):
     """(what each rank found, the model that they scored with)."""
-    world, overrides = CASES[request.param]
+    world, overrides, _ = CASES[name]
     result = tmp_path_factory.mktemp("result")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

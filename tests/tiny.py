@@ -75,7 +75,7 @@ def write_model(folder: Path, **changes) -> Path:
     """A random Qwen2 with head size 64, as a model folder."""
     tokenizer = byte_tokenizer((" the", "\n\n"))
     config = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
-    model = qwen2(len(tokenizer), tie_word_embeddings=True, **config, **changes)
+    model = qwen2(len(tokenizer), **({"tie_word_embeddings": True} | config | changes))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

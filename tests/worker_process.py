@@ -89,9 +89,11 @@ def rank_main(rank: int, world: int, port: int, model: Path, overrides: list[str
     from cluster import composed
 
     from l2t_verl.config import CompressionConfig
+    from l2t_verl.packing import head
     from l2t_verl.plugin import fields, scoring
     from l2t_verl.plugin.worker import L2TWorker
 
+    head.TOKENS_AT_ONCE = 7  # several pieces, and not the same number on each rank
     scoring.SEQUENCES_PER_CALL = 3  # several calls, and not the same number of sequences on each rank
     config = composed(f"actor_rollout_ref.model.path={model}", *overrides)
     worker = L2TWorker(config.actor_rollout_ref, role="actor")
@@ -101,7 +103,7 @@ def rank_main(rank: int, world: int, port: int, model: Path, overrides: list[str
     with torch.no_grad():
         for name, tensor in local.items():
             if "lora_B" in name:  # a fresh adapter is all zeros and changes nothing
-                tensor.fill_(0.05)
+                tensor.fill_(0.2)
 
     def scores(backend: str = "expanded") -> list[list[float]]:
         output = worker.l2t_answer_scores(batch(ROWS[world][rank], backend))

@@ -70,7 +70,7 @@ def shifted(
     missing = [name for name in displacement if name not in parameters]
     if missing:
         raise KeyError(f"no parameters of the names {', '.join(missing)}")
-    saved = {name: parameters[name].detach().clone() for name in displacement}
+    saved = {name: parameters[name].detach().to("cpu", copy=True) for name in displacement}  # a GPU may have no room
     try:
         with torch.no_grad():
             for name, delta in displacement.items():

@@ -6,8 +6,7 @@ import numpy as np
 import torch
 
 from l2t_verl.credit.groups import outcome_advantages
-from l2t_verl.credit.inputs import Rollouts, check_rollouts
-from l2t_verl.credit.paper import to_precision
+from l2t_verl.credit.inputs import Rollouts, check_rollouts, to_precision
 
 
 def episode_advantages(
@@ -62,15 +61,14 @@ def episode_advantages(
     """
     rollouts = check_rollouts(outcome, process, episode_ids, response_mask, old_log_probs, index, session)
     result = outcome_advantages(outcome, index, norm_by_std=norm_by_std, epsilon=epsilon, session=session)
-    advantages = result.unsqueeze(-1) * response_mask
     if alpha == 0:
-        return advantages
+        return result.unsqueeze(-1) * response_mask
     values = rollouts.process if gamma is None else returns_to_go(rollouts.process, gamma)
-    part = _normalise(rollouts.to_tokens(torch.nn.functional.pad(values, (1, 0))), rollouts, std_floor)
+    part = alpha * _normalise(values, rollouts, std_floor)
     if surprise_weights:
-        part = part * _relative_surprise(rollouts)
-    total = advantages.double() + alpha * torch.where(rollouts.in_episode, part, 0.0)
-    return to_precision(total, advantages.dtype)
+        part = rollouts.to_tokens(torch.nn.functional.pad(part, (1, 0))) * _relative_surprise(rollouts)
+        return to_precision((result.double()[:, None] + part) * rollouts.mask, result.dtype)
+    return rollouts.spread_to_tokens(result.double()[:, None] + torch.nn.functional.pad(part, (1, 0)), result.dtype)
 
 
 def returns_to_go(process: torch.Tensor, gamma: float) -> torch.Tensor:
@@ -87,18 +85,17 @@ def returns_to_go(process: torch.Tensor, gamma: float) -> torch.Tensor:
 
 
 def _normalise(values: torch.Tensor, rollouts: Rollouts, std_floor: float) -> torch.Tensor:
-    """Centre and scale [B, T] values over the tokens of each group that lie in episodes."""
-    inside = rollouts.in_episode
-    values = torch.where(inside, values, 0.0)
-    count = rollouts.per_group(inside.sum(dim=1).double()).clamp_min(1.0)
-    mean = rollouts.per_group(values.sum(dim=1)) / count
-    centred = torch.where(inside, values - mean[rollouts.group][:, None], 0.0)
-    std = (rollouts.per_group(centred.square().sum(dim=1)) / count).sqrt()
+    """Centre and scale [B, K] values of episodes over the tokens of each group that lie in episodes."""
+    tokens = rollouts.counts[:, 1:]
+    count = rollouts.per_group(tokens.sum(dim=1)).clamp_min(1.0)
+    mean = rollouts.per_group((tokens * values).sum(dim=1)) / count
+    centred = values - mean[rollouts.group][:, None]
+    std = (rollouts.per_group((tokens * centred.square()).sum(dim=1)) / count).sqrt()
     return centred / std.clamp_min(std_floor)[rollouts.group][:, None]
 
 
 def _relative_surprise(rollouts: Rollouts) -> torch.Tensor:
     """[B, T] N_k w_t / Σ w, whose mean over each episode is 1; 1 where all w of an episode are 0."""
-    count = rollouts.to_tokens(rollouts.per_slot(torch.ones_like(rollouts.surprise)))
+    count = rollouts.to_tokens(rollouts.counts)
     total = rollouts.to_tokens(rollouts.per_slot(rollouts.surprise))
     return torch.where(total > 0, count * (rollouts.surprise / total.clamp_min(1e-300)), 1.0)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 
+BLOCK_TOKENS = 2**17
 LARGEST_REWARD = 1e100  # squares and sums of what is beyond would not be finite
 LARGEST_SURPRISE = 1e4  # nats; a sampled token of probability 0 (top-p, masking) is very surprising, not infinitely so
 
@@ -15,12 +18,16 @@ LARGEST_SURPRISE = 1e4  # nats; a sampled token of probability 0 (top-p, masking
 class Rollouts:
     """The common arguments, checked and made safe.
 
+    A token's slot is 0 in no episode, k + 1 in episode k, and K + 1 outside the mask. What costs a pass over all tokens is
+    computed when it is first asked for; a batch has millions of them.
+
     Attributes:
         outcome: [B] outcome rewards, float64.
         process: [B, K] episode rewards, float64.
-        slots: [B, T] 0 for tokens of no episode, k + 1 for episode k; 0 outside the mask as well.
-        mask: [B, T] bool, sampled tokens.
-        surprise: [B, T] −log π_old ≥ 0 in nats, float64, 0 outside the mask.
+        episode_ids: [B, T] as given.
+        response_mask: [B, T] as given.
+        old_log_probs: [B, T] as given.
+        counts: [B, K+1] sampled tokens of each slot, float64.
         group: [B] number of each row's group, 0 … G−1.
         num_groups: G.
         session: [B] number of each row's session; without sessions each row is one.
@@ -28,26 +35,47 @@ class Rollouts:
 
     outcome: torch.Tensor
     process: torch.Tensor
-    slots: torch.Tensor
-    mask: torch.Tensor
-    surprise: torch.Tensor
+    episode_ids: torch.Tensor
+    response_mask: torch.Tensor
+    old_log_probs: torch.Tensor
+    counts: torch.Tensor
     group: torch.Tensor
     num_groups: int
     session: torch.Tensor
 
-    @property
-    def in_episode(self) -> torch.Tensor:
-        """[B, T] sampled tokens that lie in an episode."""
-        return self.slots > 0
+    @cached_property
+    def mask(self) -> torch.Tensor:
+        """[B, T] bool, sampled tokens."""
+        return self.response_mask > 0
+
+    @cached_property
+    def slots(self) -> torch.Tensor:
+        """[B, T] each token's slot."""
+        return token_slots(self.episode_ids, self.response_mask, self.process.shape[1])
+
+    @cached_property
+    def surprise(self) -> torch.Tensor:
+        """[B, T] −log π_old ≥ 0 in nats, float64, 0 outside the mask."""
+        values = torch.where(self.mask, -self.old_log_probs.double(), 0.0)
+        return values.nan_to_num_(nan=0.0, posinf=LARGEST_SURPRISE, neginf=0.0).clamp_(0.0, LARGEST_SURPRISE)
 
     def per_slot(self, values: torch.Tensor) -> torch.Tensor:
         """[B, K+1] sums over the tokens of each slot of [B, T] values."""
-        sums = torch.zeros(len(self.outcome), self.process.shape[1] + 1, dtype=values.dtype, device=values.device)
-        return sums.scatter_add(1, self.slots, torch.where(self.mask, values, 0))
+        sums = torch.zeros(len(self.outcome), self.process.shape[1] + 2, dtype=values.dtype, device=values.device)
+        return sums.scatter_add(1, self.slots, values)[:, :-1]
 
     def to_tokens(self, per_slot: torch.Tensor) -> torch.Tensor:
-        """[B, T] each token's entry of a [B, K+1] table."""
-        return per_slot.gather(1, self.slots)
+        """[B, T] each token's entry of a [B, K+1] table, 0 outside the mask."""
+        return torch.nn.functional.pad(per_slot, (0, 1)).gather(1, self.slots)
+
+    def spread_to_tokens(self, per_slot: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """`to_tokens` of a finished result, cast, in blocks of rows: nothing of the size of the batch but the result."""
+        table = torch.nn.functional.pad(to_precision(per_slot, dtype), (0, 1))
+        result = torch.empty(self.response_mask.shape, dtype=dtype, device=table.device)
+        for rows in row_blocks(self.response_mask):
+            slots = token_slots(self.episode_ids[rows], self.response_mask[rows], self.process.shape[1])
+            torch.gather(table[rows], 1, slots, out=result[rows])
+        return result
 
     def per_group(self, per_row: torch.Tensor) -> torch.Tensor:
         """[G] sums of [B] values."""
@@ -99,18 +127,44 @@ def check_rollouts(
         bad = (~torch.isfinite(tensor)).reshape(rows, -1).any(dim=1).nonzero()
         if len(bad):
             raise ValueError(f"{name} of row {int(bad[0])} is not finite: {tensor[int(bad[0])].tolist()}")
-    mask = response_mask > 0
-    slots = torch.where(mask, episode_ids + 1, 0)
-    if slots.numel() and not (int(slots.min()) >= 0 and int(slots.max()) <= process.shape[1]):
-        raise ValueError(
-            f"episode_ids must lie in -1 … {process.shape[1] - 1}; got {int(slots.min()) - 1} … {int(slots.max()) - 1}"
-        )
-    surprise = torch.where(mask, -old_log_probs.double(), 0.0)
-    surprise = surprise.nan_to_num(nan=0.0, posinf=LARGEST_SURPRISE, neginf=0.0).clamp(0.0, LARGEST_SURPRISE)
+    counts = _slot_counts(episode_ids, response_mask, process.shape[1])
     group, num_groups = number_groups(index)
     bounded = [tensor.double().clamp(-LARGEST_REWARD, LARGEST_REWARD) for tensor in (outcome, process)]
     own = number_groups(session)[0] if session is not None else torch.arange(rows)
-    return Rollouts(*bounded, slots, mask, surprise, group, num_groups, own)
+    return Rollouts(*bounded, episode_ids, response_mask, old_log_probs, counts, group, num_groups, own)
+
+
+def row_blocks(tokens: torch.Tensor) -> Iterator[slice]:
+    """The rows of [B, T], a few at a time: what several operations in a row touch stays in the processor's cache."""
+    rows, width = tokens.shape
+    size = max(1, BLOCK_TOKENS // max(width, 1))
+    return (slice(start, start + size) for start in range(0, rows, size))
+
+
+def token_slots(episode_ids: torch.Tensor, response_mask: torch.Tensor, episodes: int) -> torch.Tensor:
+    """[B, T] slots; see `Rollouts`."""
+    return (episode_ids + 1).masked_fill_(response_mask <= 0, episodes + 1)
+
+
+def _slot_counts(episode_ids: torch.Tensor, response_mask: torch.Tensor, episodes: int) -> torch.Tensor:
+    """[B, K+1] sampled tokens of each slot.
+
+    Raises:
+        ValueError: a sampled token's episode id outside −1 … K−1.
+    """
+    counts = torch.zeros(len(episode_ids), episodes + 2, dtype=torch.float64, device=episode_ids.device)
+    one = torch.ones((), dtype=torch.float64, device=episode_ids.device)
+    for rows in row_blocks(episode_ids):
+        ids, mask = episode_ids[rows], response_mask[rows]
+        if ids.numel() and not -1 <= int(ids.min()) <= int(ids.max()) < episodes:
+            sampled = ids[mask > 0]  # what stands elsewhere does not matter
+            if sampled.numel() and not -1 <= int(sampled.min()) <= int(sampled.max()) < episodes:
+                raise ValueError(
+                    f"episode_ids must lie in -1 … {episodes - 1}; got {int(sampled.min())} … {int(sampled.max())}"
+                )
+        slots = token_slots(ids, mask, episodes)
+        counts[rows].scatter_add_(1, slots, one.expand(slots.shape))
+    return counts[:, :-1]
 
 
 def number_groups(index: np.ndarray) -> tuple[torch.Tensor, int]:
@@ -118,3 +172,9 @@ def number_groups(index: np.ndarray) -> tuple[torch.Tensor, int]:
     _, first, inverse = np.unique(np.asarray(index).astype(str), return_index=True, return_inverse=True)
     appearance = first.argsort().argsort()
     return torch.from_numpy(appearance[inverse.reshape(-1)]), len(first)
+
+
+def to_precision(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Cast, keeping within the finite numbers of the target."""
+    limit = torch.finfo(dtype).max
+    return values.clamp(-limit, limit).to(dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from l2t_verl.credit.inputs import Rollouts, check_rollouts
+from l2t_verl.credit.inputs import Rollouts, check_rollouts, to_precision
 
 TRIMMED_SHARE = 0.025  # of the tokens, at either end: the central 95 % remain
 SMALLEST_MEAN = 1e-12
@@ -77,15 +77,9 @@ def paper_advantages(
     return to_precision(advantages, old_log_probs.dtype)
 
 
-def to_precision(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Cast, keeping within the finite numbers of the target."""
-    limit = torch.finfo(dtype).max
-    return values.clamp(-limit, limit).to(dtype)
-
-
 def _token_rewards(rollouts: Rollouts, alpha: float) -> torch.Tensor:
     """[B, T] r_{i,t}, 0 outside the mask."""
-    counts = rollouts.per_slot(torch.ones_like(rollouts.surprise))
+    counts = rollouts.counts
     weights = rollouts.per_slot(rollouts.surprise)
     segments = (counts > 0).sum(dim=1).clamp_min(1)
     process = torch.nn.functional.pad(rollouts.process, (1, 0))  # slot 0: tokens of no episode
@@ -93,7 +87,7 @@ def _token_rewards(rollouts: Rollouts, alpha: float) -> torch.Tensor:
     uniform = 1.0 / counts.clamp_min(1.0)
     total = rollouts.to_tokens(weights)
     share = torch.where(total > 0, rollouts.surprise / total.clamp_min(1e-300), rollouts.to_tokens(uniform))
-    return torch.where(rollouts.mask, rollouts.to_tokens(rewards) * share, 0.0)
+    return rollouts.to_tokens(rewards) * share
 
 
 def _trimmed_mean(rewards: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -7,8 +7,7 @@ import torch
 
 from l2t_verl.credit.episode import returns_to_go
 from l2t_verl.credit.groups import outcome_advantages
-from l2t_verl.credit.inputs import check_rollouts
-from l2t_verl.credit.paper import to_precision
+from l2t_verl.credit.inputs import Rollouts, check_rollouts, row_blocks, to_precision, token_slots
 
 
 def shaped_advantages(
@@ -66,23 +65,52 @@ def shaped_advantages(
         raise ValueError(f"max_length must be at least 1 and length_cost at least 0; got {max_length}, {length_cost}")
     rollouts = check_rollouts(outcome, process, episode_ids, response_mask, old_log_probs, index, session)
     result = outcome_advantages(outcome, index, norm_by_std=norm_by_std, epsilon=epsilon, session=session)
-    advantages = result.unsqueeze(-1) * response_mask
     if alpha == 0:
-        return advantages
-    mask = rollouts.mask
-    remaining = mask.flip(1).cumsum(1).flip(1).double()
-    potential = rollouts.to_tokens(torch.nn.functional.pad(returns_to_go(rollouts.process, 1.0), (1, 0)))
-    values = torch.where(mask, potential - (length_cost / max_length) * remaining, 0.0)
-
-    counts, sums = mask.sum(dim=1).double(), values.sum(dim=1)
+        return result.unsqueeze(-1) * response_mask
+    potential = torch.nn.functional.pad(returns_to_go(rollouts.process, 1.0), (1, 0))
+    price = length_cost / max_length
+    counts = rollouts.counts.sum(dim=1)
+    sums, spread = _row_statistics(rollouts, potential, price)
     group, sizes = rollouts.group, rollouts.sessions_per_group()
     others_count = rollouts.per_group(counts)[group] - rollouts.per_session(counts)
     others_sum = rollouts.per_group(sums)[group] - rollouts.per_session(sums)
     baseline = torch.where(others_count > 0, others_sum / others_count.clamp_min(1.0), 0.0)
 
     count = rollouts.per_group(counts).clamp_min(1.0)
-    mean = (rollouts.per_group(sums) / count)[group][:, None]
-    squares = torch.where(mask, values - mean, 0.0).square().sum(dim=1)
+    mean = (rollouts.per_group(sums) / count)[group]
+    squares = spread + counts * (sums / counts.clamp_min(1.0) - mean).square()
     std = torch.where(sizes > 1, (rollouts.per_group(squares) / count).sqrt(), 1.0).clamp_min(std_floor)
-    part = torch.where(mask, (values - baseline[:, None]) / std[group][:, None], 0.0)
-    return to_precision(advantages.double() + alpha * part, advantages.dtype)
+    scale = (alpha / std)[group][:, None]
+    table = result.double()[:, None] + scale * (potential - baseline[:, None])
+    if price == 0:
+        return rollouts.spread_to_tokens(table, result.dtype)
+    advantages = torch.empty(response_mask.shape, dtype=result.dtype)
+    for rows in row_blocks(response_mask):
+        values = _returns(rollouts, table, scale * price, rows)
+        advantages[rows] = to_precision(values, result.dtype)
+    return advantages
+
+
+def _returns(rollouts: Rollouts, table: torch.Tensor, price: torch.Tensor | float, rows: slice) -> torch.Tensor:
+    """[rows, T] table's entry of each token minus the price of the tokens from it on; 0 outside the mask."""
+    mask = rollouts.response_mask[rows] > 0
+    slots = token_slots(rollouts.episode_ids[rows], rollouts.response_mask[rows], rollouts.process.shape[1])
+    values = torch.nn.functional.pad(table[rows], (0, 1)).gather(1, slots)
+    remaining = mask.flip(1).cumsum(1).flip(1).mul_(mask).double()
+    return values.sub_(remaining.mul_(price[rows] if isinstance(price, torch.Tensor) else price))
+
+
+def _row_statistics(rollouts: Rollouts, potential: torch.Tensor, price: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """[B] sums of G over each row's tokens, and of its squared distances from the row's own mean."""
+    counts = rollouts.counts
+    tokens = counts.sum(dim=1).clamp_min(1.0)
+    if price == 0:  # G is the same for all tokens of a slot
+        sums = (counts * potential).sum(dim=1)
+        return sums, (counts * (potential - (sums / tokens)[:, None]).square()).sum(dim=1)
+    sums, spread = torch.zeros_like(tokens), torch.zeros_like(tokens)
+    for rows in row_blocks(rollouts.response_mask):
+        values = _returns(rollouts, potential, price, rows)
+        sums[rows] = values.sum(dim=1)
+        mask = rollouts.response_mask[rows] > 0
+        spread[rows] = values.sub_((sums[rows] / tokens[rows])[:, None]).mul_(mask).square_().sum(dim=1)
+    return sums, spread

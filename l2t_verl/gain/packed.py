@@ -36,4 +36,4 @@ def packed_log_probs(
         Branch(len(prompt) + end, suffix, answer) for end, suffix, answer in zip(ends, suffixes, answers, strict=True)
     ]
     parts = PackedRow(prompt + response[: ends[-1]], branches).split(max_tokens)
-    return [values.cpu() for part in parts for values in packed_forward(model, [part]).answers[0]]
+    return [values for part in parts for values in packed_forward(model, [part]).answers[0]]

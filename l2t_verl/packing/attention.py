@@ -73,15 +73,13 @@ def branch_groups(
         last = first
         while last + 1 < len(visible) and visible[last + 1] - visible[first] <= reach:
             last += 1
-        seen = torch.tensor(visible[first : last + 1], device=device)
-        lengths = torch.tensor(sizes[first : last + 1], device=device)
-        owner = torch.repeat_interleave(torch.arange(len(lengths), device=device), lengths)
-        prefix = torch.arange(visible[last], device=device) < seen[owner, None]
+        seen, lengths = torch.tensor(visible[first : last + 1]), torch.tensor(sizes[first : last + 1])
+        owner = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+        prefix = torch.arange(visible[last]) < seen[owner, None]
         own = (owner[:, None] == owner).tril()
         size = sum(sizes[first : last + 1])
-        yield BranchGroup(
-            slice(start, start + size), slice(context_start, context_start + visible[last]), torch.cat([prefix, own], dim=1)
-        )
+        mask = torch.cat([prefix, own], dim=1).to(device)
+        yield BranchGroup(slice(start, start + size), slice(context_start, context_start + visible[last]), mask)
         start += size
         first = last + 1
 
@@ -122,17 +120,28 @@ def _attend(
     layout.calls += 1
     found = query.new_empty(*query.shape[:-1], value.shape[-1])
     for rows in layout.contexts:
-        found[:, :, rows] = scaled_dot_product_attention(
-            query[:, :, rows], key[:, :, rows], value[:, :, rows], is_causal=True, scale=scaling, enable_gqa=True
-        )
+        found[:, :, rows] = _grouped(query[:, :, rows], key[:, :, rows], value[:, :, rows], None, scaling)
     for group in layout.groups:
         keys, values = (torch.cat([x[:, :, group.context], x[:, :, group.tokens]], dim=2) for x in (key, value))
-        if keys.is_cuda:  # with a mask and grouped heads, CUDA has no kernel that does without the matrix of scores
-            keys, values = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (keys, values))
-        found[:, :, group.tokens] = scaled_dot_product_attention(
-            query[:, :, group.tokens], keys, values, attn_mask=group.mask, scale=scaling, enable_gqa=not keys.is_cuda
-        )
+        found[:, :, group.tokens] = _grouped(query[:, :, group.tokens], keys, values, group.mask, scaling)
     return found.transpose(1, 2).contiguous(), None
+
+
+def _grouped(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scaling: float | None
+) -> torch.Tensor:
+    """Attention of grouped heads; causal without a mask.
+
+    CUDA's flash kernel alone knows grouped heads, and it takes neither a mask nor float32: there, keys and values are
+    repeated, because the kernel that is left would write out the whole matrix of scores.
+    """
+    grouped = query.shape[1] != key.shape[1]
+    if grouped and key.is_cuda and (mask is not None or key.dtype == torch.float32):
+        key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
+        grouped = False
+    return scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=grouped
+    )
 
 
 # Without a mask function of the same name transformers builds no mask for it

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 
 from l2t_verl.packing.attention import Layout, branch_groups, packed_attention
 from l2t_verl.packing.head import token_log_probs
@@ -55,11 +56,18 @@ def why_not_packed(model: torch.nn.Module) -> str | None:
         return f"the model's log-probs depend on {', '.join(changed)}"
     if not hasattr(inner, "get_decoder") or inner.get_decoder() is inner or inner.get_output_embeddings() is None:
         return "the model has no body and output head of the usual names"
+    if isinstance(inner.get_output_embeddings(), FullyShardedDataParallel):
+        return "FSDP (version 1) shards the output head by itself"
     return None
 
 
 def packed_forward(
-    model: torch.nn.Module, rows: list[PackedRow], *, temperature: float = 1.0, entropy: bool = False
+    model: torch.nn.Module,
+    rows: list[PackedRow],
+    *,
+    temperature: float = 1.0,
+    entropy: bool = False,
+    device: torch.device | str | None = None,
 ) -> PackedLogProbs:
     """Log-probs of the rows' forced answers, and of the rows' own tokens where asked for, in exactly one forward.
 
@@ -69,9 +77,10 @@ def packed_forward(
         rows: the responses, at least one.
         temperature: of the rows' own tokens; answers are always scored at 1.
         entropy: also the entropies of the rows' own tokens.
+        device: where the model computes; None: where its parameters are.
 
     Returns:
-        The log-probs, float32, on the model's device.
+        The log-probs, float32; on the CPU unless gradients are recorded.
 
     Raises:
         NotImplementedError: the model does not compute its attention by transformers' interface.
@@ -86,8 +95,7 @@ def packed_forward(
         >>> [len(values) for values in found.answers[0]], len(found.tokens[0])
         ([2, 2], 2)
     """
-    device = next(model.parameters()).device
-    packing = _Packing(rows, device)
+    packing = _Packing(rows, torch.device(device) if device is not None else next(model.parameters()).device)
 
     def read(hidden: torch.Tensor, head: Callable[[torch.Tensor], torch.Tensor]) -> tuple[torch.Tensor, ...]:
         answers, _ = token_log_probs(head, hidden[packing.answer_positions], packing.answer_targets)
@@ -97,7 +105,8 @@ def packed_forward(
         return answers, tokens, tokens if entropies is None else entropies
 
     with packed_attention(_text_config(model), packing.layout), _ending_in(_inner(model), read):
-        answers, tokens, entropies = model(input_ids=packing.ids[None], position_ids=packing.positions[None])
+        found = model(input_ids=packing.ids[None], position_ids=packing.positions[None])
+    answers, tokens, entropies = found if torch.is_grad_enabled() else (values.cpu() for values in found)
     return PackedLogProbs(
         packing.by_branch(answers),
         list(tokens.split(packing.token_counts)),
@@ -170,7 +179,8 @@ def _ending_in(inner: torch.nn.Module, read: Callable[..., tuple[torch.Tensor, .
 
     def forward(input_ids: torch.Tensor, position_ids: torch.Tensor, **_: Any) -> tuple[torch.Tensor, ...]:
         states = body(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state
-        return read(states[0], head)
+        with _gathered(head) as apply:
+            return read(states[0], apply)
 
     inner.forward = forward
     try:
@@ -179,6 +189,23 @@ def _ending_in(inner: torch.nn.Module, read: Callable[..., tuple[torch.Tensor, .
         del inner.forward
         if own is not None:
             inner.forward = own
+
+
+@contextmanager
+def _gathered(head: torch.nn.Module) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
+    """The head as a function that may be called any number of times.
+
+    Where FSDP2 shards the head by itself (embeddings that are not tied), each call of the module is a collective, and ranks
+    with different numbers of tokens would wait for each other for ever: its weights are gathered once instead.
+    """
+    if not isinstance(head, FSDPModule):
+        yield head
+        return
+    head.unshard()
+    try:
+        yield head.forward
+    finally:
+        head.reshard()
 
 
 def _inner(model: torch.nn.Module) -> torch.nn.Module:

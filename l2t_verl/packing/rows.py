@@ -45,7 +45,12 @@ class PackedRow:
         return len(self.context) + sum(branch.size for branch in self.branches)
 
     def split(self, max_tokens: int) -> list[PackedRow]:
-        """The same branches on several copies of the context where all at once are more than `max_tokens`."""
+        """The same branches on several copies of the context where all at once are more than `max_tokens`.
+
+        Each copy takes branches of a quarter of its own length at least, whatever the bound: else a context that nearly
+        fills it would be read again for every branch.
+        """
+        max_tokens = max(max_tokens, len(self.context) * 5 // 4)
         parts: list[list[Branch]] = [[]]
         size = len(self.context)
         for branch in self.branches:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -63,16 +63,24 @@ class L2TAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
             prompts = forced_prompts(self.tokenizer, output.prompt_ids, output.response_ids, ends, self.template)
             responses = [prompt[len(output.prompt_ids) :] for prompt in prompts]
             session = uuid4().hex  # one for all, so that they reach the server that has the prefix
+            starts = await self._in_thread(lambda: [len(self._text(response)) for response in responses])
 
             async def sample(k: int, n: int) -> str:
                 answer = await self._sampled(session, prompts[k], f"{k}_{n}", n)
-                text = self.tokenizer.decode([*responses[k], *answer], skip_special_tokens=True)
-                return self.template.cut(text, len(self.tokenizer.decode(responses[k], skip_special_tokens=True)))
+                text = await self._in_thread(lambda: self._text([*responses[k], *answer]))
+                return self.template.cut(text, starts[k])
 
             return await sampled_scores(sample, lambda texts: self._graded(texts, kwargs), len(prompts), settings.samples)
         except Exception as error:  # else verl drops the whole prompt group
             logger.warning("l2t: sampling forced answers failed: %s: %s", type(error).__name__, error)
             return None
+
+    def _text(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
+
+    async def _in_thread(self, function: Callable[[], Any]) -> Any:
+        """Other rollouts of this worker wait for its event loop."""
+        return await asyncio.get_running_loop().run_in_executor(None, function)
 
     async def _sampled(self, session: str, prompt: list[int], name: str, number: int) -> list[int]:
         settings, parameters = self.l2t.gain, {"top_p": 1.0, "top_k": -1, "logprobs": False}

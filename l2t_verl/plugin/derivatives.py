@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from typing import Any
 
 import torch
 from tensordict import TensorDict
@@ -12,11 +14,13 @@ from verl.workers.engine_workers import TrainingWorker
 from l2t_verl.compression import directional_derivatives, sum_by_episode
 from l2t_verl.config import CompressionConfig
 from l2t_verl.episodes import episode_ids
-from l2t_verl.packing import PackedRow, packed_forward
+from l2t_verl.packing import PackedRow
 from l2t_verl.plugin import fields, scoring
 from l2t_verl.plugin.displacement import Displacement
 
-TOLERATED = 3.0  # factor by which the change may miss its target
+logger = logging.getLogger(__name__)
+
+TOLERATED = 1.5  # factor by which the change may miss its target
 MOST_TRIES = 4
 
 
@@ -79,11 +83,16 @@ def _directional(
     with actor.engine.eval_mode():  # the parameters stay where they are shifted
         for _ in range(MOST_TRIES):
             of_tokens = torch.where(ids >= 0, directional_derivatives(log_probs, displacement.shifted, epsilon), 0.0)
-            squares, count = scoring.summed(actor, of_tokens.square().sum().item(), (ids >= 0).sum().item())
-            displacement.slope = math.sqrt(squares / max(count, 1)) / displacement.norm
-            used, epsilon = epsilon, displacement.epsilon_for(wanted)
-            if displacement.slope == 0 or 1 / TOLERATED <= epsilon / used <= TOLERATED:
+            finite = (ids >= 0) & torch.isfinite(of_tokens)  # a broken row is the trainer's to leave out
+            squares, count = scoring.summed(actor, of_tokens[finite].square().sum().item(), finite.sum().item())
+            if squares == 0:
                 break
+            displacement.slope = math.sqrt(squares / count) / displacement.norm
+            used, epsilon = epsilon, displacement.epsilon_for(wanted)
+            if 1 / TOLERATED <= epsilon / used <= TOLERATED:
+                break
+        if count and squares == 0:
+            logger.warning("l2t: shifting the weights along their displacement changed no log-prob; the penalty is 0")
     return sum_by_episode(of_tokens, ids, width)
 
 
@@ -95,7 +104,7 @@ def _wanted_change(settings: CompressionConfig, dtype: torch.dtype) -> float:
     """
     if settings.shift is not None:
         return settings.shift
-    return 3e-3 if dtype == torch.float32 else 5e-2
+    return 1e-3 if dtype == torch.float32 else 5e-2
 
 
 def _exact(
@@ -106,20 +115,23 @@ def _exact(
     width: int,
     data: TensorDict,
 ) -> torch.Tensor:
-    """[B, K] by one backward pass for each episode; one rank only, because FSDP averages gradients over ranks."""
+    """[B, K] by one backward pass of the engine for each episode; one rank only, for FSDP averages gradients over ranks."""
     engine, found = actor.engine, torch.zeros(len(rows), width, dtype=torch.float64)
     temperature = tu.get_non_tensor_data(data, "temperature", default=1.0)
+    settings = scoring.engine_settings(actor) | {"temperature": temperature}
     with engine.train_mode():  # leaves with the gradients cleared
         for i, row in enumerate(rows):
             for k in range(int(ids[i].max()) + 1):
-                engine.optimizer_zero_grad()
-                with scoring.computing(engine):
-                    tokens = packed_forward(engine.module, [row], temperature=temperature).tokens[0]
-                of_episode = (ids[i, : len(tokens)] == k).to(tokens.device)
-                if not of_episode.any():
-                    continue
-                tokens[of_episode].sum().backward()
-                found[i, k] = displacement.product_with_gradients()
+                positions = (ids[i] == k).nonzero().flatten() + row.first - 1  # verl's entry is that of the next token
+
+                def log_prob(model_output: dict, positions: torch.Tensor = positions, **_: Any) -> tuple[torch.Tensor, dict]:
+                    return model_output["log_probs"].values()[positions].sum(), {}
+
+                if len(positions):
+                    engine.optimizer_zero_grad()
+                    batch = scoring.as_batch([torch.tensor(row.context)], _max_tokens(data), settings)
+                    engine.forward_backward_batch(batch, loss_function=log_prob, forward_only=False)
+                    found[i, k] = displacement.product_with_gradients()
     return found
 
 

@@ -14,7 +14,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
+from verl.utils.device import get_device_name
 
 from l2t_verl.compression import low_rank, shifted
 from l2t_verl.config import CompressionConfig
@@ -40,6 +42,7 @@ class Displacement:
             ValueError: no parameter is displaced.
         """
         self.module, self.settings = module, settings
+        reshard(module)
         parameters = dict(module.named_parameters())
         self.uses_lora = any(LORA.search(name) for name in parameters)
         pattern = LORA if self.uses_lora else re.compile(settings.parameters)
@@ -49,16 +52,24 @@ class Displacement:
                 f"algorithm.l2t.compression.parameters={settings.parameters!r} matches none of the model's "
                 f"{len(parameters)} parameters, such as {next(iter(parameters))}"
             )
-        self.start = {} if self.uses_lora else {name: _local(parameters[name]).cpu().clone() for name in self.names}
+        stacked = [name for name in self.names if parameters[name].ndim > 2]
+        if stacked:
+            raise ValueError(
+                f"algorithm.l2t.compression.parameters={settings.parameters!r} matches {len(stacked)} parameters that are "
+                f"no matrices (such as {stacked[0]}, shape {tuple(parameters[stacked[0]].shape)}); choose others"
+            )
+        self.start = {} if self.uses_lora else {name: local_part(parameters[name]).cpu().clone() for name in self.names}
         self.local: dict[str, torch.Tensor] = {}
         self.squared_norm = self.relative_size = 0.0
         self.slope: float | None = None
         self._calls = 0
+        self._base_square: float | None = None
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Decompose the displacement anew where it is due; all ranks call it, with the parameters on the device."""
-        due = self._calls % self.settings.refresh_steps == 0 or self.uses_lora  # an adapter costs nothing to read
+        due = self._calls % self.settings.refresh_steps == 0 or self.squared_norm == 0
+        due = due or self.uses_lora  # an adapter needs no decomposition
         self._calls += 1
         if due:
             squares = self._read_adapter() if self.uses_lora else self._decompose()
@@ -79,70 +90,84 @@ class Displacement:
     @contextmanager
     def shifted(self, scale: float) -> Iterator[None]:
         """θ + scale · Δθ̃ inside the block, θ bit for bit afterwards."""
-        with shifted({name: _local(p) for name, p in self._parameters()}, self.local, scale):
-            self._reshard()
+        with shifted({name: local_part(p) for name, p in self._parameters()}, self.local, scale):
+            reshard(self.module)
             try:
                 yield
             finally:
-                self._reshard()
+                reshard(self.module)
 
     def product_with_gradients(self) -> float:
         """⟨Δθ̃, ∇⟩ of this rank's parts, with the gradients as they stand."""
+        reshard(self.module)
         product = 0.0
         for name, parameter in self.module.named_parameters():
             if name in self.local and parameter.grad is not None:
-                gradient = _local(parameter.grad)
+                gradient = local_part(parameter.grad)
                 product += (gradient.double() * self.local[name].to(gradient.device).double()).sum().item()
         return product
 
-    def _reshard(self) -> None:
-        """FSDP2 keeps the root's gathered parameters after a forward: the next one has to gather them again."""
-        if hasattr(self.module, "reshard"):
-            self.module.reshard()
-
     def _parameters(self) -> list[tuple[str, torch.Tensor]]:
+        reshard(self.module)  # else some may be the gathered ones, whose memory goes with the next resharding
         chosen = set(self.names)
         return [(name, p.detach()) for name, p in self.module.named_parameters() if name in chosen]
 
     def _decompose(self) -> tuple[float, float]:
-        """Δθ̃ by matrices, each by one of the ranks; ‖Δθ̃‖² and ‖θ‖²."""
+        """Δθ̃ by matrices, each decomposed by one of the ranks while the others do theirs; ‖Δθ̃‖² and ‖θ‖²."""
         world = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
         rank = torch.distributed.get_rank() if world > 1 else 0
-        squares = [0.0, 0.0]
-        for index, (name, parameter) in enumerate(self._parameters()):
+        parameters, mine = self._parameters(), {}
+        squares = torch.zeros(2, dtype=torch.float64)
+        for index, (name, parameter) in enumerate(parameters):
             now = _whole(parameter)
-            delta = now - _whole(_like(parameter, self.start[name].to(now.device)))
+            delta = now - _whole(_like(parameter, self.start[name]))
+            squares[1] += now.double().square().sum().cpu()
             if index % world == rank:
-                delta = low_rank(delta, self.settings.rank_fraction)
+                mine[name] = low_rank(delta, self.settings.rank_fraction).cpu()
+        for index, (name, parameter) in enumerate(parameters):
+            if index % world == rank:
+                delta = mine.pop(name).to(get_device_name())
+            else:
+                delta = torch.empty(parameter.shape, dtype=parameter.dtype, device=get_device_name())
             if world > 1:
                 delta = delta.contiguous()
                 torch.distributed.broadcast(delta, src=index % world)
-            squares[0] += delta.double().square().sum().item()
-            squares[1] += now.double().square().sum().item()
-            self.local[name] = _local(_shard_like(parameter, delta)).cpu()
-        return squares[0], squares[1]
+            squares[0] += delta.double().square().sum().cpu()
+            self.local[name] = local_part(_shard_like(parameter, delta)).cpu()
+        return tuple(squares.tolist())
 
     def _read_adapter(self) -> tuple[float, float]:
         """Δθ = s B A as the adapter stands, of which B is displaced; ‖s B A‖² and the square of the base weights' norm."""
-        modules, squares = dict(self.module.named_modules()), [0.0, 0.0]
+        modules, displaced, base = dict(self.module.named_modules()), 0.0, 0.0
         for name, parameter in self._parameters():
-            layer = modules[name[: LORA.search(name).start()]]
-            adapter = LORA.search(name)["adapter"]
+            match = LORA.search(name)
+            layer, adapter = modules[name[: match.start()]], match["adapter"]
             first, second = _whole(layer.lora_A[adapter].weight.detach()).double(), _whole(parameter).double()
             product = (second.mT @ second) * (first @ first.mT)  # ‖BA‖² without the product itself
-            squares[0] += layer.scaling[adapter] ** 2 * product.sum().item()
-            squares[1] += _whole(layer.get_base_layer().weight.detach()).double().square().sum().item()
-            self.local[name] = _local(parameter).cpu().clone()
-        return squares[0], squares[1]
+            displaced += layer.scaling[adapter] ** 2 * product.sum().item()
+            if self._base_square is None:
+                base += _whole(layer.get_base_layer().weight.detach()).double().square().sum().item()
+            self.local[name] = local_part(parameter).cpu().clone()
+        if self._base_square is None:  # frozen weights are read once
+            self._base_square = base
+        return displaced, self._base_square
 
 
-def _local(tensor: Any) -> torch.Tensor:
+def reshard(module: torch.nn.Module) -> None:
+    """Let go of the parameters that FSDP2 keeps gathered after a forward: the next one gathers them as they then are."""
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
+
+
+def local_part(tensor: Any) -> torch.Tensor:
     """This rank's part."""
     return tensor.detach().to_local() if isinstance(tensor, DTensor) else tensor.detach()
 
 
 def _whole(tensor: Any) -> torch.Tensor:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    """All of it, where the engine computes: parameters that FSDP2 offloads are shards on the CPU."""
+    return tensor.to(get_device_name()).full_tensor() if isinstance(tensor, DTensor) else tensor.to(get_device_name())
 
 
 def _like(parameter: Any, local: torch.Tensor) -> Any:
@@ -150,7 +175,12 @@ def _like(parameter: Any, local: torch.Tensor) -> Any:
     if not isinstance(parameter, DTensor):
         return local
     return DTensor.from_local(
-        local, parameter.device_mesh, parameter.placements, run_check=False, shape=parameter.shape, stride=parameter.stride()
+        local.to(parameter.to_local().device),
+        parameter.device_mesh,
+        parameter.placements,
+        run_check=False,
+        shape=parameter.shape,
+        stride=parameter.stride(),
     )
 
 

@@ -87,7 +87,7 @@ class ScoringPlan:
         Args:
             answers: [A] log-probs for each branch of each row, in order, in nats.
         """
-        flat = [values.float().cpu() for row in answers for values in row]
+        flat = [values for row in answers for values in row]
         if flat:
             padded = torch.nn.utils.rnn.pad_sequence(flat, batch_first=True)
             reduced = reduce_log_probs(padded, torch.tensor([len(values) for values in flat]), kind=self.config.kind)
@@ -120,14 +120,15 @@ def why_not_packed(actor: TrainingWorker) -> str | None:
     if reason is not None:
         return reason
     plain = expanded_log_probs(actor, [PROBE], 0)
-    packed = packed_pass(actor, [PROBE], PROBE.size).answers
-    difference = max((a - b.cpu()).abs().max().item() for a, b in zip(plain[0], packed[0], strict=True))
-    (microseconds,) = _largest(actor, int(min(difference, 1e6) * 1e6))  # ranks agree
+    try:
+        packed = packed_pass(actor, [PROBE], PROBE.size).answers
+    except NotImplementedError as error:  # the same on all ranks, after the same forward
+        return str(error)
+    gaps = torch.cat([a - b for a, b in zip(plain[0], packed[0], strict=True)]).abs().nan_to_num(nan=torch.inf)
+    (difference,) = _reduced(actor, gaps.max().double()[None], torch.distributed.ReduceOp.MAX)
     tolerance = PROBE_TOLERANCE.get(compute_dtype(engine), PROBE_TOLERANCE_HALF)
-    if not microseconds <= tolerance * 1e6:
-        return (
-            f"on a probe its log-probs differ from the engine's own by {microseconds / 1e6:.3g} nats (allowed {tolerance})"
-        )
+    if difference > tolerance:
+        return f"on a probe its log-probs differ from the engine's own by {difference:.3g} nats (allowed {tolerance})"
     return None
 
 
@@ -170,13 +171,13 @@ def packed_pass(
     with torch.no_grad(), mode, computing(engine):
         for batch in [*batches, *[[]] * (count - len(batches))]:
             chosen = [parts[i][1] for i in batch] or [PADDING]
-            found = packed_forward(engine.module, chosen, temperature=temperature, entropy=entropy)
+            found = packed_forward(engine.module, chosen, temperature=temperature, entropy=entropy, device=get_device_name())
             for position, i in enumerate(batch):
                 row, part = parts[i]
                 answers[i] = found.answers[position]
                 if part.first is not None:
-                    tokens[row] = found.tokens[position].cpu()
-                    entropies[row] = found.entropies[position].cpu() if entropy else entropies[row]
+                    tokens[row] = found.tokens[position]
+                    entropies[row] = found.entropies[position] if entropy else entropies[row]
     by_row: list[list[torch.Tensor]] = [[] for _ in rows]
     for (row, _), values in zip(parts, answers, strict=True):
         by_row[row] += values
@@ -229,7 +230,7 @@ def sequence_log_probs(
         padding = [torch.zeros(2, dtype=torch.int64)] * (count - len(chosen))
         rows = [*(torch.tensor(sequences[i]) for i in chosen), *padding]
         settings = {"temperature": temperature, "disable_auto_offload": mode == "eval"}
-        output = actor.infer_batch(_as_batch(rows, budget, settings))
+        output = actor.infer_batch(as_batch(rows, budget, settings))
         actor.engine.mode = mode  # which verl's call leaves at none
         if output is None:
             return None
@@ -238,7 +239,19 @@ def sequence_log_probs(
     return found
 
 
-def _as_batch(rows: list[torch.Tensor], max_tokens: int, settings: dict[str, Any]) -> TensorDict:
+def engine_settings(actor: TrainingWorker) -> dict[str, Any]:
+    """What verl's own calls tell an engine of a batch that gradients are computed for."""
+    config = actor.engine.engine_config
+    return {
+        "use_remove_padding": actor.model_config.get("use_remove_padding", False),
+        "use_dynamic_bsz": config.use_dynamic_bsz,
+        "max_token_len_per_gpu": config.max_token_len_per_gpu,
+        "micro_batch_size_per_gpu": config.micro_batch_size_per_gpu,
+        "use_fused_kernels": config.use_fused_kernels,
+    }
+
+
+def as_batch(rows: list[torch.Tensor], max_tokens: int, settings: dict[str, Any]) -> TensorDict:
     """Sequences as verl's engines take them, with the settings of a plain forward of the policy itself."""
     nested = {
         "input_ids": rows,

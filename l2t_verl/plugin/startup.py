@@ -12,11 +12,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from l2t_verl.compression import ESTIMATORS
 from l2t_verl.config import ConfigError, L2TConfig, load_config, why_no_forward_to_share
 from l2t_verl.gain import ForcingTemplate, answer_target
+from l2t_verl.grading import GradeResult
 from l2t_verl.patches import on_cpu_platform
 from l2t_verl.plugin import fields
 
 logger = logging.getLogger(__name__)
 
+LONGEST_GRADED = 200  # characters of a ground truth that is an answer
 SAMPLING_MANAGER = "l2t_verl.plugin.agent_loop.L2TAgentLoopManager"
 
 
@@ -51,10 +53,12 @@ def check_verl_config(config: DictConfig, l2t: L2TConfig) -> None:
             "algorithm.adv_estimator=%s: L2T's rewards are measured and reported, but not trained with",
             config.algorithm.adv_estimator,
         )
-    if l2t.diagnostics.displacement and (uses_lora(config) or not (l2t.beta > 0 or need_reference_policy(config))):
+    provided = l2t.beta > 0 and l2t.compression.estimator in ESTIMATORS
+    beside = (provided or need_reference_policy(config)) and config.actor_rollout_ref.get("hybrid_engine", True)
+    if l2t.diagnostics.displacement and (uses_lora(config) or not beside):
         logger.warning(
             "algorithm.l2t.diagnostics.displacement will be NaN: there is no reference policy beside the actor to compare "
-            "its weights with (LoRA, or no penalty and no KL)"
+            "its weights with (LoRA, no hybrid engine, or neither KL nor a penalty from log-ratios)"
         )
     if l2t.alpha == 0:
         logger.warning("algorithm.l2t.alpha=0: the process reward has no weight")
@@ -116,6 +120,11 @@ def why_not_fused(config: DictConfig, l2t: L2TConfig) -> str | None:
     """Why scores and verl's old log-probs cannot come from one forward; None if they can."""
     if bypasses_old_log_probs(config):
         return "verl's bypass mode computes no old log-probs"
+    actor = config.actor_rollout_ref.actor
+    if actor.strategy not in ("fsdp", "fsdp2"):
+        return f"the {actor.strategy} engine has a forward of its own"
+    if OmegaConf.select(actor, "fsdp_config.ulysses_sequence_parallel_size", default=1) > 1:
+        return "Ulysses splits the sequence over ranks"
     return why_no_forward_to_share(l2t)
 
 
@@ -140,6 +149,7 @@ def check_data(
     """
     problems: list[str] = []
     answers: list[str] = []
+    examples: dict[str, str] = {}  # an answer of each data source
     for option, dataset in datasets.items():
         frame = getattr(dataset, "dataframe", None)
         if frame is None:
@@ -147,6 +157,8 @@ def check_data(
             continue
         found, missing = _ground_truths(frame)
         answers += found
+        if "data_source" in frame.column_names:
+            examples |= _examples(frame)
         if missing:
             text = f"{option}: {len(missing)} of {len(frame)} rows have no ground truth (rows {_some(missing)})"
             if config.reward.custom_reward_function.path is None:
@@ -158,6 +170,8 @@ def check_data(
             problems.append(f"{option}: rows carry {config.data[pictured[0]]}; L2T scores text only, drop the column")
     if context_length is not None and answers:
         problems += _room_problems(config, l2t, tokenizer, context_length, answers)
+    if l2t.gain.kind == "monte_carlo" and config.reward.custom_reward_function.path is None:
+        problems += _grading_problems(l2t, examples)
     if problems:
         raise ConfigError("L2T cannot train on this data:\n" + "\n".join(f"  {line}" for line in problems))
 
@@ -168,6 +182,40 @@ def _ground_truths(frame: Any) -> tuple[list[str], list[int]]:
         return [], list(range(len(frame)))
     accepted = [fields.accepted_answers(fields.ground_truth_of(item)) for item in frame["reward_model"]]
     return [text for texts in accepted for text in texts], [row for row, texts in enumerate(accepted) if not texts]
+
+
+def _examples(frame: Any) -> dict[str, str]:
+    """The first answer of each data source."""
+    found: dict[str, str] = {}
+    for source, item in zip(frame["data_source"], frame["reward_model"], strict=True):
+        if source not in found and (accepted := fields.accepted_answers(fields.ground_truth_of(item))):
+            found[source] = accepted[0]
+    return found
+
+
+def _grading_problems(l2t: L2TConfig, examples: Mapping[str, str]) -> Iterator[str]:
+    """Whether a right answer, forced and closed as samples are, is graded as right: else J would always be 0."""
+    from l2t_verl.grading import grade_math_score
+    from l2t_verl.plugin.reward_manager import knows, verl_score
+
+    for source, answer in examples.items():
+        text = f"{l2t.gain.forcing_suffix}{answer}{l2t.gain.closing}"
+        if len(answer) > LONGEST_GRADED:  # tests of a program, not an answer to be written down
+            continue
+        by_verl = l2t.outcome.grader == "verl" or (l2t.outcome.grader == "auto" and knows(source))
+        try:
+            result = verl_score(source, text, answer, None) if by_verl else grade_math_score(text, [answer])
+            accuracy = GradeResult.of(result).accuracy
+        except Exception as error:
+            logger.warning("the forced answer %r of %s could not be graded: %s", text, source, error)
+            continue
+        if accuracy <= 0:
+            grader = "verl's scorer" if by_verl else "math-verify"
+            yield (
+                f"data source {source}: {grader} grades the right answer as wrong when it is forced ({text!r}), so "
+                "gain.kind=monte_carlo would always score 0; set algorithm.l2t.gain.forcing_suffix and closing to what it "
+                "reads, or algorithm.l2t.outcome.grader=math_verify"
+            )
 
 
 def _has_media(frame: Any, column: str | None) -> bool:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from l2t_verl.plugin.trainer import L2TMixin
 
 # What the worker needs of a row to score it, or to differentiate it
-SCORING_FIELDS = ["prompts", "responses", "input_ids", "reward_model", fields.BOUNDARIES]
-DERIVATIVE_FIELDS = ["prompts", "responses", "input_ids", "response_mask", fields.BOUNDARIES]
+SCORING_FIELDS = ["prompts", "responses", "reward_model", fields.BOUNDARIES]
+DERIVATIVE_FIELDS = ["prompts", "responses", "response_mask", fields.BOUNDARIES]
 
 # Why a row has no process reward, or is not there at all
 SKIP_REASONS = (
@@ -60,7 +60,8 @@ class ProcessRewards:
         episode_ids: [B, T] episode of each token, −1 in the tail and the padding.
         sampling_log_probs: [B, T] log-probs of the policy that sampled the tokens, in nats: verl's old ones, or the rollout
             engine's own where the row is stale.
-        stale: [B] rows that older weights sampled, wholly or in part (asynchronous trainers).
+        stale: [B] rows that older weights sampled, wholly or in part (asynchronous trainers); their log-ratios are between
+            two engines, and so carry the rounding that `l2t/kl_floor` bounds.
         deltas: [B, T] log-ratio of that policy to the reference, in nats; zeros without a penalty.
         noise: [B, T] difference between the actor's and the rollout engine's log-probs of the same tokens, in nats: both
             have the same weights where the row is not stale, so it is rounding; None where the engine gave none.

@@ -11,13 +11,14 @@ from tensordict import TensorDict
 from verl.experimental.separation.engine_workers import DetachActorWorker
 from verl.single_controller.base.decorator import Dispatch, make_nd_compute_dataproto_dispatch_fn, register
 from verl.utils import tensordict_utils as tu
+from verl.utils.profiler import DistProfiler
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
 import l2t_verl
 from l2t_verl.config import CompressionConfig, GainConfig
 from l2t_verl.patches import on_cpu_platform
 from l2t_verl.plugin import derivatives, fields, scoring
-from l2t_verl.plugin.displacement import Displacement
+from l2t_verl.plugin.displacement import Displacement, local_part, reshard
 from l2t_verl.plugin.startup import context_length
 
 WEIGHT_UPDATE_TIMEOUT_MS = 45_000
@@ -114,11 +115,20 @@ class L2TWorkerMixin:
                 return None
             output[fields.ANSWER_SCORES] = plan.scores(answers)
             return output
+        return self._fused(data, config)
+
+    @DistProfiler.annotate(color="blue", role="actor_compute_log_prob")
+    def _fused(self, data: TensorDict, config: GainConfig) -> TensorDict:
+        """Old log-probs, entropies and answer scores from one forward."""
         plan = self._plan(data, config, own_tokens=True)
+        engine = self.actor.engine_config
+        bound = config.max_tokens_per_micro_batch
+        if engine.use_dynamic_bsz:  # what verl's own forward is held to
+            bound = min(bound, engine.infer_max_token_len_per_gpu)
         found = scoring.packed_pass(
             self.actor,
             plan.rows,
-            config.max_tokens_per_micro_batch,
+            bound,
             temperature=tu.get_non_tensor_data(data, "temperature", default=1.0),
             entropy=tu.get_non_tensor_data(data, "calculate_entropy", default=False),
         )
@@ -182,14 +192,7 @@ class L2TWorkerMixin:
         """
         engine = self.actor.engine
         data["advantages"] = data.pop(fields.GRPO_ADVANTAGES)
-        settings = {
-            "use_remove_padding": self.actor.model_config.get("use_remove_padding", False),
-            "use_dynamic_bsz": engine.engine_config.use_dynamic_bsz,
-            "max_token_len_per_gpu": engine.engine_config.max_token_len_per_gpu,
-            "micro_batch_size_per_gpu": engine.engine_config.micro_batch_size_per_gpu,
-            "use_fused_kernels": engine.engine_config.use_fused_kernels,
-        }
-        tu.assign_non_tensor(data, **settings)
+        tu.assign_non_tensor(data, **scoring.engine_settings(self.actor))
         with engine.train_mode():  # leaves with the gradients cleared
             engine.optimizer_zero_grad()
             engine.forward_backward_batch(data, loss_function=self.actor.loss_fn, forward_only=False)
@@ -206,8 +209,8 @@ class L2TWorkerMixin:
         with torch.no_grad():
             pairs = zip(self.actor.engine.module.parameters(), self.ref.engine.module.parameters(), strict=True)
             for now, start in pairs:
-                first = _local(start).double().cpu()
-                sums += torch.stack([(_local(now).double().cpu() - first).square().sum(), first.square().sum()])
+                first = local_part(start).double().cpu()
+                sums += torch.stack([(local_part(now).double().cpu() - first).square().sum(), first.square().sum()])
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(sums)  # a tensor on the CPU goes over gloo, which verl always sets up
         return (sums[0] / sums[1]).sqrt().item()
@@ -217,9 +220,10 @@ class L2TWorkerMixin:
         """Add seeded noise to every trained parameter, in units of its root mean square; `l2t_restore_weights` undoes it."""
         generator = torch.Generator().manual_seed(0)
         self._l2t_saved = []
+        reshard(self.actor.engine.module)
         with torch.no_grad():
             for parameter in filter(lambda p: p.requires_grad, self.actor.engine.module.parameters()):
-                local = _local(parameter)
+                local = local_part(parameter)
                 self._l2t_saved.append((local, local.clone()))
                 noise = torch.randn(local.shape, generator=generator).to(local)
                 size = local.float().pow(2).mean().sqrt().item() or 0.01  # a fresh LoRA adapter is all zeros
@@ -228,6 +232,7 @@ class L2TWorkerMixin:
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def l2t_restore_weights(self) -> None:
         """Put the parameters back, bit for bit."""
+        reshard(self.actor.engine.module)
         with torch.no_grad():
             for local, saved in self._l2t_saved:
                 local.copy_(saved)
@@ -246,8 +251,3 @@ class L2TWorker(L2TWorkerMixin, ActorRolloutRefWorker):
 
 class L2TDetachWorker(L2TWorkerMixin, DetachActorWorker):
     """verl's worker of the trainer whose rollout has devices of its own."""
-
-
-def _local(parameter: torch.Tensor) -> torch.Tensor:
-    """This rank's part of a parameter."""
-    return parameter.to_local() if hasattr(parameter, "to_local") else parameter
