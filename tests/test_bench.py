@@ -1,17 +1,100 @@
-"""The benchmark runs and measures the same thing in both ways; its times are nobody's business here."""
+"""The benchmark runs and measures the same thing in all ways; its times are nobody's business here."""
 
+import json
 import sys
 from pathlib import Path
 
+import pytest
+import torch
+import verl  # noqa: F401 - first, as in the benchmark itself
 from tiny import qwen2
 
 sys.path.insert(0, str(Path(__file__).parent / "bench"))
-import scoring
+import advantages
+import derivatives
+import run
+import scores
+import shapes
+import step
+from measuring import peak_bytes
+
+TINY = {"vocab_size": 64, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "max_position_embeddings": 1024}  # fmt: skip
+RESULTS = Path(__file__).parent / "bench" / "results" / "cpu.json"
 
 
-def test_scoring_measures_equal_scores():
-    row = scoring.measure(qwen2(64, positions=512).eval(), tokens=64, episodes=4, repeats=1, device="cpu")
-    assert row["largest_difference"] < 1e-4
-    assert set(row["seconds"]) == {"packed", "expanded", "plain"}
+def test_all_ways_score_the_same():
+    model = qwen2(64, positions=512).eval()
+    row = scores.measure(model, tokens=64, episodes=4, repeats=1, device="cpu", slow=True, memory=True)
+    assert row["largest difference (nats)"] < 1e-5
+    assert set(row["seconds"]) == {"plain", "packed", "fused", "expanded", "one by one"}
     assert min(row["seconds"].values()) > 0
-    assert row["packed_to_plain"] == row["seconds"]["packed"] / row["seconds"]["plain"]
+    assert row["packed / plain"] == row["seconds"]["packed"] / row["seconds"]["plain"]
+    assert min(row["peak bytes"].values()) > 0
+    rollout = shapes.Rollout(64, 64, 4)
+    one_by_one = scores.one_by_one(model, rollout)
+    assert scores.worst(one_by_one, scores.expanded_log_probs(model, *rollout.arguments)) < 1e-5
+    plain = scores.plain_pass(model, rollout.prompt + rollout.response)[shapes.PROMPT - 1 :]
+    with torch.no_grad():
+        packed = scores.packed_forward(model, [rollout.row(own_tokens=True)]).tokens[0]
+    torch.testing.assert_close(packed, plain, atol=2e-6, rtol=1e-5)
+
+
+def test_peak_memory_is_what_is_held_at_once():
+    def three_then_one():
+        held = [torch.empty(2**20) for _ in range(3)]
+        held.clear()
+        return torch.empty(2**20)
+
+    assert peak_bytes(three_then_one, "cpu") == pytest.approx(3 * 4 * 2**20, rel=0.01)
+
+
+def test_operations_are_counted_as_torch_counts_them():
+    """All but attention: torch counts a causal kernel as the whole square, and none of it by pairs that attend."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model, rollout = qwen2(64, positions=512).eval(), shapes.Rollout(64, 128, 4)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        scores.packed_forward(model, [rollout.row(own_tokens=False)])
+    products = sum(count for kind, count in counter.get_flop_counts()["Global"].items() if "mm" in str(kind))
+    shape = TINY | {"vocab_size": 64}
+    found = scores.counted(shape, 128, 4)
+    plain = found["plain, teraflop"] * 1e12
+    attention = 4 * 128 * 2 * 192**2 / 2
+    head = 128 * 2 * 128 * 64
+    linear = plain - attention - head
+    per_token = linear / 192
+    branches = 5 * 16
+    expected = per_token * (192 + branches) + 5 * 12 * 2 * 128 * 64
+    assert products == pytest.approx(expected, rel=1e-3)  # the rotary embedding multiplies too
+
+
+def test_every_section_runs_small(monkeypatch):
+    monkeypatch.setitem(shapes.SHAPES, "cpu", TINY)
+    grid = {"main": (96, 4), "episodes": (96, [2, 4, 8]), "tokens": ([48, 96], 4)}
+    monkeypatch.setitem(scores.GRID, "cpu", grid)
+    results = {
+        "scores": scores.run("cpu", 1),
+        "derivatives": derivatives.run("cpu", 1),
+        "advantages": advantages.run(1, rows=16, tokens=64),
+    }
+    assert results["derivatives"]["directional against exact"] < 1e-3
+    assert set(results["advantages"]["ratios"]) >= {"shaped", "episode", "paper"}
+    lines = run.table(results).splitlines()
+    assert len(lines) == 2 + len([target for target in run.TARGETS if not target[1].startswith("step.")])
+
+
+@pytest.mark.slow
+def test_a_step_runs_on_real_engines():
+    shape = {name: value for name, value in TINY.items() if name != "vocab_size"} | {"tie_word_embeddings": True}
+    found = step.run(1, vocabulary=300, shape=shape)
+    assert set(found["seconds"]) == {"grpo", "l2t", "l2t, scores apart", "log_ratio"}
+    torch.distributed.destroy_process_group()
+
+
+def test_the_readme_has_the_committed_results():
+    """Each number of its table is one of the file's."""
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    results = json.loads(RESULTS.read_text())
+    assert run.table(results) in readme
+    assert results["machine"]["versions"]["torch"] in readme

@@ -45,7 +45,7 @@ class L2TWorkerMixin:
         Raises:
             RuntimeError: the engine's own error, if it failed or did not answer within a minute (CPU platform only).
         """
-        if not on_cpu_platform():
+        if not on_cpu_platform() or self.rollout is None:  # an engine elsewhere is sent weights by verl's checkpoint engine
             return await super().update_weights(global_steps=global_steps, mode=mode)
         calls: list[Any] = []
         execute, context = self.rollout._execute_method, zmq.Context.instance()
