@@ -70,13 +70,16 @@ class Run:
         return last_error(self.folder / "run.log", 60)
 
 
-def start(folder: Path, model: Path, data: tuple[Path, Path], steps: int, *overrides: str) -> Run:
+def start(
+    folder: Path, model: Path, data: tuple[Path, Path], steps: int, *overrides: str, variables: dict[str, str] | None = None
+) -> Run:
     from train import command, environment
 
     folder.mkdir(parents=True, exist_ok=True)
     prepared = {"model": str(model), "train": str(data[0]), "test": str(data[1])}
     line = command(prepared, folder, steps, [*TINY, *overrides])
-    variables = environment(folder) | {"PYTHONPATH": str(Path(__file__).parent)}  # for agent loops that a test brings
+    # the path is for what verl imports of a test: agent loops, scorers, checkpoint engines
+    variables = environment(folder) | {"PYTHONPATH": str(Path(__file__).parent)} | (variables or {})
     with open(folder / "run.log", "a") as log:
         process = subprocess.Popen(
             line, stdout=log, stderr=subprocess.STDOUT, env=variables, cwd=folder, start_new_session=True

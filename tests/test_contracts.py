@@ -312,6 +312,11 @@ SOURCES = {
         "self.actor_rollout_wg.restore_model_from_cpu(0)",
         "plugin/worker.py: L2TDetachWorker has what it calls",
     ),
+    "a line that cannot be logged": (
+        f"{SEPARATE}._setup",
+        "flush=True,",
+        "plugin/startup.py refuses to let verl log it; once it is gone, so is the refusal",
+    ),
     "the worker of the separate trainer": (
         f"{SEPARATE}._init_resource_pool_mgr",
         "self.role_worker_mapping[Role.Actor] = ray.remote(DetachActorWorker)",

@@ -33,7 +33,7 @@ def batch() -> step.ProcessRewards:
         skipped=Counter({"no_episodes": 1, "missing_rollout": 0}),
         scores=torch.tensor([[0.1, 0.2, 0.6], [0.3, 0.2, 0.2], [0.5, 0.5, 0.5], [0.0, 0.0, 0.0], [0.9, 0.9, 0.0]]).double(),
     )
-    step._combine(TRAINER, None, rewards)
+    step._combine(TRAINER, rewards)
     return rewards
 
 
@@ -107,7 +107,7 @@ def test_nothing_to_measure_is_nan_and_counts_are_zero():
     rewards.outcome[:] = 0.0
     rewards.noise = None
     rewards.scores = torch.zeros(5, 1).double()
-    step._combine(TRAINER, None, rewards)
+    step._combine(TRAINER, rewards)
     found = metrics.report(TRAINER, rewards, context(rewards))
     empty = ("fitting_gain/mean", "compression/max", "answer_score/end", "kl_floor", "length/correct_tokens")
     assert all(math.isnan(found[f"l2t/{name}"]) for name in empty)

@@ -8,7 +8,7 @@ import pytest
 from cluster import composed
 from datasets import Dataset
 from hydra import compose, initialize_config_module
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from tiny import byte_tokenizer
 from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
 from verl.utils.config import validate_config
@@ -109,6 +109,12 @@ def test_a_node_that_is_no_mapping_is_refused(value):
 
 # ---- the rest of verl's configuration
 
+SEPARATE = [
+    "trainer.v1.trainer_mode=l2t_separate_async",
+    "actor_rollout_ref.rollout.nnodes=1",
+    "actor_rollout_ref.rollout.n_gpus_per_node=1",
+    "actor_rollout_ref.rollout.checkpoint_engine.backend=nccl",
+]
 REFUSED = {
     "another reward manager": (
         ["reward.reward_manager.name=naive"],
@@ -135,6 +141,10 @@ REFUSED = {
         ["actor_rollout_ref.actor.strategy=megatron"],
         "algorithm.l2t.diagnostics.compare_grpo, algorithm.l2t.diagnostics.displacement: reads the parameters of an FSDP2 "
         "engine, but actor_rollout_ref.actor.strategy=megatron; set it to False, or the strategy to fsdp2",
+    ),
+    "no hybrid engine, with verl's own mistake": (
+        [*SEPARATE, "actor_rollout_ref.hybrid_engine=False"],
+        "set VERL_LOGGING_LEVEL=WARN in the environment",
     ),
     "rollouts of older weights without their log-probs": (
         ["trainer.v1.trainer_mode=l2t_colocate_async", "actor_rollout_ref.rollout.calculate_log_probs=False"],
@@ -276,6 +286,30 @@ def test_data_is_looked_at_in_one_go():
     no_column = type("Rows", (), {"dataframe": Dataset.from_dict({"prompt": ["a", "b"]})})
     with pytest.raises(ConfigError, match=r"2 of 2 rows have no ground truth \(rows 0, 1\)"):
         startup.check_data({"data.train_files": no_column}, config, startup.read_config(config), byte_tokenizer(), None)
+
+
+@pytest.mark.parametrize(
+    ("source", "gain", "refused"),
+    [
+        ("openai/gsm8k", {}, True),  # verl's scorer reads what stands after ####
+        ("openai/gsm8k", {"forcing_suffix": "\n#### ", "closing": "\n"}, False),
+        ("l2t/sums", {"forcing_suffix": "\n\nThe final answer is \\boxed{", "closing": "}"}, False),
+        ("l2t/sums", {"forcing_suffix": "\n\nThe final answer is \\boxed{", "closing": "5}"}, True),
+    ],
+)
+def test_a_right_answer_has_to_be_graded_as_right_when_it_is_forced(source, gain, refused):
+    """Else every sampled answer would score 0, and nobody would know why."""
+    config = changed("algorithm.l2t.gain.kind=monte_carlo")
+    with open_dict(config):
+        config.algorithm.l2t.gain.update(gain or {"forcing_suffix": "\\boxed{", "closing": "}"})
+    rows = [{"ground_truth": "72"}, {"ground_truth": "7"}]
+    data = type("Rows", (), {"dataframe": Dataset.from_dict({"reward_model": rows, "data_source": [source] * 2})})
+    arguments = ({"data.train_files": data}, config, startup.read_config(config), byte_tokenizer(), None)
+    if refused:
+        with pytest.raises(ConfigError, match=f"data source {source}: .* grades the right answer as wrong"):
+            startup.check_data(*arguments)
+    else:
+        startup.check_data(*arguments)
 
 
 # ---- the reference policy's configuration

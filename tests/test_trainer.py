@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -72,7 +73,9 @@ def test_each_mode_is_verls_own_with_l2t_in_it(mode):
         (("actor_rollout_ref.hybrid_engine=False", LORA), {Role.Actor}),
     ],
 )
-def test_the_separate_trainer_has_workers_that_can_keep_and_restore_weights(overrides, roles):
+def test_the_separate_trainer_has_workers_that_can_keep_and_restore_weights(overrides, roles, monkeypatch):
+    quiet = logging.getLogger("verl.trainer.ppo.v1.trainer_separate_async")  # as VERL_LOGGING_LEVEL=WARN makes it
+    monkeypatch.setattr(quiet, "isEnabledFor", lambda level: level > logging.INFO)
     trainer = TRAINER_REGISTRY["l2t_separate_async"](config(*SEPARATE, *overrides))
     trainer._init_resource_pool_mgr()
     assert set(trainer.role_worker_mapping) == roles
@@ -294,6 +297,34 @@ def test_sampled_scores_follow_the_episodes_that_are_left():
     assert step._sampled_scores(rewards, 0).tolist() == [0.0, 0.25, 1.0]
     assert step._sampled_scores(rewards, 1) is None  # its own sampling failed
     assert step._sampled_scores(rewards, 2) is None  # nobody sampled
+
+
+def test_a_row_whose_derivative_is_broken_is_left_out_and_counted(monkeypatch):
+    """The others keep theirs; ½ d² and the damping are theirs alone."""
+    nested = torch.nested.as_nested_tensor([torch.tensor(row).double() for row in ([0, 2, 4], [0, math.nan], [0])],
+                                           layout=torch.jagged)  # fmt: skip
+    data = {fields.DERIVATIVES: nested, fields.DISPLACEMENT_NORM: torch.full((3,), 2.0)}
+    monkeypatch.setattr(step, "fetch", lambda batch, *names: {name: data[name] for name in names})
+    monkeypatch.setattr(step, "with_settings", lambda *_: None)
+    trainer = SimpleNamespace(
+        displaces=True,
+        l2t=load_config({"beta": 1.0, "compression": {"estimator": "directional", "damping": 0.5}}),
+        config=SimpleNamespace(actor_rollout_ref=SimpleNamespace(rollout=SimpleNamespace(temperature=1.0))),
+        actor_rollout_wg=SimpleNamespace(l2t_derivatives=lambda request: None),
+    )
+    zeros = torch.zeros(3, 6)
+    rewards = step.ProcessRewards(
+        keys=["a_0_0", "a_1_0", "a_2_0"], is_padding=torch.zeros(3, dtype=torch.bool), response_mask=zeros + 1, responses=[],
+        ends=[[2, 4], [3], []], states=[[], [], []], info=[], outcome=torch.zeros(3), sampling_log_probs=zeros,
+        stale=torch.zeros(3, dtype=torch.bool), deltas=zeros,
+        scores=torch.tensor([[0, 0.5, 1], [0, 1, 1], [0, 0, 0]]).double(),
+    )  # fmt: skip
+    step._differentiate(trainer, None, rewards)
+    step._combine(trainer, rewards)
+    assert rewards.skipped["log_prob_not_finite"] == 1
+    assert rewards.ends == [[2, 4], [], []]
+    assert rewards.penalty.tolist() == [[2.0 + 0.5, 8.0 + 0.5], [0.0, 0.0], [0.0, 0.0]]
+    assert rewards.process.tolist() == [[0.5 - 2.5, 0.5 - 8.5], [0.0, 0.0], [0.0, 0.0]]
 
 
 def test_each_output_of_a_trajectory_has_its_own_episodes():

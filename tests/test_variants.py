@@ -26,9 +26,10 @@ def folder(tmp_path_factory):
     return folder
 
 
-def begin(folder: Path, name: str, *overrides: str):
+def begin(folder: Path, name: str, *overrides: str, variables: dict[str, str] | None = None):
     data = folder / "data" / "train.parquet", folder / "data" / "val.parquet"
-    return start(folder / name, folder / "model", data, LONG_RUN, "actor_rollout_ref.actor.optim.lr=1e-3", *overrides)
+    rate = "actor_rollout_ref.actor.optim.lr=1e-3"
+    return start(folder / name, folder / "model", data, LONG_RUN, rate, *overrides, variables=variables)
 
 
 def wait_for_steps(run, steps: int, seconds: float = 600) -> list[dict]:
@@ -175,5 +176,35 @@ def test_asynchronous_steps_with_sampled_scores_and_derivatives(folder):
             record = dumped["l2t"]
             scores = [record["answer_score_start"], *(episode["answer_score"] for episode in record["episodes"])]
             assert all(0 <= score < 5 for score in scores)
+    finally:
+        run.end()
+
+
+def test_a_rollout_on_devices_of_its_own(folder):
+    """`l2t_separate_async` without hybrid replicas: actor, reference and rollout are workers of their own, and weights go
+    through a checkpoint engine, which here writes files. The start proves that the rollout follows them."""
+    run = begin(
+        folder,
+        "separate",
+        "trainer.v1.trainer_mode=l2t_separate_async",
+        "trainer.v1.separate_async.parameter_sync_step=1",
+        "actor_rollout_ref.hybrid_engine=False",
+        "actor_rollout_ref.rollout.nnodes=1",
+        "actor_rollout_ref.rollout.n_gpus_per_node=1",
+        "actor_rollout_ref.rollout.checkpoint_engine.backend=file",
+        "actor_rollout_ref.rollout.checkpoint_engine.custom_backend_module=file_weights",
+        f"+actor_rollout_ref.rollout.checkpoint_engine.engine_kwargs.file.folder={folder}",
+        "ray_kwargs.ray_init.num_gpus=2",
+        "algorithm.l2t.diagnostics.displacement=False",
+        variables={"VERL_LOGGING_LEVEL": "WARN"},  # verl 0.9.1 ends at a line that it logs otherwise
+    )
+    try:
+        rows = wait_for_steps(run, 3)
+        assert "weight update checked" in run.log
+        assert all(row["l2t/fitting_gain/std"] > 0 for row in rows)
+        assert rows[0]["l2t/compression/max"] < 1e-9
+        assert rows[2]["l2t/compression/mean"] > 0
+        assert rows[0]["l2t/stale_fraction"] == 0.0
+        assert max(row["l2t/stale_fraction"] for row in rows[1:]) > 0  # they were sampled while the actor was trained
     finally:
         run.end()

@@ -8,7 +8,21 @@ import torch
 
 
 def sum_by_episode(values: torch.Tensor, episode_ids: torch.Tensor, num_episodes: int) -> torch.Tensor:
-    """[B, K] sums of [B, T] values; the extra slot 0 takes what belongs to no episode."""
+    """Sums over each episode's tokens.
+
+    Args:
+        values: [B, T] values of tokens; 0 where a token does not count.
+        episode_ids: [B, T] episode of each token, −1 for none.
+        num_episodes: K.
+
+    Returns:
+        [B, K] sums.
+
+    Example:
+        >>> sum_by_episode(torch.tensor([[1.0, 2.0, 4.0, 8.0]]), torch.tensor([[0, 0, 1, -1]]), 2)
+        tensor([[3., 4.]])
+    """
+    # the extra slot 0 takes what belongs to no episode
     sums = torch.zeros(values.shape[0], num_episodes + 1, dtype=values.dtype, device=values.device)
     return sums.scatter_add(1, episode_ids + 1, values)[:, 1:]
 

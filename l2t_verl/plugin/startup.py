@@ -78,8 +78,14 @@ def _problems(config: DictConfig, l2t: L2TConfig) -> Iterator[str]:
             "reward.custom_reward_function.path, with reward.reward_model.enable_resource_pool=True"
         )
     mode = base_mode(select("trainer.v1.trainer_mode", "sync"))
+    logs = logging.getLogger("verl.trainer.ppo.v1.trainer_separate_async").isEnabledFor(logging.INFO)
     if not select("actor_rollout_ref.hybrid_engine", True) and mode != "separate_async":
         yield "actor_rollout_ref.hybrid_engine=False works with l2t_separate_async only; set it to True"
+    elif not select("actor_rollout_ref.hybrid_engine", True) and logs:
+        yield (
+            "actor_rollout_ref.hybrid_engine=False: verl 0.9.1 logs a line there with an argument that logging refuses, and "
+            "ends; set VERL_LOGGING_LEVEL=WARN in the environment"
+        )
     if mode != "sync" and not select("actor_rollout_ref.rollout.calculate_log_probs", False):
         yield (
             "rollouts may be older than the weights that they train, and count by the log-probs that they were sampled "
@@ -149,7 +155,7 @@ def check_data(
     """
     problems: list[str] = []
     answers: list[str] = []
-    examples: dict[str, str] = {}  # an answer of each data source
+    examples: dict[str, str] = {}  # an answer of each data source, where answers are sampled
     for option, dataset in datasets.items():
         frame = getattr(dataset, "dataframe", None)
         if frame is None:
@@ -157,7 +163,7 @@ def check_data(
             continue
         found, missing = _ground_truths(frame)
         answers += found
-        if "data_source" in frame.column_names:
+        if l2t.gain.kind == "monte_carlo" and {"data_source", "reward_model"} <= set(frame.column_names):
             examples |= _examples(frame)
         if missing:
             text = f"{option}: {len(missing)} of {len(frame)} rows have no ground truth (rows {_some(missing)})"
@@ -170,7 +176,7 @@ def check_data(
             problems.append(f"{option}: rows carry {config.data[pictured[0]]}; L2T scores text only, drop the column")
     if context_length is not None and answers:
         problems += _room_problems(config, l2t, tokenizer, context_length, answers)
-    if l2t.gain.kind == "monte_carlo" and config.reward.custom_reward_function.path is None:
+    if config.reward.custom_reward_function.path is None:
         problems += _grading_problems(l2t, examples)
     if problems:
         raise ConfigError("L2T cannot train on this data:\n" + "\n".join(f"  {line}" for line in problems))

@@ -65,6 +65,8 @@ class ProcessRewards:
         deltas: [B, T] log-ratio of that policy to the reference, in nats; zeros without a penalty.
         noise: [B, T] difference between the actor's and the rollout engine's log-probs of the same tokens, in nats: both
             have the same weights where the row is not stale, so it is rounding; None where the engine gave none.
+        derivatives: [B, K] d_k in nats along the weights' displacement, padded with 0; zeros for other penalties.
+        squared_displacement: ‖Δθ̃‖² of that displacement.
         skipped: rows without a process reward, by reason; under `missing_rollout`, rollouts that never arrived.
     """
 
@@ -82,6 +84,8 @@ class ProcessRewards:
     noise: torch.Tensor | None = None
     skipped: Counter = field(default_factory=lambda: Counter(dict.fromkeys(SKIP_REASONS, 0)))
     scores: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 1))
+    derivatives: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 0))
+    squared_displacement: float = 0.0
     gains: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 0))
     penalty: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 0))
     process: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 0))
@@ -120,7 +124,8 @@ def process_rewards(trainer: L2TMixin, batch: KVBatchMeta) -> ProcessRewards:
     if not trainer.fuses_scores:
         store_boundaries(batch, rewards.ends)
     _score(trainer, batch, rewards)
-    _combine(trainer, batch, rewards)
+    _differentiate(trainer, batch, rewards)
+    _combine(trainer, rewards)
     return rewards
 
 
@@ -277,17 +282,33 @@ def _sampled_scores(rewards: ProcessRewards, row: int) -> torch.Tensor | None:
     return torch.tensor([by_end[end] for end in [0, *rewards.ends[row]]], dtype=torch.float64)
 
 
-def _combine(trainer: L2TMixin, batch: KVBatchMeta, rewards: ProcessRewards) -> None:
-    """Gains, penalty and process rewards from scores and log-ratios or derivatives."""
+def _differentiate(trainer: L2TMixin, batch: KVBatchMeta, rewards: ProcessRewards) -> None:
+    """d_k of every episode from the workers, where the penalty is made of derivatives."""
+    rewards.derivatives = torch.zeros_like(rewards.scores[:, 1:])
+    if not trainer.displaces or not any(rewards.ends):
+        return
+    extra = {
+        "temperature": trainer.config.actor_rollout_ref.rollout.temperature,
+        "l2t_max_tokens": trainer.l2t.gain.max_tokens_per_micro_batch,
+    }
+    trainer.actor_rollout_wg.l2t_derivatives(with_settings(batch, extra, DERIVATIVE_FIELDS))
+    data = fetch(batch, fields.DERIVATIVES, fields.DISPLACEMENT_NORM)
+    rewards.squared_displacement = float(data[fields.DISPLACEMENT_NORM].max())
+    for row, found in enumerate(data[fields.DERIVATIVES].unbind()):
+        count = len(rewards.ends[row])
+        if not torch.isfinite(found[1 : count + 1]).all():
+            rewards.skipped["log_prob_not_finite"] += 1
+            rewards.ends[row], rewards.states[row] = [], []
+        elif count:
+            rewards.derivatives[row, :count] = found[1:]
+
+
+def _combine(trainer: L2TMixin, rewards: ProcessRewards) -> None:
+    """Gains, penalty and process rewards from scores and log-ratios or derivatives; 0 for what is no episode."""
+    settings = trainer.l2t.compression
     rewards.episode_ids = episodes.episode_ids(rewards.ends, rewards.response_mask.shape[1])
     rewards.gains = gain.fitting_gains(rewards.scores)
-    _penalise(trainer, batch, rewards)
-    rewards.process = compression.process_rewards(rewards.gains, rewards.penalty, trainer.l2t.beta)
-
-
-def _penalise(trainer: L2TMixin, batch: KVBatchMeta, rewards: ProcessRewards) -> None:
-    """C of every episode, 0 without a weight for it."""
-    settings, width = trainer.l2t.compression, rewards.gains.shape[1]
+    width = rewards.gains.shape[1]
     live = torch.arange(width) < rewards.num_episodes[:, None]
     if settings.estimator in compression.ESTIMATORS:
         rewards.penalty = compression.compression_penalty(
@@ -297,21 +318,13 @@ def _penalise(trainer: L2TMixin, batch: KVBatchMeta, rewards: ProcessRewards) ->
             num_episodes=width,
             estimator=settings.estimator,
         )
-        return
-    rewards.penalty = torch.zeros(len(rewards.ends), width, dtype=torch.float64)
-    if trainer.l2t.beta == 0 or width == 0:
-        return
-    extra = {
-        "temperature": trainer.config.actor_rollout_ref.rollout.temperature,
-        "l2t_max_tokens": trainer.l2t.gain.max_tokens_per_micro_batch,
-    }
-    trainer.actor_rollout_wg.l2t_derivatives(with_settings(batch, extra, DERIVATIVE_FIELDS))
-    data = fetch(batch, fields.DERIVATIVES, fields.DISPLACEMENT_NORM)
-    derivatives = padded(data[fields.DERIVATIVES])[:, 1 : width + 1]
-    rewards.penalty[:, : derivatives.shape[1]] = compression.derivative_penalty(
-        derivatives, damping=settings.damping, squared_norm=float(data[fields.DISPLACEMENT_NORM].max())
-    )
-    rewards.penalty = rewards.penalty * live
+    else:
+        penalty = compression.derivative_penalty(
+            rewards.derivatives, damping=settings.damping, squared_norm=rewards.squared_displacement
+        )
+        rewards.penalty = torch.where(live, penalty, 0.0)
+    rewards.process = compression.process_rewards(rewards.gains, rewards.penalty, trainer.l2t.beta)
+    rewards.process = torch.where(live, rewards.process, 0.0)
 
 
 def _actor_log_probs(trainer: L2TMixin, batch: KVBatchMeta, data: TensorDict, mask: torch.Tensor) -> torch.Tensor:
