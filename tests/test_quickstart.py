@@ -31,7 +31,7 @@ def test_one_step_shows_what_it_promises(tmp_path):
     metrics = row["data"]
     assert metrics["l2t/fitting_gain/std"] > 0
     assert metrics["l2t/fitting_gain/unstated_mean"] != 0  # also where the answer is not stated
-    assert metrics["l2t/compression/max"] == 0.0
+    assert metrics["l2t/compression/max"] < 1e-8  # actor and reference are the same model, by two kernels in float32
     assert metrics["actor/grad_norm"] > 0
     if metrics["critic/score/max"] == metrics["critic/score/min"]:
         assert metrics["l2t/grpo_grad_norm"] == 0.0

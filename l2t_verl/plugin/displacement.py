@@ -113,7 +113,10 @@ class Displacement:
         return [(name, p.detach()) for name, p in self.module.named_parameters() if name in chosen]
 
     def _decompose(self) -> tuple[float, float]:
-        """Δθ̃ by matrices, each decomposed by one of the ranks while the others do theirs; ‖Δθ̃‖² and ‖θ‖²."""
+        """Δθ̃ by matrices; ‖Δθ̃‖² and ‖θ‖².
+
+        Gathered, decomposed and handed out one after another: in one loop, every rank would wait for each decomposition.
+        """
         world = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
         rank = torch.distributed.get_rank() if world > 1 else 0
         parameters, mine = self._parameters(), {}
@@ -123,7 +126,9 @@ class Displacement:
             delta = now - _whole(_like(parameter, self.start[name]))
             squares[1] += now.double().square().sum().cpu()
             if index % world == rank:
-                mine[name] = low_rank(delta, self.settings.rank_fraction).cpu()
+                mine[name] = delta.cpu()
+        for name, delta in mine.items():
+            mine[name] = low_rank(delta.to(get_device_name()), self.settings.rank_fraction).cpu()
         for index, (name, parameter) in enumerate(parameters):
             if index % world == rank:
                 delta = mine.pop(name).to(get_device_name())
