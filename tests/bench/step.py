@@ -1,7 +1,7 @@
 """A training step with L2T and one with GRPO, on the same rollouts and real FSDP2 engines, as in the quickstart.
 
 Old log-probs, reference log-probs, advantages and the update; the sampling, which is the same for both, is left out, and so
-are verl's queue and Ray. So the ratio is an upper bound of what a run sees.
+are verl's queue and Ray: all of that pulls the ratio of a run towards 1.
 """
 
 from __future__ import annotations
