@@ -51,7 +51,11 @@ class Rollouts:
     @cached_property
     def slots(self) -> torch.Tensor:
         """[B, T] each token's slot."""
-        return token_slots(self.episode_ids, self.response_mask, self.process.shape[1])
+        return self.slots_of(slice(None))
+
+    def slots_of(self, rows: slice) -> torch.Tensor:
+        """[rows, T] slots of some rows, not kept."""
+        return _token_slots(self.episode_ids[rows], self.response_mask[rows], self.process.shape[1])
 
     @cached_property
     def surprise(self) -> torch.Tensor:
@@ -73,8 +77,7 @@ class Rollouts:
         table = torch.nn.functional.pad(to_precision(per_slot, dtype), (0, 1))
         result = torch.empty(self.response_mask.shape, dtype=dtype, device=table.device)
         for rows in row_blocks(self.response_mask):
-            slots = token_slots(self.episode_ids[rows], self.response_mask[rows], self.process.shape[1])
-            torch.gather(table[rows], 1, slots, out=result[rows])
+            torch.gather(table[rows], 1, self.slots_of(rows), out=result[rows])
         return result
 
     def per_group(self, per_row: torch.Tensor) -> torch.Tensor:
@@ -141,7 +144,7 @@ def row_blocks(tokens: torch.Tensor) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, rows, size))
 
 
-def token_slots(episode_ids: torch.Tensor, response_mask: torch.Tensor, episodes: int) -> torch.Tensor:
+def _token_slots(episode_ids: torch.Tensor, response_mask: torch.Tensor, episodes: int) -> torch.Tensor:
     """[B, T] slots; see `Rollouts`."""
     return (episode_ids + 1).masked_fill_(response_mask <= 0, episodes + 1)
 
@@ -162,7 +165,7 @@ def _slot_counts(episode_ids: torch.Tensor, response_mask: torch.Tensor, episode
                 raise ValueError(
                     f"episode_ids must lie in -1 … {episodes - 1}; got {int(sampled.min())} … {int(sampled.max())}"
                 )
-        slots = token_slots(ids, mask, episodes)
+        slots = _token_slots(ids, mask, episodes)
         counts[rows].scatter_add_(1, slots, one.expand(slots.shape))
     return counts[:, :-1]
 

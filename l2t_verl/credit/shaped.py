@@ -7,7 +7,7 @@ import torch
 
 from l2t_verl.credit.episode import returns_to_go
 from l2t_verl.credit.groups import outcome_advantages
-from l2t_verl.credit.inputs import Rollouts, check_rollouts, row_blocks, to_precision, token_slots
+from l2t_verl.credit.inputs import Rollouts, check_rollouts, row_blocks, to_precision
 
 
 def shaped_advantages(
@@ -84,7 +84,7 @@ def shaped_advantages(
     table = result.double()[:, None] + scale * (potential - baseline[:, None])
     if price == 0:
         return rollouts.spread_to_tokens(table, result.dtype)
-    advantages = torch.empty(response_mask.shape, dtype=result.dtype)
+    advantages = torch.empty(response_mask.shape, dtype=result.dtype, device=table.device)
     for rows in row_blocks(response_mask):
         values = _returns(rollouts, table, scale * price, rows)
         advantages[rows] = to_precision(values, result.dtype)
@@ -94,8 +94,7 @@ def shaped_advantages(
 def _returns(rollouts: Rollouts, table: torch.Tensor, price: torch.Tensor | float, rows: slice) -> torch.Tensor:
     """[rows, T] table's entry of each token minus the price of the tokens from it on; 0 outside the mask."""
     mask = rollouts.response_mask[rows] > 0
-    slots = token_slots(rollouts.episode_ids[rows], rollouts.response_mask[rows], rollouts.process.shape[1])
-    values = torch.nn.functional.pad(table[rows], (0, 1)).gather(1, slots)
+    values = torch.nn.functional.pad(table[rows], (0, 1)).gather(1, rollouts.slots_of(rows))
     remaining = mask.flip(1).cumsum(1).flip(1).mul_(mask).double()
     return values.sub_(remaining.mul_(price[rows] if isinstance(price, torch.Tensor) else price))
 

@@ -26,7 +26,7 @@ LORA = re.compile(r"\.lora_B\.(?P<adapter>\w+)\.weight$")
 
 
 class Displacement:
-    """Δθ̃ of one worker, refreshed every `refresh_steps` steps.
+    """Δθ̃ of one worker, decomposed anew every `refresh_steps` batches.
 
     Attributes:
         local: this rank's part of Δθ̃ by parameter, on the CPU.

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from l2t_verl.compression import ESTIMATORS
 from l2t_verl.config import ConfigError, L2TConfig, load_config, why_no_forward_to_share
 from l2t_verl.gain import ForcingTemplate, answer_target
-from l2t_verl.grading import GradeResult
+from l2t_verl.grading import GradeResult, grade_math_score
 from l2t_verl.patches import on_cpu_platform
 from l2t_verl.plugin import fields
 
@@ -78,10 +78,10 @@ def _problems(config: DictConfig, l2t: L2TConfig) -> Iterator[str]:
             "reward.custom_reward_function.path, with reward.reward_model.enable_resource_pool=True"
         )
     mode = base_mode(select("trainer.v1.trainer_mode", "sync"))
-    logs = logging.getLogger("verl.trainer.ppo.v1.trainer_separate_async").isEnabledFor(logging.INFO)
-    if not select("actor_rollout_ref.hybrid_engine", True) and mode != "separate_async":
+    hybrid = select("actor_rollout_ref.hybrid_engine", True)
+    if not hybrid and mode != "separate_async":
         yield "actor_rollout_ref.hybrid_engine=False works with l2t_separate_async only; set it to True"
-    elif not select("actor_rollout_ref.hybrid_engine", True) and logs:
+    elif not hybrid and logging.getLogger("verl.trainer.ppo.v1.trainer_separate_async").isEnabledFor(logging.INFO):
         yield (
             "actor_rollout_ref.hybrid_engine=False: verl 0.9.1 logs a line there with an argument that logging refuses, and "
             "ends; set VERL_LOGGING_LEVEL=WARN in the environment"
@@ -201,7 +201,6 @@ def _examples(frame: Any) -> dict[str, str]:
 
 def _grading_problems(l2t: L2TConfig, examples: Mapping[str, str]) -> Iterator[str]:
     """Whether a right answer, forced and closed as samples are, is graded as right: else J would always be 0."""
-    from l2t_verl.grading import grade_math_score
     from l2t_verl.plugin.reward_manager import knows, verl_score
 
     for source, answer in examples.items():

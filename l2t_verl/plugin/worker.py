@@ -125,15 +125,11 @@ class L2TWorkerMixin:
         bound = config.max_tokens_per_micro_batch
         if engine.use_dynamic_bsz:  # what verl's own forward is held to
             bound = min(bound, engine.infer_max_token_len_per_gpu)
-        found = scoring.packed_pass(
-            self.actor,
-            plan.rows,
-            bound,
-            temperature=tu.get_non_tensor_data(data, "temperature", default=1.0),
-            entropy=tu.get_non_tensor_data(data, "calculate_entropy", default=False),
-        )
+        entropy = tu.get_non_tensor_data(data, "calculate_entropy", default=False)
+        temperature = tu.get_non_tensor_data(data, "temperature", default=1.0)
+        found = scoring.packed_pass(self.actor, plan.rows, bound, temperature=temperature, entropy=entropy)
         columns = {"log_probs": scoring.as_verl(plan.rows, found.tokens), fields.ANSWER_SCORES: plan.scores(found.answers)}
-        if tu.get_non_tensor_data(data, "calculate_entropy", default=False):
+        if entropy:
             columns["entropy"] = scoring.as_verl(plan.rows, found.entropies)
         return TensorDict(columns, batch_size=len(plan.rows))
 
