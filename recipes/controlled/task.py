@@ -1,0 +1,127 @@
+"""Problems with known truth: chains of arithmetic modulo 10 over named values, some of which the question does not need.
+
+    a=3;b=4+a;c=2*b;d=1-a;?c
+
+A problem's tier is the number of values that have to be computed: 2 (easy), 4 (middle), 6 (hard). Train, validation and test
+share no problem: the text of a problem decides where it belongs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+MODULUS = 10
+LETTERS = "abcdefghijklmnop"
+OPERATORS = "+-*"
+TIERS = {"easy": 2, "middle": 4, "hard": 6}
+DISTRACTORS = {"easy": 1, "middle": 1, "hard": 2}
+SPLITS = {"train": range(80), "validation": range(80, 90), "test": range(90, 100)}  # of a hash's hundred values
+
+
+@dataclass(frozen=True)
+class Definition:
+    """One value: a digit, or an operation on a digit and another value.
+
+    Attributes:
+        name: its letter.
+        digit: the digit.
+        operator: one of `OPERATORS`; empty where the digit is the value.
+        operand: the other value's letter; empty likewise.
+    """
+
+    name: str
+    digit: int
+    operator: str = ""
+    operand: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.digit}{self.operator}{self.operand}"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Definitions in an order in which they can be computed, and the value asked for."""
+
+    definitions: tuple[Definition, ...]
+    query: str
+    tier: str
+
+    def __str__(self) -> str:
+        return ";".join(map(str, self.definitions)) + f";?{self.query}"
+
+    @property
+    def values(self) -> dict[str, int]:
+        """The true value of every name."""
+        found: dict[str, int] = {}
+        for definition in self.definitions:
+            found[definition.name] = compute(definition, found)
+        return found
+
+    @property
+    def answer(self) -> str:
+        """The true value of what is asked for."""
+        return str(self.values[self.query])
+
+    @property
+    def needed(self) -> frozenset[str]:
+        """The names that have to be computed to know the answer."""
+        by_name = {definition.name: definition for definition in self.definitions}
+        found, name = set(), self.query
+        while by_name[name].operator:
+            found.add(name)
+            name = by_name[name].operand
+        return frozenset(found)
+
+
+def compute(definition: Definition, values: dict[str, int]) -> int:
+    """The value of a definition, given its operand's."""
+    if not definition.operator:
+        return definition.digit
+    left, right = definition.digit, values[definition.operand]
+    return {"+": left + right, "-": left - right, "*": left * right}[definition.operator] % MODULUS
+
+
+def parse(text: str, tier: str = "") -> Problem:
+    """The problem that `str` wrote."""
+    *definitions, query = text.split(";")
+    made = []
+    for definition in definitions:
+        name, expression = definition.split("=")
+        made.append(Definition(name, int(expression[0]), expression[1:2], expression[2:3]))
+    return Problem(tuple(made), query.removeprefix("?"), tier)
+
+
+def draw(generator: random.Random, tier: str) -> Problem:
+    """A random problem of a tier."""
+    names = iter(generator.sample(LETTERS, len(LETTERS)))
+    digit = lambda: generator.randrange(MODULUS)  # noqa: E731
+    definitions = [Definition(next(names), digit())]
+    path = [definitions[0].name]  # each computed value uses the one before it, so that all of them are needed
+    for _ in range(TIERS[tier]):
+        definitions.append(Definition(next(names), digit(), generator.choice(OPERATORS), path[-1]))
+        path.append(definitions[-1].name)
+    for _ in range(DISTRACTORS[tier]):
+        position = generator.randrange(1, len(definitions) + 1)
+        operand = generator.choice(definitions[:position]).name
+        definitions.insert(position, Definition(next(names), digit(), generator.choice(OPERATORS), operand))
+    return Problem(tuple(definitions), path[-1], tier)
+
+
+def split_of(problem: Problem) -> str:
+    """The split that a problem belongs to, whoever draws it."""
+    value = int.from_bytes(hashlib.sha256(str(problem).encode()).digest()[:8]) % 100
+    return next(name for name, values in SPLITS.items() if value in values)
+
+
+def problems(split: str, seed: int, tiers: tuple[str, ...] = tuple(TIERS)) -> Iterator[Problem]:
+    """Problems of a split without end, the tiers in turn."""
+    generator = random.Random(f"{split}/{seed}")
+    while True:
+        for tier in tiers:
+            problem = draw(generator, tier)
+            while split_of(problem) != split:
+                problem = draw(generator, tier)
+            yield problem
