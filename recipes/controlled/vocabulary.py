@@ -1,0 +1,33 @@
+"""The tokenizer: a token for each character, mark and tag of the task's language."""
+
+from __future__ import annotations
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from recipes.controlled.solutions import ANSWER, THINK_CLOSE
+from recipes.controlled.task import LETTERS, OPERATORS
+
+PAD, END, UNKNOWN, THINK = "<|endoftext|>", "<|im_end|>", "<|unknown|>", "<think>"
+EPISODES = 30  # tags in the vocabulary, as many as the method takes
+TEMPLATE = (
+    "{% for m in messages %}{{ m['content'] }}{% if m['role'] == 'assistant' %}" + END + "{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}" + THINK + "{% endif %}"
+)
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """The tokenizer, with a chat template that opens the thought."""
+    tags = [f"<{slash}episode_{k}>" for k in range(1, EPISODES + 1) for slash in ("", "/")]
+    words = [THINK, THINK_CLOSE, ANSWER, "check ", "no ", "try ", "know ", *tags]
+    characters = [*"0123456789", *LETTERS, *OPERATORS, *"=;?"]
+    vocabulary = {text: i for i, text in enumerate([PAD, END, UNKNOWN, *words, *characters])}
+    # Byte-level without merges, as Qwen2's own: transformers gives a folder with a Qwen2 model that class, whatever is in it
+    raw = Tokenizer(models.BPE(vocabulary, [], unk_token=UNKNOWN))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    raw.decoder = decoders.ByteLevel()
+    raw.add_special_tokens([PAD, END, UNKNOWN])
+    raw.add_tokens([AddedToken(word, normalized=False) for word in words])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token=END, pad_token=PAD, unk_token=UNKNOWN)
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer

@@ -1,0 +1,153 @@
+"""The controlled comparison's test bed: problems, written solutions, the labeller, the tokenizer, the start."""
+
+import itertools
+import random
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from recipes.controlled import labels, sampling, solutions, start, task
+from recipes.controlled.vocabulary import EPISODES, THINK, make_tokenizer
+
+SEED = 20261125
+PROBLEM = task.parse("a=3;b=4+a;e=1-b;c=2*b;?c")  # a 3, b 7, c 4; e is not needed
+
+
+def written(count: int) -> list[tuple[task.Problem, list[solutions.Episode], str]]:
+    print(f"seed {SEED}")
+    generator = random.Random(SEED)
+    return [(p, *solutions.solve(p, generator)) for p in itertools.islice(task.problems("train", SEED), count)]
+
+
+def test_a_problem_survives_its_text_and_knows_its_truth():
+    assert (PROBLEM.values, PROBLEM.answer, PROBLEM.needed) == ({"a": 3, "b": 7, "e": 4, "c": 4}, "4", {"b", "c"})
+    for problem in itertools.islice(task.problems("test", 0), 300):
+        assert task.parse(str(problem), problem.tier) == problem
+        assert len(problem.needed) == task.TIERS[problem.tier]
+        assert len(problem.definitions) == 1 + task.TIERS[problem.tier] + task.DISTRACTORS[problem.tier]
+
+
+def test_splits_share_no_problem_and_the_test_split_is_large_enough():
+    found = {split: {str(p) for p in itertools.islice(task.problems(split, 0), 3000)} for split in task.SPLITS}
+    for one, other in itertools.combinations(found.values(), 2):
+        assert not one & other
+    assert len(found["test"]) > 2000
+    first = next(task.problems("train", 1))
+    assert first == next(task.problems("train", 1)) != next(task.problems("train", 2))
+
+
+def test_the_labeller_recovers_the_generator_s_labels_from_the_text():
+    agree = [
+        episode.label == label
+        for problem, episodes, _ in written(3000)
+        for episode, label in zip(episodes, labels.label_episodes(problem, [e.text for e in episodes]), strict=True)
+    ]
+    assert len(agree) > 10_000
+    assert sum(agree) / len(agree) >= 0.99
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (["b=4+3=7", "c=2*7=4"], ["necessary", "necessary"]),
+        (["<episode_1>b=4+3=7</episode_1>"], ["necessary"]),
+        (["b=4+3=8", "no b=4+3=7", "check b=4+3=7", "know b=7"], ["mistake", "correction", "recheck", "restate"]),
+        (["b=4+3=8", "c=2*8=6", "no b=4+3=7", "no c=2*7=4"], ["mistake", "mistake", "correction", "correction"]),
+        (["try e=1-7=4", "e=1-7=9", "know a=3"], ["detour", "detour", "restate"]),
+        (["know c=4", "know c=5"], ["necessary", "mistake"]),  # the right value out of nothing, and a wrong one
+        (["", "b=7", "know z=1", "j=1+1=2", "b=4+3=7 b=4+3=7"], ["other"] * 5),
+    ],
+)
+def test_labels_of_what_a_policy_might_write(texts, expected):
+    assert labels.label_episodes(PROBLEM, texts) == expected
+
+
+def test_solutions_have_every_kind_of_step_and_are_often_but_not_always_right():
+    found = written(2000)
+    kinds = {episode.label for _, episodes, _ in found for episode in episodes}
+    assert kinds == set(labels.LABELS) - {"other"}
+    right = sum(answer == problem.answer for problem, _, answer in found) / len(found)
+    assert 0.75 < right < 0.95
+    spared = solutions.Rates(restate=0, recheck=0, detour=0, mistake=0, closing=0)
+    for problem, *_ in found[:100]:
+        episodes, answer = solutions.solve(problem, random.Random(0), spared)
+        assert answer == problem.answer
+        assert [e.label for e in episodes] == ["necessary"] * len(problem.needed)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("</think>answer 7", "7"),
+        ("<episode_1>know a=3</episode_1></think>answer 3", "3"),
+        ("</think>answer 77", None),
+        ("answer 7", None),
+        ("</think>7", None),
+        ("</think>answer ", None),
+        ("</think></think>answer 7", None),
+        ("", None),
+    ],
+)
+def test_only_one_digit_after_the_thought_is_an_answer(text, answer):
+    assert solutions.written_answer(text) == answer
+
+
+def test_the_tokenizer_is_the_same_after_transformers_has_loaded_it_with_a_model(tmp_path):
+    """With a Qwen2 beside it, transformers takes Qwen2's own class, and with it other rules of splitting."""
+    made = make_tokenizer()
+    model = start.make_model(made, 0, num_hidden_layers=1)
+    start.save(model, made, tmp_path / "model", {})
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "model")
+    longest = 0
+    for problem, episodes, answer in written(300):
+        text = solutions.render(episodes[:EPISODES], answer)
+        ids = loaded.encode(text)
+        assert ids == made.encode(text)
+        assert loaded.unk_token_id not in ids
+        assert loaded.decode(ids) == text
+        prompt = sampling.prompt_ids(loaded, problem)
+        assert loaded.decode(prompt) == str(problem) + THINK
+        longest = max(longest, len(prompt))
+    assert longest + solutions.LIMIT < model.config.max_position_embeddings
+    with pytest.raises(FileExistsError, match="remove it, or name another"):
+        start.save(model, made, tmp_path / "model", {})
+
+
+def test_examples_fit_the_limit_and_some_are_cut_short_with_the_true_answer():
+    tokenizer = make_tokenizer()
+    cut = 0
+    for prompt, response in itertools.islice(start.examples(tokenizer, SEED), 1000):
+        assert len(response) <= solutions.LIMIT
+        assert tokenizer.unk_token_id not in response
+        problem = task.parse(tokenizer.decode(prompt).removesuffix(THINK))
+        text = tokenizer.decode(response[:-1])
+        steps = labels.TAGS.sub("|", text.split(solutions.THINK_CLOSE)[0]).replace("||", "|").strip("|").split("|")
+        if f"{problem.query}=" not in text:  # it was never computed
+            assert solutions.written_answer(text) == problem.answer
+            cut += 1
+        assert len(steps) <= EPISODES
+    assert 50 < cut < 200
+
+
+def test_a_start_is_trained_saved_and_sampled_from(tmp_path):
+    """At a tiny size: the loss falls, the folder loads, responses end or are cut at the limit, whatever stands beside."""
+    sizes = {"num_hidden_layers": 1, "hidden_size": 64, "num_attention_heads": 1, "intermediate_size": 64}
+    model, tokenizer = start.train(SEED, steps=150, rows=8, **sizes)
+    batch = list(itertools.islice(start.examples(tokenizer, SEED + 1), 32))
+    with torch.no_grad():
+        before = start._loss(start.make_model(tokenizer, SEED, **sizes), batch, tokenizer.pad_token_id)
+        after = start._loss(model, batch, tokenizer.pad_token_id)
+    assert after < 0.6 * before
+    start.save(model, tokenizer, tmp_path / "model", {"seed": SEED})
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
+    problems = list(itertools.islice(task.problems("validation", SEED), 5))
+    rollouts = sampling.sample(loaded, tokenizer, problems, temperature=0, limit=12, rows=2)
+    assert [rollout.problem for rollout in rollouts] == problems
+    for rollout in rollouts:
+        ended = tokenizer.eos_token_id in rollout.response
+        assert len(rollout.response) <= 12
+        assert ended == (rollout.response[-1] == tokenizer.eos_token_id)
+        assert ended or len(rollout.response) == 12
+    alone = [sampling.sample(loaded, tokenizer, [problem], temperature=0, limit=12)[0] for problem in problems]
+    assert [r.response for r in alone] == [r.response for r in rollouts]  # padding on the left changes nothing
