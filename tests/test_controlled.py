@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from recipes.controlled import labels, sampling, solutions, start, task
+from recipes.controlled import labels, measure, sampling, solutions, start, task
 from recipes.controlled.vocabulary import EPISODES, THINK, make_tokenizer
 
 SEED = 20261125
@@ -151,3 +151,20 @@ def test_a_start_is_trained_saved_and_sampled_from(tmp_path):
         assert ended or len(rollout.response) == 12
     alone = [sampling.sample(loaded, tokenizer, [problem], temperature=0, limit=12)[0] for problem in problems]
     assert [r.response for r in alone] == [r.response for r in rollouts]  # padding on the left changes nothing
+
+
+def test_tokens_are_counted_by_what_the_steps_are():
+    tokenizer = make_tokenizer()
+    steps = ["b=4+3=8", "no b=4+3=7", "check b=4+3=7", "c=2*7=4", "know c=4"]
+    texts = [
+        solutions.render([solutions.Episode(step, "") for step in steps], "4"),
+        solutions.render([], "5"),
+        "<episode_1>b=4+3=7",  # cut off: no answer
+    ]
+    rollouts = [sampling.Rollout(PROBLEM, [], [*tokenizer.encode(text), tokenizer.eos_token_id]) for text in texts[:2]]
+    rollouts.append(sampling.Rollout(PROBLEM, [], tokenizer.encode(texts[2])))
+    found = measure.measure(rollouts, tokenizer)[PROBLEM.tier]
+    lengths = [len(rollout.response) for rollout in rollouts]
+    assert (found["problems"], found["accuracy"], found["tokens"]) == (3, 1 / 3, sum(lengths) / 3)
+    tokens = {"mistake": 9, "correction": 10, "recheck": 10, "necessary": 9 + 8, "restate": 6, "detour": 0, "other": 0}
+    assert {label: round(3 * mean) for label, mean in found["tokens by label"].items()} == tokens
