@@ -7,8 +7,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from l2t_verl.episodes.limits import MAX_EPISODES
 from recipes.controlled import labels, measure, sampling, solutions, start, task
-from recipes.controlled.vocabulary import EPISODES, THINK, make_tokenizer
+from recipes.controlled.vocabulary import THINK, make_tokenizer
 
 SEED = 20261125
 PROBLEM = task.parse("a=3;b=4+a;e=1-b;c=2*b;?c")  # a 3, b 7, c 4; e is not needed
@@ -101,7 +102,7 @@ def test_the_tokenizer_is_the_same_after_transformers_has_loaded_it_with_a_model
     loaded = AutoTokenizer.from_pretrained(tmp_path / "model")
     longest = 0
     for problem, episodes, answer in written(300):
-        text = solutions.render(episodes[:EPISODES], answer)
+        text = solutions.render(episodes[:MAX_EPISODES], answer)
         ids = loaded.encode(text)
         assert ids == made.encode(text)
         assert loaded.unk_token_id not in ids
@@ -126,7 +127,7 @@ def test_examples_fit_the_limit_and_some_are_cut_short_with_the_true_answer():
         if f"{problem.query}=" not in text:  # it was never computed
             assert solutions.written_answer(text) == problem.answer
             cut += 1
-        assert len(steps) <= EPISODES
+        assert len(steps) <= MAX_EPISODES
     assert 50 < cut < 200
 
 

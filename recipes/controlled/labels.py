@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 
+from l2t_verl.episodes.episode_tags import TAGS
 from recipes.controlled.task import Problem
 
 LABELS = ("necessary", "correction", "restate", "recheck", "detour", "other", "mistake")
-USEFUL = frozenset({"necessary", "correction"})
-REMOVABLE = frozenset({"restate", "recheck", "detour", "other"})
 
 STEP = re.compile(r"(?:check |no |try )?(?P<name>[a-p])=\d[-+*]\d=(?P<value>\d)")
 RESTATED = re.compile(r"know (?P<name>[a-p])=(?P<value>\d)")
-TAGS = re.compile(r"</?episode_\d+>")
 
 
 def label_episodes(problem: Problem, texts: list[str]) -> list[str]:

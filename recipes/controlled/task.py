@@ -99,15 +99,15 @@ def draw(generator: random.Random, tier: str) -> Problem:
     names = iter(generator.sample(LETTERS, len(LETTERS)))
     digit = lambda: generator.randrange(MODULUS)  # noqa: E731
     definitions = [Definition(next(names), digit())]
-    path = [definitions[0].name]  # each computed value uses the one before it, so that all of them are needed
+    last = definitions[0].name  # each computed value uses the one before it, so that all of them are needed
     for _ in range(TIERS[tier]):
-        definitions.append(Definition(next(names), digit(), generator.choice(OPERATORS), path[-1]))
-        path.append(definitions[-1].name)
+        definitions.append(Definition(next(names), digit(), generator.choice(OPERATORS), last))
+        last = definitions[-1].name
     for _ in range(DISTRACTORS[tier]):
         position = generator.randrange(1, len(definitions) + 1)
         operand = generator.choice(definitions[:position]).name
         definitions.insert(position, Definition(next(names), digit(), generator.choice(OPERATORS), operand))
-    return Problem(tuple(definitions), path[-1], tier)
+    return Problem(tuple(definitions), last, tier)
 
 
 def split_of(problem: Problem) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from l2t_verl.episodes.limits import MAX_EPISODES
 from recipes.controlled.solutions import ANSWER, THINK_CLOSE
 from recipes.controlled.task import LETTERS, OPERATORS
 
 PAD, END, UNKNOWN, THINK = "<|endoftext|>", "<|im_end|>", "<|unknown|>", "<think>"
-EPISODES = 30  # tags in the vocabulary, as many as the method takes
 TEMPLATE = (
     "{% for m in messages %}{{ m['content'] }}{% if m['role'] == 'assistant' %}" + END + "{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}" + THINK + "{% endif %}"
@@ -18,7 +18,7 @@ TEMPLATE = (
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
     """The tokenizer, with a chat template that opens the thought."""
-    tags = [f"<{slash}episode_{k}>" for k in range(1, EPISODES + 1) for slash in ("", "/")]
+    tags = [f"<{slash}episode_{k}>" for k in range(1, MAX_EPISODES + 1) for slash in ("", "/")]
     words = [THINK, THINK_CLOSE, ANSWER, "check ", "no ", "try ", "know ", *tags]
     characters = [*"0123456789", *LETTERS, *OPERATORS, *"=;?"]
     vocabulary = {text: i for i, text in enumerate([PAD, END, UNKNOWN, *words, *characters])}
