@@ -149,10 +149,10 @@ class CompressionConfig(_Section):
 class CreditConfig(_Section):
     """How episode rewards become token advantages."""
 
-    method: Literal["paper", "episode", "shaped"] = Field(
+    method: Literal["paper", "episode", "shaped", "length_penalty"] = Field(
         "shaped",
         description="Credit: `paper` as published, `episode` adds each episode's reward to GRPO's advantage, `shaped` the "
-        "return from each token on.",
+        "return from each token on; `length_penalty` is a baseline without process rewards.",
     )
     std_floor: Real = Field(
         0.05, gt=0, description="Smallest standard deviation that process rewards are divided by, in units of J."
@@ -170,6 +170,9 @@ class CreditConfig(_Section):
         None, gt=0, description="Bound on a token's share of its rollout's reward (`paper`); null is the paper's: none."
     )
     length_cost: Real = Field(0.0, ge=0, description="Cost λ of a response of the longest length, in units of J (`shaped`).")
+    length_penalty: Real = Field(
+        0.2, ge=0, lt=1, description="Weight α of the length among a group's correct rollouts (`length_penalty`)."
+    )
     token_budget: Real | None = Field(
         None, gt=0, description="Mean length of correct responses to reach, in tokens; adapts λ each step (`shaped`)."
     )
@@ -309,6 +312,7 @@ def _contradictions(config: L2TConfig, broken: Set[str]) -> dict[str, str]:
         "surprise_weights": ("episode", credit.surprise_weights),
         "ratio_clip": ("paper", credit.ratio_clip is not None),
         "length_cost": ("shaped", credit.length_cost > 0),
+        "length_penalty": ("length_penalty", credit.length_penalty != CreditConfig.model_fields["length_penalty"].default),
         "token_budget": ("shaped", credit.token_budget is not None),
     }
     for name, (owner, is_set) in owners.items():

@@ -143,6 +143,7 @@ def test_a_wrong_element_of_a_list_is_named_by_its_position_and_hides_nothing():
         ("gain.max_tokens_per_micro_batch", [64], [63]),
         ("credit.std_floor", [1e-9], [0, -1]),
         ("credit.length_cost", [0, 5], [-1]),
+        ("credit.length_penalty", [0, 0.99], [-0.1, 1]),
         ("credit.gamma", [0, 1], [-0.1, 1.1]),
         ("credit.ratio_clip", [1e-3], [0]),
         ("credit.token_budget", [1e-3, 4096], [0]),
@@ -152,7 +153,8 @@ def test_a_wrong_element_of_a_list_is_named_by_its_position_and_hides_nothing():
     ],
 )
 def test_bounds(path, allowed, refused):
-    owner = {"credit.gamma": {"method": "episode"}, "credit.ratio_clip": {"method": "paper"}}.get(path)
+    owners = {"gamma": "episode", "ratio_clip": "paper", "length_penalty": "length_penalty"}
+    owner = {f"credit.{name}": {"method": method} for name, method in owners.items()}.get(path)
     for value in [*allowed, *refused]:
         raw = nested(path, value)
         if owner:
@@ -187,6 +189,7 @@ def test_whole_numbers_are_real_numbers_too():
         ({"credit": {"surprise_weights": True}}, "credit.surprise_weights", "only credit.method=episode"),
         ({"credit": {"ratio_clip": 2.0}}, "credit.ratio_clip", "only credit.method=paper"),
         ({"credit": {"method": "episode", "length_cost": 0.1}}, "credit.length_cost", "only credit.method=shaped"),
+        ({"credit": {"length_penalty": 0.3}}, "credit.length_penalty", "only credit.method=length_penalty"),
         ({"credit": {"method": "paper", "token_budget": 100}}, "credit.token_budget", "only credit.method=shaped"),
         ({"episodes": {"markers": ["Wait"]}}, "episodes.markers", "only episodes.method=discourse_markers"),
         ({"episodes": {"method": "discourse_markers", "markers": []}}, "episodes.markers", "at least one marker"),

@@ -113,6 +113,24 @@ def shaped_loop(outcome, process, ids, mask, log_probs, index, alpha, length_cos
     return result
 
 
+def length_penalty_loop(outcome, mask, index, length_penalty):
+    result = torch.zeros(mask.shape, dtype=torch.float64)
+    lengths = mask.sum(dim=1).tolist()
+    for name in set(index):
+        rows = rows_of(index, name)
+        correct = [lengths[i] for i in rows if outcome[i] > 0]
+        mean = sum(correct) / max(len(correct), 1)
+        std = math.sqrt(sum((length - mean) ** 2 for length in correct) / max(len(correct), 1))
+        rewards = {}
+        for i in rows:
+            z = (lengths[i] - mean) / std if std else 0.0
+            rewards[i] = outcome[i].item() * (1 - length_penalty / (1 + math.exp(-z)))
+        for i in rows:
+            others = [rewards[j] for j in rows if j != i]
+            result[i] = (rewards[i] - (sum(others) / len(others) if others else 0.0)) * mask[i]
+    return result
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_loops(seed):
     batch = random_batch(seed)
@@ -124,6 +142,8 @@ def test_loops(seed):
         shaped_loop(*batch, 0.8, 0.3, 16),
         **close,
     )
+    found = credit.length_penalty_advantages(*batch, length_penalty=0.4)
+    torch.testing.assert_close(found, length_penalty_loop(batch[0], batch[3], batch[5], 0.4), **close)
 
 
 @pytest.mark.parametrize("seed", range(10))

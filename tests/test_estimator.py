@@ -23,6 +23,8 @@ CREDITS = {
     "paper, clipped": {"credit": {"method": "paper", "ratio_clip": 1.5}},
     "episode": {"credit": {"method": "episode"}},
     "episode, returns": {"credit": {"method": "episode", "gamma": 0.5, "surprise_weights": True, "std_floor": 0.2}},
+    "length penalty": {"credit": {"method": "length_penalty"}},
+    "length penalty, strong": {"credit": {"method": "length_penalty", "length_penalty": 0.6}},
     "shaped": {"credit": {"method": "shaped"}},
     "shaped, floor": {"alpha": 2.5, "credit": {"method": "shaped", "std_floor": 0.7}},
 }
@@ -120,13 +122,15 @@ def pure(batch: Batch, settings: dict) -> torch.Tensor:
     config = load_config(settings)
     method = config.credit.method
     grouped = {"norm_by_std": True, "std_floor": config.credit.std_floor}
+    alpha = {"alpha": config.alpha}
     own = {
-        "paper": {"ratio_clip": config.credit.ratio_clip},
-        "episode": {"gamma": config.credit.gamma, "surprise_weights": config.credit.surprise_weights, **grouped},
-        "shaped": {"length_cost": 0.3, "max_length": LONGEST, **grouped},
+        "paper": {"ratio_clip": config.credit.ratio_clip, **alpha},
+        "episode": {"gamma": config.credit.gamma, "surprise_weights": config.credit.surprise_weights, **alpha, **grouped},
+        "shaped": {"length_cost": 0.3, "max_length": LONGEST, **alpha, **grouped},
+        "length_penalty": {"length_penalty": config.credit.length_penalty},
     }[method]
     rows = (batch.rewards.sum(-1), batch.process, batch.episode_ids, batch.mask, batch.old_log_probs, batch.index())
-    return getattr(credit, f"{method}_advantages")(*rows, alpha=config.alpha, **own)
+    return getattr(credit, f"{method}_advantages")(*rows, **own)
 
 
 def test_without_the_trainer_it_says_which_option_to_set():

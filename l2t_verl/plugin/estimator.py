@@ -110,6 +110,8 @@ def _credit(
     settings, session = config.credit, context.sessions[rows.numpy()]
     if settings.method == "paper":
         return credit.paper_advantages(*arguments, alpha=config.alpha, ratio_clip=settings.ratio_clip, session=session)
+    if settings.method == "length_penalty":
+        return credit.length_penalty_advantages(*arguments, length_penalty=settings.length_penalty, session=session)
     grouped = {
         "alpha": config.alpha,
         "std_floor": settings.std_floor,
