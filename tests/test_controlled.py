@@ -12,7 +12,7 @@ from recipes.controlled import labels, measure, sampling, solutions, start, task
 from recipes.controlled.vocabulary import THINK, make_tokenizer
 
 SEED = 20261125
-PROBLEM = task.parse("a=3;b=4+a;e=1-b;c=2*b;?c")  # a 3, b 7, c 4; e is not needed
+PROBLEM = task.parse("a=3;b:4+a;e:1-b;c:2*b;?c")  # a 3, b 7, c 4; e is not needed
 
 
 def written(count: int) -> list[tuple[task.Problem, list[solutions.Episode], str]]:
@@ -51,13 +51,13 @@ def test_the_labeller_recovers_the_generator_s_labels_from_the_text():
 @pytest.mark.parametrize(
     ("texts", "expected"),
     [
-        (["b=4+3=7", "c=2*7=4"], ["necessary", "necessary"]),
-        (["<episode_1>b=4+3=7</episode_1>"], ["necessary"]),
-        (["b=4+3=8", "no b=4+3=7", "check b=4+3=7", "know b=7"], ["mistake", "correction", "recheck", "restate"]),
-        (["b=4+3=8", "c=2*8=6", "no b=4+3=7", "no c=2*7=4"], ["mistake", "mistake", "correction", "correction"]),
-        (["try e=1-7=4", "e=1-7=9", "know a=3"], ["detour", "detour", "restate"]),
+        (["b:4+a=3b=7", "c:2*b=7c=4"], ["necessary", "necessary"]),
+        (["<episode_1>b:4+a=3b=7</episode_1>"], ["necessary"]),
+        (["b:4+a=3b=8", "no b:4+a=3b=7", "check b:4+a=3b=7", "know b=7"], ["mistake", "correction", "recheck", "restate"]),
+        (["b:4+a=3b=8", "c:2*b=8c=6", "no b:4+a=3b=7", "no c:2*b=7c=4"], ["mistake", "mistake", "correction", "correction"]),
+        (["try e:1-b=7e=4", "e:1-b=7e=9", "know a=3"], ["detour", "detour", "restate"]),
         (["know c=4", "know c=5"], ["necessary", "mistake"]),  # the right value out of nothing, and a wrong one
-        (["", "b=7", "know z=1", "j=1+1=2", "b=4+3=7 b=4+3=7"], ["other"] * 5),
+        (["", "b=7", "know z=1", "j:1+b=1j=2", "b:4+a=3b=7 b:4+a=3b=7"], ["other"] * 5),
     ],
 )
 def test_labels_of_what_a_policy_might_write(texts, expected):
@@ -156,16 +156,16 @@ def test_a_start_is_trained_saved_and_sampled_from(tmp_path):
 
 def test_tokens_are_counted_by_what_the_steps_are():
     tokenizer = make_tokenizer()
-    steps = ["b=4+3=8", "no b=4+3=7", "check b=4+3=7", "c=2*7=4", "know c=4"]
+    steps = ["b:4+a=3b=8", "no b:4+a=3b=7", "check b:4+a=3b=7", "c:2*b=7c=4", "know c=4"]
     texts = [
         solutions.render([solutions.Episode(step, "") for step in steps], "4"),
         solutions.render([], "5"),
-        "<episode_1>b=4+3=7",  # cut off: no answer
+        "<episode_1>b:4+a=3b=7",  # cut off: no answer
     ]
     rollouts = [sampling.Rollout(PROBLEM, [], [*tokenizer.encode(text), tokenizer.eos_token_id]) for text in texts[:2]]
     rollouts.append(sampling.Rollout(PROBLEM, [], tokenizer.encode(texts[2])))
     found = measure.measure(rollouts, tokenizer)[PROBLEM.tier]
     lengths = [len(rollout.response) for rollout in rollouts]
     assert (found["problems"], found["accuracy"], found["tokens"]) == (3, 1 / 3, sum(lengths) / 3)
-    tokens = {"mistake": 9, "correction": 10, "recheck": 10, "necessary": 9 + 8, "restate": 6, "detour": 0, "other": 0}
+    tokens = {"mistake": 9, "correction": 10, "recheck": 10, "necessary": 9 + 8, "restate": 5, "detour": 0, "other": 0}
     assert {label: round(3 * mean) for label, mean in found["tokens by label"].items()} == tokens

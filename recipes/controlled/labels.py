@@ -9,8 +9,8 @@ from recipes.controlled.task import Problem
 
 LABELS = ("necessary", "correction", "restate", "recheck", "detour", "other", "mistake")
 
-STEP = re.compile(r"(?:check |no |try )?(?P<name>[a-p])=\d[-+*]\d=(?P<value>\d)")
-RESTATED = re.compile(r"know (?P<name>[a-p])=(?P<value>\d)")
+STEP = re.compile(r"(?:check |no |try )?(?P<name>[a-l]):\d[-+*][a-l]=\d(?P=name)=(?P<value>\d)")
+RESTATED = re.compile(r"know (?P<name>[a-l])=(?P<value>\d)")
 
 
 def label_episodes(problem: Problem, texts: list[str]) -> list[str]:
@@ -22,8 +22,8 @@ def label_episodes(problem: Problem, texts: list[str]) -> list[str]:
 
     Example:
         >>> from recipes.controlled.task import parse
-        >>> label_episodes(parse("a=3;b=4+a;?b"), ["b=4+3=8", "no b=4+3=7", "check b=4+3=7", "know b=7"])
-        ['mistake', 'correction', 'recheck', 'restate']
+        >>> label_episodes(parse("a=3;b:4+a;?b"), ["b:4+a=3b=8", "no b:4+a=3b=7", "know b=7"])
+        ['mistake', 'correction', 'restate']
     """
     truth, needed = problem.values, problem.needed
     stated = {d.name: d.digit for d in problem.definitions if not d.operator}

@@ -51,8 +51,8 @@ def solve(problem: Problem, generator: random.Random, rates: Rates = Rates()) ->
         return generator.random() < rate
 
     def write(definition: Definition, value: int, mark: str, label: str) -> None:
-        step = f"{definition.name}={definition.digit}{definition.operator}{believed[definition.operand]}={value}"
-        episodes.append(Episode(mark + step, label))
+        operand = definition.operand
+        episodes.append(Episode(f"{mark}{definition}={believed[operand]}{definition.name}={value}", label))
 
     for definition in problem.definitions:
         if not definition.operator:

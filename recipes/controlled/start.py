@@ -26,10 +26,10 @@ from recipes.controlled.vocabulary import make_tokenizer
 
 # Weights of 0.02, transformers' default, are too small for this width: 500 steps then reach what 200 do here
 SHAPE = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 2,
-         "num_key_value_heads": 1, "max_position_embeddings": 256, "tie_word_embeddings": True,
+         "num_key_value_heads": 2, "max_position_embeddings": 256, "tie_word_embeddings": True,
          "initializer_range": 0.08}  # fmt: skip
 FORCED = 0.15  # share of examples whose thinking is cut off and whose answer, the true one, is forced
-STEPS, ROWS, RATE, WARM_UP = 2400, 16, 2e-3, 100
+STEPS, ROWS, RATE, WARM_UP = 4000, 16, 2e-3, 100
 
 
 def make_model(tokenizer: Any, seed: int, **changes: Any) -> Qwen2ForCausalLM:

@@ -1,6 +1,6 @@
 """Problems with known truth: chains of arithmetic modulo 10 over named values, some of which the question does not need.
 
-    a=3;b=4+a;c=2*b;d=1-a;?c
+    a=3;b:4+a;c:2*b;d:1-a;?c
 
 A problem's tier is the number of values that have to be computed: 2 (easy), 4 (middle), 6 (hard). Train, validation and test
 share no problem: the text of a problem decides where it belongs.
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 MODULUS = 10
-LETTERS = "abcdefghijklmnop"
+LETTERS = "abcdefghijkl"
 OPERATORS = "+-*"
 TIERS = {"easy": 2, "middle": 4, "hard": 6}
 DISTRACTORS = {"easy": 1, "middle": 1, "hard": 2}
@@ -38,7 +38,7 @@ class Definition:
     operand: str = ""
 
     def __str__(self) -> str:
-        return f"{self.name}={self.digit}{self.operator}{self.operand}"
+        return f"{self.name}{':' if self.operator else '='}{self.digit}{self.operator}{self.operand}"
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ def parse(text: str, tier: str = "") -> Problem:
     *definitions, query = text.split(";")
     made = []
     for definition in definitions:
-        name, expression = definition.split("=")
-        made.append(Definition(name, int(expression[0]), expression[1:2], expression[2:3]))
+        name, _, digit, *rest = definition
+        made.append(Definition(name, int(digit), *rest))
     return Problem(tuple(made), query.removeprefix("?"), tier)
 
 

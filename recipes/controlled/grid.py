@@ -1,0 +1,77 @@
+"""Runs of a plan in as many processes as there are cores; what is done already is not done again.
+
+python -m recipes.controlled.grid one
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+from recipes.controlled.plans import PLANS, STARTS
+from recipes.controlled.settings import Settings
+
+RESULTS = Path(__file__).parent / "results"
+FOLDER = Path("runs/controlled/starts")
+
+
+def work(settings: list[Settings], starts: Path, results: Path, processes: int) -> list[str]:
+    """Make the starts that are needed, then do the runs; those that fail are named at the end.
+
+    Returns:
+        A line for each run that failed.
+    """
+    failed = []
+    context = multiprocessing.get_context("spawn")
+    # a run is worth minutes: each is done as soon as a process is free, and its file is whole when it is done
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_prepare) as pool:
+        missing = [seed for seed in sorted({s.start for s in settings}) if not (starts / str(seed)).is_dir()]
+        for made in [pool.submit(_make_start, seed, starts / str(seed)) for seed in missing]:
+            made.result()
+        futures: dict[Future, Settings] = {pool.submit(_run, s, starts / str(s.start), results): s for s in settings}
+        for done, future in enumerate(as_completed(futures), 1):
+            name = futures[future].name
+            if error := future.exception():
+                failed.append(f"{name}: {type(error).__name__}: {error}")
+            print(f"[{done} of {len(futures)}] {name}{': failed' if error else ''}", flush=True)
+    return failed
+
+
+def _prepare() -> None:
+    import torch
+
+    torch.set_num_threads(1)  # one run a core
+
+
+def _make_start(seed: int, folder: Path) -> None:
+    from recipes.controlled import start
+
+    model, tokenizer = start.train(seed)
+    start.save(model, tokenizer, folder, {"seed": seed, "steps": start.STEPS})
+
+
+def _run(settings: Settings, start: Path, results: Path) -> None:
+    from recipes.controlled.run import run
+
+    run(settings, start, results)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("plan", choices=[*PLANS, "all"])
+    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--starts", type=Path, default=FOLDER, help=f"folder of the starts {STARTS}, made where missing")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    chosen = [s for name, plan in PLANS.items() if arguments.plan in (name, "all") for s in plan]
+    chosen = list({s.name: s for s in chosen}.values())
+    failed = work(chosen, arguments.starts, arguments.results, arguments.processes)
+    if failed:
+        raise SystemExit("\n".join([f"{len(failed)} of {len(chosen)} runs failed:", *failed]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""The training loop in one process: this project's scores and estimator, verl's advantages, loss and KL.
+
+Ray, the rollout engine and FSDP are left out; what a step computes is verl's (a test compares them).
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from tensordict import TensorDict
+from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage, kl_penalty
+from verl.utils import tensordict_utils as tu
+from verl.workers.config import ActorConfig
+from verl.workers.utils.losses import ppo_loss
+
+from l2t_verl.config import L2TConfig, load_config
+from l2t_verl.credit import advantage_health
+from l2t_verl.packing import PackedRow, packed_forward
+from l2t_verl.plugin.estimator import CreditContext, credit_context, l2t_advantages
+from recipes.controlled.sampling import Rollout, sample
+from recipes.controlled.scoring import Scored, score
+from recipes.controlled.settings import FORCING, Settings
+from recipes.controlled.task import problems
+
+CLIP = 1.0  # largest norm of the gradient, as in verl
+WEIGHT_DECAY = 0.01
+
+
+def method(settings: Settings) -> L2TConfig:
+    """The method's configuration of a run."""
+    tree = dict(settings.l2t)
+    return load_config(tree | {"gain": FORCING | tree.get("gain", {})})
+
+
+def train(
+    settings: Settings, model: torch.nn.Module, tokenizer: Any, report: Callable[[str], None] = print
+) -> tuple[torch.nn.Module, list[dict[str, float]]]:
+    """Train a start.
+
+    Args:
+        settings: of the run.
+        model: the start; trained in place.
+        tokenizer: its tokenizer.
+        report: where a line for each tenth step goes.
+
+    Returns:
+        The start as it was, and what was measured in each step.
+    """
+    reference = copy.deepcopy(model).requires_grad_(False)
+    config, loss_config = method(settings), actor_config(settings)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=WEIGHT_DECAY)
+    source = problems("train", 1_000_000 + settings.seed)  # the starts were trained on other draws
+    curve = []
+    for step in range(settings.steps):
+        started = time.perf_counter()
+        asked = [problem for problem in itertools.islice(source, settings.prompts) for _ in range(settings.group)]
+        torch.manual_seed(1000 * settings.seed + step)
+        rollouts = sample(model, tokenizer, asked, limit=settings.limit)
+        scored = score(model, reference, tokenizer, rollouts, config, change=settings.change, seed=1000 * settings.seed + step)
+        advantages = compute_advantages(settings, config, scored)
+        loss = update(model, optimiser, loss_config, rollouts, scored, advantages)
+        curve.append(_measures(rollouts, scored, advantages) | loss | {"seconds": time.perf_counter() - started})
+        if (step + 1) % 10 == 0:
+            last = {name: sum(point[name] for point in curve[-10:]) / 10 for name in ("accuracy", "tokens", "kl")}
+            report(f"{settings.name}: step {step + 1} of {settings.steps}, " + ", ".join(f"{k} {v:.3g}" for k, v in last.items()))
+    return reference, curve
+
+
+def compute_advantages(settings: Settings, config: L2TConfig, scored: Scored) -> torch.Tensor:
+    """[B, T] advantages of the run's estimator, by verl's hook."""
+    rows, index = len(scored.outcome), group_index(settings, len(scored.outcome))
+    lengths = scored.mask.sum(dim=1)
+    outcome = scored.outcome / lengths if settings.change == "length_factor" else scored.outcome
+    rewards = torch.zeros(scored.mask.shape)
+    rewards[torch.arange(rows), lengths - 1] = outcome
+    if settings.kl_in_reward:
+        rewards -= settings.kl_in_reward * kl_penalty(scored.old_log_probs, scored.ref_log_probs, "kl") * scored.mask
+    if settings.estimator == "grpo":
+        return compute_grpo_outcome_advantage(rewards, scored.mask, index)[0]
+    context = CreditContext(
+        config=config,
+        process=scored.process,
+        episode_ids=scored.episode_ids,
+        old_log_probs=scored.old_log_probs,
+        is_padding=torch.zeros(rows, dtype=torch.bool),
+        sessions=np.arange(rows).astype(str).astype(object),
+        outputs=np.zeros(rows, dtype=int),
+        length_cost=config.credit.length_cost,
+        max_length=settings.limit,
+        norm_by_std=True,
+    )
+    with credit_context(context):
+        return l2t_advantages(rewards, scored.mask, index)[0]
+
+
+def group_index(settings: Settings, rows: int) -> np.ndarray:
+    """Which problem each row answers."""
+    return np.repeat(np.arange(rows // settings.group), settings.group).astype(str).astype(object)
+
+
+def actor_config(settings: Settings) -> ActorConfig:
+    """What verl's loss reads."""
+    return ActorConfig(
+        strategy="fsdp2",
+        rollout_n=settings.group,
+        ppo_mini_batch_size=settings.prompts,
+        ppo_micro_batch_size_per_gpu=settings.prompts * settings.group,
+        use_kl_loss=settings.kl_loss > 0,
+        kl_loss_coef=settings.kl_loss,
+    )
+
+
+def update(
+    model: torch.nn.Module,
+    optimiser: torch.optim.Optimizer,
+    config: ActorConfig,
+    rollouts: list[Rollout],
+    scored: Scored,
+    advantages: torch.Tensor,
+) -> dict[str, float]:
+    """One step on all rollouts, by verl's loss."""
+    rows = [PackedRow([*r.prompt, *r.response], first=len(r.prompt)) for r in rollouts]
+    model.train()
+    tokens = packed_forward(model, rows).tokens
+    # verl's engines give a value for each position: the log-prob of the token after it
+    whole = [torch.nn.functional.pad(values, (row.first - 1, 1)) for row, values in zip(rows, tokens, strict=True)]
+    lengths = [len(r.response) for r in rollouts]
+    of_rows = lambda tensor: [values[:n] for values, n in zip(tensor.to(tokens[0].device), lengths, strict=True)]  # noqa: E731
+    columns = {
+        "prompts": [torch.tensor(r.prompt, device=tokens[0].device) for r in rollouts],
+        "responses": [torch.tensor(r.response, device=tokens[0].device) for r in rollouts],
+        "response_mask": of_rows(scored.mask),
+        "old_log_probs": of_rows(scored.old_log_probs),
+        "advantages": of_rows(advantages),
+        "ref_log_prob": of_rows(scored.ref_log_probs),
+    }
+    nested = lambda parts: torch.nested.as_nested_tensor(parts, layout=torch.jagged)  # noqa: E731
+    data = TensorDict({name: nested(parts) for name, parts in columns.items()}, batch_size=len(rollouts))
+    tu.assign_non_tensor(data, dp_size=1, batch_num_tokens=sum(lengths), global_batch_size=len(rollouts))
+    loss, _ = ppo_loss(config, {"log_probs": nested(whole)}, data)
+    optimiser.zero_grad()
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+    optimiser.step()
+    return {"loss": loss.item(), "gradient norm": norm.item()}
+
+
+def _measures(rollouts: list[Rollout], scored: Scored, advantages: torch.Tensor) -> dict[str, float]:
+    counts = torch.tensor([len(ends) for ends in scored.ends]).double()
+    mask, rows = scored.mask > 0, torch.arange(len(rollouts))
+    health = advantage_health(advantages, scored.process, scored.episode_ids, scored.mask)
+    return {
+        "accuracy": scored.outcome.mean().item(),
+        "tokens": mask.sum().item() / len(rollouts),
+        "episodes": counts.mean().item(),
+        "J start": scored.scores[:, 0].mean().item(),
+        "J end": scored.scores[rows, counts.long()].mean().item(),
+        "gain": scored.gains.sum().item() / max(counts.sum().item(), 1.0),
+        "penalty": scored.penalty.sum().item() / max(counts.sum().item(), 1.0),
+        "kl": ((scored.old_log_probs - scored.ref_log_probs) * scored.mask).sum().item() / len(rollouts),
+        "entropy": -scored.old_log_probs[mask].mean().item(),
+    } | {f"advantage {name}": value for name, value in health.items()}

@@ -1,0 +1,96 @@
+"""One run: a start is trained as its settings say and measured; everything about it goes into one JSON file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+import verl
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from recipes.controlled import loop
+from recipes.controlled.evaluation import evaluate
+from recipes.controlled.quality import quality
+from recipes.controlled.settings import Settings
+
+
+def run(settings: Settings, start: Path, results: Path) -> Path:
+    """Do a run, unless its file is there.
+
+    Args:
+        settings: of the run.
+        start: folder of the start's model.
+        results: folder of the files; a run's file appears whole or not at all.
+
+    Returns:
+        The run's file.
+
+    Raises:
+        FileNotFoundError: there is no start.
+    """
+    file = results / f"{settings.name}.json"
+    if file.exists():
+        return file
+    if not start.is_dir():
+        raise FileNotFoundError(f"{start} holds no start: make it with python -m recipes.controlled.start --seed N --folder {start}")
+    started = time.time()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32).to(device)
+    tokenizer = AutoTokenizer.from_pretrained(start)
+    reference, curve = loop.train(settings, model, tokenizer)
+    found: dict[str, Any] = {"settings": dataclasses.asdict(settings), "made by": made_by(device), "curve": curve}
+    found["evaluation"] = evaluate(settings, model, tokenizer, loop.method(settings))
+    if settings.quality:
+        found["quality"] = quality(settings, model, reference, tokenizer)
+    found["seconds"] = time.time() - started
+    write(file, found)
+    return file
+
+
+def write(file: Path, found: dict[str, Any]) -> None:
+    """Write a JSON file whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(f".{os.getpid()}.partial")
+    partial.write_text(json.dumps(rounded(found), indent=1))
+    os.replace(partial, file)
+
+
+def rounded(value: Any) -> Any:
+    """The same with six digits of each number."""
+    if isinstance(value, dict):
+        return {str(key): rounded(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [rounded(item) for item in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def made_by(device: str) -> dict[str, str]:
+    """What a run was made with."""
+    versions = {module.__name__: module.__version__ for module in (torch, transformers, verl)}
+    return {"revision": revision(), "processor": processor(), "device": device, "python": platform.python_version()} | versions
+
+
+def revision() -> str:
+    """The git revision of this project, marked where files differ from it; L2T_REVISION where there is no repository."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return os.environ.get("L2T_REVISION", "unknown")
+
+
+def processor() -> str:
+    """The processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
