@@ -58,12 +58,16 @@ def rank_main(rank: int, port: int, start: Path, settings: dict, others: dict, r
         for side, of_side in (("loop", scored), ("verl", own)):
             advantages = {name: arm_advantages(other, of_side) for name, other in others.items()}
             found[side].append({"advantages": advantages})
-        loss = loop.update(model, optimiser, loss_config, rollouts, scored, loop.compute_advantages(settings, config, scored))
+        loss = loop.update(
+            model, optimiser, loss_config, rollouts, scored, loop.compute_advantages(settings, config, scored)
+        )
         found["loop"][-1]["loss"] = loss["loss"]
         advantages = loop.compute_advantages(settings, config, own)
         found["verl"][-1]["loss"] = verl_update(workers, rollouts, own, advantages)
     parameters = dict(workers["actor"].actor.engine.module.named_parameters())
-    found["parameters"] = {name: (p.detach(), parameters[name].full_tensor().detach()) for name, p in model.named_parameters()}
+    found["parameters"] = {
+        name: (p.detach(), parameters[name].full_tensor().detach()) for name, p in model.named_parameters()
+    }
     found["start"] = {name: p.detach() for name, p in reference.named_parameters()}
     torch.save(found, result / "found.pt")
     torch.distributed.destroy_process_group()

@@ -10,7 +10,13 @@ from recipes.controlled import start
 from recipes.controlled.plans import ARMS, arm_settings
 
 SEED = 20261126
-TINY = {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 1, "num_key_value_heads": 1, "intermediate_size": 128}
+TINY = {
+    "num_hidden_layers": 2,
+    "hidden_size": 64,
+    "num_attention_heads": 1,
+    "num_key_value_heads": 1,
+    "intermediate_size": 128,
+}
 
 
 @pytest.fixture(scope="session")

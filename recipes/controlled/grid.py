@@ -11,11 +11,11 @@ import os
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from pathlib import Path
 
-from recipes.controlled.plans import PLANS, STARTS
+from recipes.controlled.plans import PLANS
 from recipes.controlled.settings import Settings
 
 RESULTS = Path(__file__).parent / "results"
-FOLDER = Path("runs/controlled/starts")
+STARTS_FOLDER = Path(__file__).parent / "starts"
 
 
 def work(settings: list[Settings], starts: Path, results: Path, processes: int) -> list[str]:
@@ -63,7 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("plan", choices=[*PLANS, "all"])
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--starts", type=Path, default=FOLDER, help=f"folder of the starts {STARTS}, made where missing")
+    parser.add_argument("--starts", type=Path, default=STARTS_FOLDER, help="folder of the starts; those missing are made")
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     chosen = [s for name, plan in PLANS.items() if arguments.plan in (name, "all") for s in plan]

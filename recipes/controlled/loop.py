@@ -62,13 +62,18 @@ def train(
         asked = [problem for problem in itertools.islice(source, settings.prompts) for _ in range(settings.group)]
         torch.manual_seed(1000 * settings.seed + step)
         rollouts = sample(model, tokenizer, asked, limit=settings.limit)
-        scored = score(model, reference, tokenizer, rollouts, config, change=settings.change, seed=1000 * settings.seed + step)
+        scored = score(
+            model, reference, tokenizer, rollouts, config, change=settings.change, seed=1000 * settings.seed + step
+        )
         advantages = compute_advantages(settings, config, scored)
         loss = update(model, optimiser, loss_config, rollouts, scored, advantages)
         curve.append(_measures(rollouts, scored, advantages) | loss | {"seconds": time.perf_counter() - started})
         if (step + 1) % 10 == 0:
             last = {name: sum(point[name] for point in curve[-10:]) / 10 for name in ("accuracy", "tokens", "kl")}
-            report(f"{settings.name}: step {step + 1} of {settings.steps}, " + ", ".join(f"{k} {v:.3g}" for k, v in last.items()))
+            report(
+                f"{settings.name}: step {step + 1} of {settings.steps}, "
+                + ", ".join(f"{k} {v:.3g}" for k, v in last.items())
+            )
     return reference, curve
 
 

@@ -1,6 +1,6 @@
 """What a policy writes: accuracy, tokens, and how many of them each kind of step takes.
 
-python -m recipes.controlled.measure --model runs/controlled/starts/1
+python -m recipes.controlled.measure --model recipes/controlled/starts/1
 """
 
 from __future__ import annotations

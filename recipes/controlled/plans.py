@@ -50,13 +50,42 @@ class Arm:
 
 
 ARMS = {
-    "grpo": Arm("GRPO (outcome only)", "grpo", {}, "learning_rate", (2e-4, 5e-4, 1e-3), 5e-4),
+    "grpo": Arm("GRPO (outcome only)", "grpo", {}, "learning_rate", (1e-4, 2e-4, 4e-4), 2e-4),
     "length_penalty": Arm(
         "length penalty", "l2t", {"credit": {"method": "length_penalty"}}, "credit.length_penalty", (0.1, 0.3, 0.6), 0.3
     ),
     "paper": Arm("L2T `paper`", "l2t", {"credit": {"method": "paper"}}, "alpha", (0.2, 0.8, 2.0), 0.8),
     "episode": Arm("L2T `episode`", "l2t", {"credit": {"method": "episode"}}, "alpha", (0.2, 0.8, 2.0), 0.8),
-    "shaped": Arm("L2T `shaped`", "l2t", {"credit": {"method": "shaped"}}, "credit.length_cost", (0.0, 1.0, 4.0), 1.0),
+    "shaped": Arm("L2T `shaped`", "l2t", {"credit": {"method": "shaped"}}, "credit.length_cost", (1.0, 2.0, 4.0), 1.0),
+}
+
+
+SHAPED = ARMS["shaped"].tree(ARMS["shaped"].chosen)
+
+
+def _variant(title: str, strength: str, value: float, estimator: str = "l2t", **changes: Any) -> Arm:
+    """The chosen `shaped` arm with one thing changed."""
+    return Arm(title, estimator, SHAPED if estimator == "l2t" else {}, strength, (), value, changes)
+
+
+EPISODE = {"beta": 0.0, "credit": {"method": "episode"}}
+OTHERS = {
+    # further arms
+    "gain_only": _variant("gain only (`shaped`, β = 0)", "beta", 0.0),
+    "mrt": Arm("MRT progress (4 samples)", "l2t", EPISODE | {"gain": {"kind": "monte_carlo"}}, "alpha", (), 0.8),
+    "igpo": Arm("IGPO-like (`episode`, γ = 1, β = 0)", "l2t", EPISODE, "credit.gamma", (), 1.0),
+    # controls
+    "shuffled": _variant("control: rewards shuffled among episodes", "change", "shuffled"),
+    "random_boundaries": _variant("control: random boundaries", "change", "random_boundaries"),
+    "wrong_answer": _variant("control: gain towards a wrong answer", "change", "wrong_answer"),
+    "zero_gains": _variant("control: length cost alone (gains 0)", "change", "zero_gains"),
+    "length_factor": _variant("control: outcome / T on every token", "change", "length_factor", "grpo"),
+    "kl_in_reward": _variant("control: KL in the reward", "kl_in_reward", 0.01, "grpo"),
+    # one factor at a time
+    "beta_5": _variant("`shaped`, β = 6", "beta", 6.0),
+    "episode_penalty": _variant("`shaped`, `log_ratio_episode`", "compression.estimator", "log_ratio_episode"),
+    "no_length_cost": _variant("`shaped`, λ = 0", "credit.length_cost", 0.0),
+    "alpha_2": _variant("`shaped`, α = 2", "alpha", 2.0),
 }
 
 
@@ -68,9 +97,6 @@ def arm_settings(name: str, seed: int, start: int, strength: float | None = None
     if tree is arm.l2t:
         given[arm.strength] = value
     return Settings(name, seed, start, **({"estimator": arm.estimator, "l2t": tree} | given | changes))
-
-
-OTHERS: dict[str, Arm] = {}
 
 
 def start_of(seed: int) -> int:
@@ -87,5 +113,7 @@ PLANS: dict[str, list[Settings]] = {
         for strength in arm.tried
         for seed in TUNING_SEEDS
     ],
+    "starts": [Settings("start", seed, start_of(seed), steps=0, quality=True) for seed in SEEDS[: len(STARTS)]],
     "main": [arm_settings(name, seed, start_of(seed), quality=seed in FEW) for seed in SEEDS for name in ARMS],
+    "others": [arm_settings(name, seed, start_of(seed)) for seed in FEW for name in OTHERS],
 }

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from scipy.stats import rankdata
 
-from l2t_verl import compression, gain
+from l2t_verl import gain
 from l2t_verl.config import load_config
 from l2t_verl.packing import Branch, PackedRow
 from recipes.controlled import loop, scoring
@@ -112,7 +112,9 @@ def all_scores(
         of_kind = {
             kind: gain.reduce_log_probs(right, lengths, kind=kind) for kind in ("geometric", "probability", "mean_logprob")
         }
-        of_kind["monte_carlo"] = torch.from_numpy(generator.binomial(4, of_kind["probability"].clamp(0, 1).double().numpy())) / 4
+        of_kind["monte_carlo"] = (
+            torch.from_numpy(generator.binomial(4, of_kind["probability"].clamp(0, 1).double().numpy())) / 4
+        )
         of_kind["contrastive"] = of_kind["probability"] / log_probs.sum(dim=2).exp().sum(dim=0)
         for kind, values in of_kind.items():
             found[kind][i, : len(values)] = values

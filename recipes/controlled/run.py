@@ -40,7 +40,9 @@ def run(settings: Settings, start: Path, results: Path) -> Path:
     if file.exists():
         return file
     if not start.is_dir():
-        raise FileNotFoundError(f"{start} holds no start: make it with python -m recipes.controlled.start --seed N --folder {start}")
+        raise FileNotFoundError(
+            f"{start} holds no start: make it with python -m recipes.controlled.start --seed N --folder {start}"
+        )
     started = time.time()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32).to(device)
@@ -75,16 +77,23 @@ def rounded(value: Any) -> Any:
 def made_by(device: str) -> dict[str, str]:
     """What a run was made with."""
     versions = {module.__name__: module.__version__ for module in (torch, transformers, verl)}
-    return {"revision": revision(), "processor": processor(), "device": device, "python": platform.python_version()} | versions
+    return {
+        "revision": revision(),
+        "processor": processor(),
+        "device": device,
+        "python": platform.python_version(),
+    } | versions
 
 
 def revision() -> str:
-    """The git revision of this project, marked where files differ from it; L2T_REVISION where there is no repository."""
+    """The git revision of this project, marked where files differ from it; L2T_REVISION names it where there is no git."""
+    if named := os.environ.get("L2T_REVISION"):
+        return named
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("L2T_REVISION", "unknown")
+        return "unknown"
 
 
 def processor() -> str:

@@ -89,9 +89,7 @@ def score(
     if change == "zero_gains":
         gains = torch.zeros_like(gains)
     deltas = compression.log_ratio_deltas(old, ref, mask)
-    penalty = compression.compression_penalty(
-        deltas, ids, mask, num_episodes=width, estimator=config.compression.estimator
-    )
+    penalty = compression.compression_penalty(deltas, ids, mask, num_episodes=width, estimator=config.compression.estimator)
     process = compression.process_rewards(gains, penalty, config.beta)
     if change == "shuffled":
         for row, of_row in zip(process, ends, strict=True):

@@ -50,7 +50,7 @@ class Settings:
     steps: int = 60
     prompts: int = 8
     group: int = 8
-    learning_rate: float = 5e-4
+    learning_rate: float = 2e-4
     kl_loss: float = 0.001
     limit: int = LIMIT
     test: int = 2001

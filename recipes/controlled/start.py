@@ -1,6 +1,6 @@
 """The start of all arms: a small Qwen2 that learns, from scratch, to reason redundantly and to err.
 
-python -m recipes.controlled.start --seed 1 --folder runs/controlled/starts/1
+python -m recipes.controlled.start --seed 1 --folder recipes/controlled/starts/1
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SHAPE = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "
          "num_key_value_heads": 2, "max_position_embeddings": 256, "tie_word_embeddings": True,
          "initializer_range": 0.08}  # fmt: skip
 FORCED = 0.15  # share of examples whose thinking is cut off and whose answer, the true one, is forced
-STEPS, ROWS, RATE, WARM_UP = 4000, 16, 2e-3, 100
+STEPS, ROWS, RATE, WARM_UP = 9000, 16, 2e-3, 100
 
 
 def make_model(tokenizer: Any, seed: int, **changes: Any) -> Qwen2ForCausalLM:
@@ -59,7 +59,8 @@ def _response(tokenizer: Any, problem: Problem, generator: random.Random) -> lis
 def train(seed: int, steps: int = STEPS, rows: int = ROWS, **changes: Any) -> tuple[Qwen2ForCausalLM, Any]:
     """Supervised fine-tuning; the loss is the responses' alone."""
     tokenizer = make_tokenizer()
-    model = make_model(tokenizer, seed, **changes)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = make_model(tokenizer, seed, **changes).to(device)
     optimiser = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01)
     source = examples(tokenizer, seed)
     pool: list[tuple[list[int], list[int]]] = []
@@ -87,9 +88,10 @@ def train(seed: int, steps: int = STEPS, rows: int = ROWS, **changes: Any) -> tu
 def _loss(model: torch.nn.Module, batch: list[tuple[list[int], list[int]]], pad: int) -> torch.Tensor:
     ids = [torch.tensor(prompt + response) for prompt, response in batch]
     labels = [torch.tensor([-100] * len(prompt) + response) for prompt, response in batch]
-    padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=pad)
-    targets = torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=-100)
-    with torch.autocast("cpu", torch.bfloat16):  # padding is on the right, so that causal attention needs no mask
+    device = next(model.parameters()).device
+    padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=pad).to(device)
+    targets = torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=-100).to(device)
+    with torch.autocast(device.type, torch.bfloat16):  # padding is on the right, so that causal attention needs no mask
         hidden = model.model(input_ids=padded).last_hidden_state[:, :-1]
         wanted = targets[:, 1:]
         logits = model.lm_head(hidden[wanted != -100])

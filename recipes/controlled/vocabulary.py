@@ -20,7 +20,10 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     """The tokenizer, with a chat template that opens the thought."""
     tags = [f"<{slash}episode_{k}>" for k in range(1, MAX_EPISODES + 1) for slash in ("", "/")]
     words = [THINK, THINK_CLOSE, ANSWER, "check ", "no ", "try ", "know ", *tags]
-    words += [name + mark for name in LETTERS for mark in ":="]  # one token, so that a name is looked up by itself
+    # one token each, so that a definition is found by its name alone and copied at once
+    words += [name + mark for name in LETTERS for mark in ":="] + [
+        digit + mark for digit in "0123456789" for mark in OPERATORS
+    ]
     characters = [*"0123456789", *LETTERS, *OPERATORS, *":=;?"]
     vocabulary = {text: i for i, text in enumerate([PAD, END, UNKNOWN, *words, *characters])}
     # Byte-level without merges, as Qwen2's own: transformers gives a folder with a Qwen2 model that class, whatever is in it
