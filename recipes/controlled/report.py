@@ -169,6 +169,24 @@ def frontier(runs: list[Run]) -> dict[str, list[tuple[float, float, float]]]:
     }
 
 
+def choose(points: dict[str, list[tuple[float, float, float]]]) -> dict[str, float]:
+    """The strength of each arm that is confirmed, from the tuning runs: one rule for all.
+
+    For GRPO the most accurate. For the others the fewest tokens among those at most one point less accurate than that; the
+    most accurate if none is.
+
+    Example:
+        >>> choose({"grpo": [(1e-4, 60, 0.7), (2e-4, 65, 0.8)], "shaped": [(1.0, 50, 0.8), (2.0, 40, 0.795), (4.0, 30, 0.6)]})
+        {'grpo': 0.0002, 'shaped': 2.0}
+    """
+    best = {arm: max(of_arm, key=lambda point: point[2]) for arm, of_arm in points.items()}
+    found = {}
+    for arm, of_arm in points.items():
+        good = [point for point in of_arm if point[2] >= best["grpo"][2] - 0.01]
+        found[arm] = (min(good, key=lambda point: point[1]) if good and arm != "grpo" else best[arm])[0]
+    return found
+
+
 def strength_of(settings: dict[str, Any]) -> float:
     """The value of the arm's strength in a run's settings."""
     path = (ARMS | OTHERS)[settings["arm"]].strength
