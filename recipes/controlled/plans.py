@@ -114,6 +114,6 @@ PLANS: dict[str, list[Settings]] = {
         for seed in TUNING_SEEDS
     ],
     "starts": [Settings("start", seed, start_of(seed), steps=0, quality=True) for seed in SEEDS[: len(STARTS)]],
-    "main": [arm_settings(name, seed, start_of(seed), quality=seed in FEW) for seed in SEEDS for name in ARMS],
+    "main": [arm_settings(name, seed, start_of(seed), quality=seed in SEEDS[:2]) for seed in SEEDS for name in ARMS],
     "others": [arm_settings(name, seed, start_of(seed)) for seed in FEW for name in OTHERS],
 }
