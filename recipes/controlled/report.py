@@ -176,7 +176,7 @@ def choose(points: dict[str, list[tuple[float, float, float]]]) -> dict[str, flo
     most accurate if none is.
 
     Example:
-        >>> choose({"grpo": [(1e-4, 60, 0.7), (2e-4, 65, 0.8)], "shaped": [(1.0, 50, 0.8), (2.0, 40, 0.795), (4.0, 30, 0.6)]})
+        >>> choose({"grpo": [(1e-4, 60, 0.7), (2e-4, 65, 0.8)], "shaped": [(1.0, 50, 0.8), (2.0, 40, 0.795), (4.0, 9, 0.6)]})
         {'grpo': 0.0002, 'shaped': 2.0}
     """
     best = {arm: max(of_arm, key=lambda point: point[2]) for arm, of_arm in points.items()}
