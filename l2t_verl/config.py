@@ -170,6 +170,9 @@ class CreditConfig(_Section):
         None, gt=0, description="Bound on a token's share of its rollout's reward (`paper`); null is the paper's: none."
     )
     length_cost: Real = Field(0.0, ge=0, description="Cost λ of a response of the longest length, in units of J (`shaped`).")
+    length_cost_for: Literal["all", "correct"] = Field(
+        "correct", description="Whose length costs: of `all` rollouts, or of the `correct` ones among each other (`shaped`)."
+    )
     length_penalty: Real = Field(
         0.2, ge=0, lt=1, description="Weight α of the length among a group's correct rollouts (`length_penalty`)."
     )
@@ -312,6 +315,7 @@ def _contradictions(config: L2TConfig, broken: Set[str]) -> dict[str, str]:
         "surprise_weights": ("episode", credit.surprise_weights),
         "ratio_clip": ("paper", credit.ratio_clip is not None),
         "length_cost": ("shaped", credit.length_cost > 0),
+        "length_cost_for": ("shaped", credit.length_cost_for != CreditConfig.model_fields["length_cost_for"].default),
         "length_penalty": ("length_penalty", credit.length_penalty != CreditConfig.model_fields["length_penalty"].default),
         "token_budget": ("shaped", credit.token_budget is not None),
     }

@@ -190,6 +190,7 @@ def test_whole_numbers_are_real_numbers_too():
         ({"credit": {"ratio_clip": 2.0}}, "credit.ratio_clip", "only credit.method=paper"),
         ({"credit": {"method": "episode", "length_cost": 0.1}}, "credit.length_cost", "only credit.method=shaped"),
         ({"credit": {"length_penalty": 0.3}}, "credit.length_penalty", "only credit.method=length_penalty"),
+        ({"credit": {"method": "paper", "length_cost_for": "all"}}, "credit.length_cost_for", "only credit.method=shaped"),
         ({"credit": {"method": "paper", "token_budget": 100}}, "credit.token_budget", "only credit.method=shaped"),
         ({"episodes": {"markers": ["Wait"]}}, "episodes.markers", "only episodes.method=discourse_markers"),
         ({"episodes": {"method": "discourse_markers", "markers": []}}, "episodes.markers", "at least one marker"),

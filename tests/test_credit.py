@@ -113,6 +113,29 @@ def test_shaped_by_hand():
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
 
 
+def test_only_correct_rollouts_are_charged_and_compared_with_each_other():
+    """λ/L = .5: the correct rows 0 and 1 pay for 2 and 1 tokens to come, row 2 pays nothing for its three."""
+    mask = torch.tensor([[1, 1, 0], [1, 0, 0], [1, 1, 1]])
+    batch = (
+        torch.tensor([1.0, 1.0, 0.0]).double(),
+        torch.zeros(3, 0).double(),
+        torch.full((3, 3), -1),
+        mask,
+        -mask.double(),
+    )
+    options = {"alpha": 1.0, "length_cost": 1.0, "max_length": 2, "length_cost_for": "correct"}
+    found = credit.shaped_advantages(*batch, group("aaa"), **options) - credit.shaped_advantages(
+        *batch, group("aaa"), alpha=0.0, max_length=2
+    )
+    returns = [-1.0, -0.5, -0.5, 0.0, 0.0, 0.0]
+    s = torch.tensor(returns).std(correction=0).item()
+    prices = [[-1.0 + 0.5, -0.5 + 0.5, 0.0], [-0.5 + 0.75, 0.0, 0.0], [0.0, 0.0, 0.0]]
+    torch.testing.assert_close(found, torch.tensor(prices, dtype=torch.float64) / s)
+    alone = credit.shaped_advantages(batch[0] * torch.tensor([1, 0, 0]), *batch[1:], group("aaa"), **options)
+    assert torch.equal(alone, credit.shaped_advantages(batch[0] * torch.tensor([1, 0, 0]), *batch[1:], group("aaa"),
+                                                       alpha=0.0, max_length=2))  # fmt: skip
+
+
 def test_a_session_with_several_outputs_has_one_outcome():
     """Rows 0 and 1 are the outputs of one session, whose last row carries the outcome."""
     outcome = torch.tensor([0.0, 1.0, 0.0])

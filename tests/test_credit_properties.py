@@ -92,24 +92,29 @@ def episode_loop(outcome, process, ids, mask, log_probs, index, alpha):
     return result
 
 
-def shaped_loop(outcome, process, ids, mask, log_probs, index, alpha, length_cost, max_length):
+def shaped_loop(outcome, process, ids, mask, log_probs, index, alpha, length_cost, max_length, only_correct):
     result = torch.zeros(ids.shape, dtype=torch.float64)
     for name in set(index):
         rows = rows_of(index, name)
         normal = grpo(outcome, rows)
-        values = {}
+        correct = [i for i in rows if outcome[i] > 0]
+        charged = (correct if len(correct) > 1 else []) if only_correct else rows
+        gains, prices = {}, {}
         for i in rows:
             for t in range(ids.shape[1]):
                 if mask[i, t]:
-                    to_come = process[i, ids[i, t] :].sum().item() if ids[i, t] >= 0 else 0.0
-                    values[i, t] = to_come - length_cost / max_length * mask[i, t:].sum().item()
-        everything = list(values.values())
+                    gains[i, t] = process[i, ids[i, t] :].sum().item() if ids[i, t] >= 0 else 0.0
+                    prices[i, t] = length_cost / max_length * mask[i, t:].sum().item() if i in charged else 0.0
+        everything = [gains[cell] - prices[cell] for cell in gains]
         mean = sum(everything) / max(len(everything), 1)
         s = math.sqrt(sum((v - mean) ** 2 for v in everything) / max(len(everything), 1)) if len(rows) > 1 else 1.0
-        for (i, t), value in values.items():
-            others = [v for (j, _), v in values.items() if j != i]
-            m = sum(others) / len(others) if others else 0.0
-            result[i, t] = normal[i] + alpha * (value - m) / max(s, 0.05)
+        for i, t in gains:
+            others = [v for (j, _), v in gains.items() if j != i]
+            value = gains[i, t] - (sum(others) / len(others) if others else 0.0)
+            if i in charged:
+                others = [v for (j, _), v in prices.items() if j != i and j in charged]
+                value -= prices[i, t] - (sum(others) / len(others) if others else 0.0)
+            result[i, t] = normal[i] + alpha * value / max(s, 0.05)
     return result
 
 
@@ -137,11 +142,9 @@ def test_loops(seed):
     close = {"atol": 1e-9, "rtol": 2e-7}
     torch.testing.assert_close(credit.paper_advantages(*batch, alpha=0.8), paper_loop(*batch, 0.8), **close)
     torch.testing.assert_close(credit.episode_advantages(*batch, alpha=0.8), episode_loop(*batch, 0.8), **close)
-    torch.testing.assert_close(
-        credit.shaped_advantages(*batch, alpha=0.8, length_cost=0.3, max_length=16),
-        shaped_loop(*batch, 0.8, 0.3, 16),
-        **close,
-    )
+    for whose in ("all", "correct"):
+        found = credit.shaped_advantages(*batch, alpha=0.8, length_cost=0.3, max_length=16, length_cost_for=whose)
+        torch.testing.assert_close(found, shaped_loop(*batch, 0.8, 0.3, 16, whose == "correct"), **close)
     found = credit.length_penalty_advantages(*batch, length_penalty=0.4)
     torch.testing.assert_close(found, length_penalty_loop(batch[0], batch[3], batch[5], 0.4), **close)
 

@@ -27,6 +27,7 @@ CREDITS = {
     "length penalty, strong": {"credit": {"method": "length_penalty", "length_penalty": 0.6}},
     "shaped": {"credit": {"method": "shaped"}},
     "shaped, floor": {"alpha": 2.5, "credit": {"method": "shaped", "std_floor": 0.7}},
+    "shaped, all charged": {"credit": {"method": "shaped", "length_cost_for": "all"}},
 }
 
 
@@ -57,7 +58,11 @@ class Batch:
         return np.array([int(key.rsplit("_", 1)[1]) for key in self.keys])
 
     def context(self, settings: dict, **changes) -> CreditContext:
-        values = {"length_cost": 0.3, "max_length": LONGEST, "norm_by_std": True} | changes
+        values = {
+            "length_cost": 0.3,
+            "max_length": LONGEST,
+            "norm_by_std": True,
+        } | changes
         return CreditContext(
             load_config(settings),
             *(self.process, self.episode_ids, self.old_log_probs, self.is_padding, self.sessions(), self.outputs()),
@@ -126,7 +131,13 @@ def pure(batch: Batch, settings: dict) -> torch.Tensor:
     own = {
         "paper": {"ratio_clip": config.credit.ratio_clip, **alpha},
         "episode": {"gamma": config.credit.gamma, "surprise_weights": config.credit.surprise_weights, **alpha, **grouped},
-        "shaped": {"length_cost": 0.3, "max_length": LONGEST, **alpha, **grouped},
+        "shaped": {
+            "length_cost": 0.3,
+            "length_cost_for": config.credit.length_cost_for,
+            "max_length": LONGEST,
+            **alpha,
+            **grouped,
+        },
         "length_penalty": {"length_penalty": config.credit.length_penalty},
     }[method]
     rows = (batch.rewards.sum(-1), batch.process, batch.episode_ids, batch.mask, batch.old_log_probs, batch.index())

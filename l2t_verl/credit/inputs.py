@@ -88,6 +88,19 @@ class Rollouts:
         """[B] sums of [B] values over the rows of each row's session."""
         return torch.zeros_like(per_row).index_add(0, self.session, per_row)[self.session]
 
+    def last_rows(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """[B] the number of the last row of each row's session, which carries its outcome, and whether each row is one."""
+        rows = torch.arange(len(self.session))
+        last = torch.zeros_like(rows).scatter_reduce(0, self.session, rows, "amax")[self.session]
+        return last, last == rows
+
+    def others_mean(self, sums: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+        """[B] mean over the group's other sessions, from [B] sums and counts of each row; 0 where they hold nothing."""
+        group = self.group
+        count = self.per_group(counts)[group] - self.per_session(counts)
+        total = self.per_group(sums)[group] - self.per_session(sums)
+        return torch.where(count > 0, total / count.clamp_min(1.0), 0.0)
+
     def sessions_per_group(self) -> torch.Tensor:
         """[G] sessions of each group, float64."""
         ones = torch.ones(len(self.outcome), dtype=torch.float64, device=self.outcome.device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from l2t_verl.credit.inputs import Rollouts, check_rollouts, to_precision
+from l2t_verl.credit.inputs import check_rollouts, to_precision
 
 
 def length_penalty_advantages(
@@ -51,7 +51,7 @@ def length_penalty_advantages(
     if not 0 <= length_penalty < 1:
         raise ValueError(f"length_penalty must be at least 0 and below 1, got {length_penalty}")
     rollouts = check_rollouts(outcome, process, episode_ids, response_mask, old_log_probs, index, session)
-    final, last = _last_rows(rollouts)
+    final, last = rollouts.last_rows()
     lengths = rollouts.per_session(rollouts.counts.sum(dim=1))
     correct = (last & (rollouts.outcome > 0)).double()
     count = rollouts.per_group(correct).clamp_min(1.0)[rollouts.group]
@@ -65,10 +65,3 @@ def length_penalty_advantages(
     )
     advantages = (rewards - baseline)[final]
     return to_precision(advantages[:, None] * rollouts.mask, outcome.dtype)
-
-
-def _last_rows(rollouts: Rollouts) -> tuple[torch.Tensor, torch.Tensor]:
-    """[B] the number of the last row of each row's session, and whether each row is one."""
-    rows = torch.arange(len(rollouts.session))
-    last = torch.zeros_like(rows).scatter_reduce(0, rollouts.session, rows, "amax")[rollouts.session]
-    return last, last == rows

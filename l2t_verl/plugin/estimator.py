@@ -122,4 +122,10 @@ def _credit(
         return credit.episode_advantages(
             *arguments, gamma=settings.gamma, surprise_weights=settings.surprise_weights, **grouped
         )
-    return credit.shaped_advantages(*arguments, length_cost=context.length_cost, max_length=context.max_length, **grouped)
+    return credit.shaped_advantages(
+        *arguments,
+        length_cost=context.length_cost,
+        length_cost_for=settings.length_cost_for,
+        max_length=context.max_length,
+        **grouped,
+    )

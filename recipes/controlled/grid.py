@@ -6,6 +6,7 @@ python -m recipes.controlled.grid one
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import multiprocessing
 import os
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -65,8 +66,13 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--starts", type=Path, default=STARTS_FOLDER, help="folder of the starts; those missing are made")
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--steps", type=int, help="updates of each run, in place of the plan's")
+    parser.add_argument("--test", type=int, help="problems of each evaluation, in place of the plan's")
     arguments = parser.parse_args()
-    chosen = [s for name, plan in PLANS.items() if arguments.plan in (name, "all") for s in plan]
+    smaller = {name: value for name in ("steps", "test") if (value := getattr(arguments, name)) is not None}
+    chosen = [
+        dataclasses.replace(s, **smaller) for name, plan in PLANS.items() if arguments.plan in (name, "all") for s in plan
+    ]
     chosen = list({s.name: s for s in chosen}.values())
     failed = work(chosen, arguments.starts, arguments.results, arguments.processes)
     if failed:
