@@ -52,11 +52,18 @@ class Arm:
 ARMS = {
     "grpo": Arm("GRPO (outcome only)", "grpo", {}, "learning_rate", (1e-4, 2e-4, 4e-4), 2e-4),
     "length_penalty": Arm(
-        "length penalty", "l2t", {"credit": {"method": "length_penalty"}}, "credit.length_penalty", (0.1, 0.3, 0.6), 0.3
+        "length penalty", "l2t", {"credit": {"method": "length_penalty"}}, "credit.length_penalty", (0.1, 0.3, 0.6, 0.9), 0.6
     ),
-    "paper": Arm("L2T `paper`", "l2t", {"credit": {"method": "paper"}}, "alpha", (0.2, 0.8, 2.0), 0.8),
+    "paper": Arm("L2T `paper`", "l2t", {"credit": {"method": "paper"}}, "alpha", (0.2, 0.8, 2.0, 5.0), 2.0),
     "episode": Arm("L2T `episode`", "l2t", {"credit": {"method": "episode"}}, "alpha", (0.2, 0.8, 2.0), 0.8),
-    "shaped": Arm("L2T `shaped`", "l2t", {"credit": {"method": "shaped"}}, "credit.length_cost", (1.0, 2.0, 4.0), 1.0),
+    "shaped": Arm(
+        "L2T `shaped`",
+        "l2t",
+        {"credit": {"method": "shaped", "length_cost_for": "correct"}},
+        "credit.length_cost",
+        (1.0, 2.0, 3.0),
+        2.0,
+    ),
 }
 
 
@@ -74,6 +81,14 @@ OTHERS = {
     "gain_only": _variant("gain only (`shaped`, β = 0)", "beta", 0.0),
     "mrt": Arm("MRT progress (4 samples)", "l2t", EPISODE | {"gain": {"kind": "monte_carlo"}}, "alpha", (), 0.8),
     "igpo": Arm("IGPO-like (`episode`, γ = 1, β = 0)", "l2t", EPISODE, "credit.gamma", (), 1.0),
+    "shaped_all": Arm(
+        "L2T `shaped`, all charged",
+        "l2t",
+        {"credit": {"method": "shaped", "length_cost_for": "all"}},
+        "credit.length_cost",
+        (1.0, 2.0, 4.0),
+        1.0,
+    ),
     # controls
     "shuffled": _variant("control: rewards shuffled among episodes", "change", "shuffled"),
     "random_boundaries": _variant("control: random boundaries", "change", "random_boundaries"),
@@ -109,7 +124,7 @@ PLANS: dict[str, list[Settings]] = {
     "one": [arm_settings(name, SEEDS[0], start_of(SEEDS[0])) for name in ("grpo", "length_penalty", "shaped")],
     "tuning": [
         arm_settings(name, seed, start_of(seed), strength, **TUNING)
-        for name, arm in ARMS.items()
+        for name, arm in (ARMS | OTHERS).items()
         for strength in arm.tried
         for seed in TUNING_SEEDS
     ],

@@ -48,7 +48,8 @@ def run(settings: Settings, start: Path, results: Path) -> Path:
     model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32).to(device)
     tokenizer = AutoTokenizer.from_pretrained(start)
     reference, curve = loop.train(settings, model, tokenizer)
-    found: dict[str, Any] = {"settings": dataclasses.asdict(settings), "made by": made_by(device), "curve": curve}
+    found: dict[str, Any] = {"settings": dataclasses.asdict(settings), "made by": made_by(device)}
+    found |= {"configuration": loop.method(settings).model_dump(), "curve": curve}
     found["evaluation"] = evaluate(settings, model, tokenizer, loop.method(settings))
     if settings.quality:
         found["quality"] = quality(settings, model, reference, tokenizer)
