@@ -169,15 +169,17 @@ class CreditConfig(_Section):
     ratio_clip: Real | None = Field(
         None, gt=0, description="Bound on a token's share of its rollout's reward (`paper`); null is the paper's: none."
     )
-    length_cost: Real = Field(0.0, ge=0, description="Cost λ of a response of the longest length, in units of J (`shaped`).")
+    length_cost: Real = Field(
+        0.0, ge=0, description="Cost λ of a response of the longest length, in units of J (`episode`, `shaped`)."
+    )
     length_cost_for: Literal["all", "correct"] = Field(
-        "correct", description="Whose length costs: of `all` rollouts, or of the `correct` ones among each other (`shaped`)."
+        "correct", description="Whose length costs: of `all` rollouts, or of the `correct` ones among each other."
     )
     length_penalty: Real = Field(
         0.2, ge=0, lt=1, description="Weight α of the length among a group's correct rollouts (`length_penalty`)."
     )
     token_budget: Real | None = Field(
-        None, gt=0, description="Mean length of correct responses to reach, in tokens; adapts λ each step (`shaped`)."
+        None, gt=0, description="Mean length of correct responses to reach, in tokens; adapts λ each step."
     )
     length_cost_rate: Real = Field(
         0.1, gt=0, le=10, description="Step η of the dual ascent on λ, in units of J per unit of relative excess."
@@ -314,13 +316,16 @@ def _contradictions(config: L2TConfig, broken: Set[str]) -> dict[str, str]:
         "gamma": ("episode", credit.gamma is not None),
         "surprise_weights": ("episode", credit.surprise_weights),
         "ratio_clip": ("paper", credit.ratio_clip is not None),
-        "length_cost": ("shaped", credit.length_cost > 0),
-        "length_cost_for": ("shaped", credit.length_cost_for != CreditConfig.model_fields["length_cost_for"].default),
+        "length_cost": ("episode or shaped", credit.length_cost > 0),
+        "length_cost_for": (
+            "episode or shaped",
+            credit.length_cost_for != CreditConfig.model_fields["length_cost_for"].default,
+        ),
         "length_penalty": ("length_penalty", credit.length_penalty != CreditConfig.model_fields["length_penalty"].default),
-        "token_budget": ("shaped", credit.token_budget is not None),
+        "token_budget": ("episode or shaped", credit.token_budget is not None),
     }
     for name, (owner, is_set) in owners.items():
-        if is_set and credit.method != owner and f"{ROOT}.credit.method" not in broken:
+        if is_set and credit.method not in owner.split(" or ") and f"{ROOT}.credit.method" not in broken:
             found[f"{ROOT}.credit.{name}"] = f"only credit.method={owner} uses it, but credit.method={credit.method}"
     found |= _unused(
         config.gain, "gain", "kind", {"monte_carlo": ("samples", "sample_temperature", "sample_tokens")}, broken

@@ -1,14 +1,27 @@
 """The controlled comparison's loop: the same as verl's workers do, its controls, its measures, its grid, its report."""
 
+import itertools
+import os
+import random
+import signal
 import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
 from loop_process import rank_main
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from recipes.controlled import start
-from recipes.controlled.plans import ARMS, arm_settings
+from recipes.controlled import evaluation, grid, loop, quality, report, scoring, start
+from recipes.controlled.measure import is_right
+from recipes.controlled.plans import ARMS, OTHERS, PLANS, arm_settings
+from recipes.controlled.sampling import sample
+from recipes.controlled.task import problems
 
+ROOT = Path(__file__).parents[1]
 SEED = 20261126
 TINY = {
     "num_hidden_layers": 2,
@@ -48,3 +61,111 @@ def test_identical_rollouts_give_what_verl_s_workers_make_of_them(tiny_start, tm
     moved = max((a - found["start"][name]).abs().max() for name, (a, _) in found["parameters"].items())
     apart = max((a - b).abs().max() for a, b in found["parameters"].values())
     assert apart < 0.02 * moved
+
+
+@pytest.fixture(scope="session")
+def rollouts(tiny_start):
+    """(model, tokenizer, 16 rollouts of 4 problems)."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_start, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_start)
+    torch.manual_seed(SEED)
+    asked = [problem for problem in itertools.islice(problems("train", SEED), 4) for _ in range(4)]
+    return model, tokenizer, sample(model, tokenizer, asked, limit=80)
+
+
+def scored(rollouts, change=""):
+    model, tokenizer, sampled = rollouts
+    config = loop.method(arm_settings("shaped", seed=0, start=1))
+    return scoring.score(model, model, tokenizer, sampled, config, change=change, seed=SEED)
+
+
+def test_controls_change_what_they_say_and_nothing_else(rollouts):
+    plain, shuffled, zero = scored(rollouts), scored(rollouts, "shuffled"), scored(rollouts, "zero_gains")
+    assert torch.equal(plain.process.sort(dim=1).values, shuffled.process.sort(dim=1).values)
+    assert not torch.equal(plain.process, shuffled.process)
+    assert zero.process.abs().max() == 0 < plain.process.abs().max()  # the model is its own reference: no penalty
+    moved = scored(rollouts, "random_boundaries")
+    assert [len(ends) for ends in moved.ends] == [len(ends) for ends in plain.ends] and moved.ends != plain.ends
+    assert all(after[-1] <= before[-1] for after, before in zip(moved.ends, plain.ends, strict=True) if before)
+    wrong = scored(rollouts, "wrong_answer")
+    assert wrong.ends == plain.ends and torch.equal(wrong.outcome, plain.outcome)
+    assert (wrong.scores - plain.scores).abs().max() > 0.01
+    for other in (shuffled, zero, wrong):
+        assert torch.equal(other.old_log_probs, plain.old_log_probs)
+
+
+def test_a_sampled_score_is_the_share_of_right_answers(rollouts):
+    _, _, sampled = rollouts
+    values = [torch.tensor([0.9, 1.0]).log(), torch.tensor([0.5, 0.5]).log()]
+    config = loop.method(arm_settings("mrt", seed=0, start=1))
+    draws = random.Random(SEED)
+    mean = torch.stack([scoring._scores(values, 2, config, draws) for _ in range(2000)]).mean(dim=0)
+    assert mean.tolist() == pytest.approx([0.9, 0.25, 0.25], abs=0.03)
+    assert len(sampled) == 16
+
+
+def test_budgets_end_where_everything_is_written(rollouts):
+    model, tokenizer, sampled = rollouts
+    config = loop.method(arm_settings("grpo", seed=0, start=1))
+    found = evaluation.budgets(model, tokenizer, sampled, config)
+    right = sum(is_right(rollout, tokenizer) for rollout in sampled) / len(sampled)
+    longest = max(len(rollout.response) for rollout in sampled)
+    assert all(value == pytest.approx(right) for budget, value in found.items() if budget >= longest)
+    assert 0 < found[0] < 1
+
+
+def test_quality_of_a_reward(rollouts):
+    model, tokenizer, _ = rollouts
+    settings = arm_settings("grpo", seed=0, start=1, limit=80)
+    found = quality.quality(settings, model, model, tokenizer, groups=6)
+    assert set(quality.KINDS) <= set(found) and found["episodes"] > 20
+    low, high = found["geometric"]["gain"]["interval"]
+    assert 0 <= low <= found["geometric"]["gain"]["useful over removable"] <= high <= 1
+    assert found["credit"]["grpo"]["flipped"] == found["credit"]["grpo"]["flipped"]
+
+
+def test_one_command_repeats_one_seed_and_a_killed_grid_goes_on(tiny_start, tmp_path):
+    """The grid is killed once its first run is done; the command then does the others, and its table has all arms."""
+    tiny = ["--starts", str(tiny_start.parent), "--steps", "2", "--test", "12"]
+    grid = [
+        sys.executable,
+        "-m",
+        "recipes.controlled.grid",
+        "one",
+        "--results",
+        str(tmp_path / "results"),
+        "--processes",
+        "1",
+    ]
+    killed = subprocess.Popen([*grid, *tiny], cwd=ROOT, start_new_session=True)
+    deadline = time.time() + 300
+    while not (done := list((tmp_path / "results").glob("*.json"))) and time.time() < deadline:
+        time.sleep(0.1)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    first = {file: file.stat().st_mtime_ns for file in done}
+    assert 1 <= len(first) < 3
+    environment = os.environ | {"OUT": str(tmp_path)}
+    command = ["bash", "recipes/controlled/run.sh", *tiny]
+    found = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+    assert len(list((tmp_path / "results").glob("*.json"))) == 3
+    assert {file: file.stat().st_mtime_ns for file in first} == first
+    for name in ("grpo", "length_penalty", "shaped"):
+        assert ARMS[name].title in found
+    assert (tmp_path / "plots" / "main.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_committed_runs_are_those_of_the_plans_and_make_the_committed_page():
+    runs = report.load(report.FOLDER / "results")
+    planned = {settings.name for plan in PLANS.values() for settings in plan}
+    assert {file.stem for file in (report.FOLDER / "results").glob("*.json")} <= planned
+    page = (report.FOLDER / "RESULTS.md").read_text()
+    assert report.fill(page, report.tables(runs)) == page
+    assert {name: arm.chosen for name, arm in (ARMS | OTHERS).items() if arm.tried} == report.choose(report.frontier(runs))
+
+
+def test_a_grid_names_the_run_that_fails(tmp_path):
+    settings = arm_settings("grpo", seed=0, start=7, steps=1)
+    (tmp_path / "7").mkdir()
+    (failure,) = grid.work([settings], tmp_path, tmp_path / "results", processes=1)
+    assert failure.startswith(f"{settings.name}: ")

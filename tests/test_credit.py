@@ -109,7 +109,7 @@ def test_shaped_by_hand():
     s = math.sqrt(sum((g - pooled) ** 2 for g in [*g0, *g1]) / 7)
     out = 0.5 / (1 / math.sqrt(2) + 1e-6)
     expected = [[out + 0.8 * (g - m0) / s for g in g0], [*(-out + 0.8 * (g - m1) / s for g in g1), 0.0]]
-    found = credit.shaped_advantages(*BATCH, alpha=0.8, length_cost=0.4, max_length=8)
+    found = credit.shaped_advantages(*BATCH, alpha=0.8, length_cost=0.4, max_length=8, length_cost_for="all")
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
 
 

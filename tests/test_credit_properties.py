@@ -77,44 +77,48 @@ def paper_loop(outcome, process, ids, mask, log_probs, index, alpha):
     return result
 
 
-def episode_loop(outcome, process, ids, mask, log_probs, index, alpha):
+def priced_loop(outcome, mask, rows, length_cost, max_length, only_correct):
+    """The prices of a group's tokens, and the same minus the mean over the other charged rollouts' tokens."""
+    correct = [i for i in rows if outcome[i] > 0]
+    charged = (correct if len(correct) > 1 else []) if only_correct else rows
+    cells = [(i, t) for i in rows for t in range(mask.shape[1]) if mask[i, t]]
+    prices = {(i, t): length_cost / max_length * mask[i, t:].sum().item() if i in charged else 0.0 for i, t in cells}
+    centred = {}
+    for i, t in cells:
+        others = [prices[j, u] for j, u in cells if j != i and j in charged]
+        centred[i, t] = prices[i, t] - (sum(others) / len(others) if others else 0.0) if i in charged else 0.0
+    return prices, centred
+
+
+def episode_loop(outcome, process, ids, mask, log_probs, index, alpha, *priced):
     result = torch.zeros(ids.shape, dtype=torch.float64)
     for name in set(index):
         rows = rows_of(index, name)
         normal = grpo(outcome, rows)
-        cells = [(i, t) for i in rows for t in range(ids.shape[1]) if mask[i, t]]
-        inside = [process[i, ids[i, t]].item() for i, t in cells if ids[i, t] >= 0]
+        _, centred = priced_loop(outcome, mask, rows, *priced)
+        inside = [process[i, ids[i, t]].item() for i, t in centred if ids[i, t] >= 0]
         m = sum(inside) / len(inside) if inside else 0.0
-        s = math.sqrt(sum((v - m) ** 2 for v in inside) / len(inside)) if inside else 1.0
-        for i, t in cells:
-            part = (process[i, ids[i, t]].item() - m) / max(s, 0.05) if ids[i, t] >= 0 else 0.0
-            result[i, t] = normal[i] + alpha * part
+        s = math.sqrt(sum((v - m) ** 2 for v in inside) / len(inside)) if inside else 0.0
+        for i, t in centred:
+            part = process[i, ids[i, t]].item() - m if ids[i, t] >= 0 else 0.0
+            result[i, t] = normal[i] + alpha * (part - centred[i, t]) / max(s, 0.05)
     return result
 
 
-def shaped_loop(outcome, process, ids, mask, log_probs, index, alpha, length_cost, max_length, only_correct):
+def shaped_loop(outcome, process, ids, mask, log_probs, index, alpha, *priced):
     result = torch.zeros(ids.shape, dtype=torch.float64)
     for name in set(index):
         rows = rows_of(index, name)
         normal = grpo(outcome, rows)
-        correct = [i for i in rows if outcome[i] > 0]
-        charged = (correct if len(correct) > 1 else []) if only_correct else rows
-        gains, prices = {}, {}
-        for i in rows:
-            for t in range(ids.shape[1]):
-                if mask[i, t]:
-                    gains[i, t] = process[i, ids[i, t] :].sum().item() if ids[i, t] >= 0 else 0.0
-                    prices[i, t] = length_cost / max_length * mask[i, t:].sum().item() if i in charged else 0.0
+        prices, centred = priced_loop(outcome, mask, rows, *priced)
+        gains = {(i, t): process[i, ids[i, t] :].sum().item() if ids[i, t] >= 0 else 0.0 for i, t in prices}
         everything = [gains[cell] - prices[cell] for cell in gains]
         mean = sum(everything) / max(len(everything), 1)
         s = math.sqrt(sum((v - mean) ** 2 for v in everything) / max(len(everything), 1)) if len(rows) > 1 else 1.0
         for i, t in gains:
             others = [v for (j, _), v in gains.items() if j != i]
-            value = gains[i, t] - (sum(others) / len(others) if others else 0.0)
-            if i in charged:
-                others = [v for (j, _), v in prices.items() if j != i and j in charged]
-                value -= prices[i, t] - (sum(others) / len(others) if others else 0.0)
-            result[i, t] = normal[i] + alpha * value / max(s, 0.05)
+            m = sum(others) / len(others) if others else 0.0
+            result[i, t] = normal[i] + alpha * (gains[i, t] - m - centred[i, t]) / max(s, 0.05)
     return result
 
 
@@ -141,10 +145,10 @@ def test_loops(seed):
     batch = random_batch(seed)
     close = {"atol": 1e-9, "rtol": 2e-7}
     torch.testing.assert_close(credit.paper_advantages(*batch, alpha=0.8), paper_loop(*batch, 0.8), **close)
-    torch.testing.assert_close(credit.episode_advantages(*batch, alpha=0.8), episode_loop(*batch, 0.8), **close)
-    for whose in ("all", "correct"):
-        found = credit.shaped_advantages(*batch, alpha=0.8, length_cost=0.3, max_length=16, length_cost_for=whose)
-        torch.testing.assert_close(found, shaped_loop(*batch, 0.8, 0.3, 16, whose == "correct"), **close)
+    for whose, cost in (("all", 0.3), ("correct", 0.3), ("correct", 0.0)):
+        priced = {"alpha": 0.8, "length_cost": cost, "max_length": 16, "length_cost_for": whose}
+        for function, loop in ((credit.episode_advantages, episode_loop), (credit.shaped_advantages, shaped_loop)):
+            torch.testing.assert_close(function(*batch, **priced), loop(*batch, 0.8, cost, 16, whose == "correct"), **close)
     found = credit.length_penalty_advantages(*batch, length_penalty=0.4)
     torch.testing.assert_close(found, length_penalty_loop(batch[0], batch[3], batch[5], 0.4), **close)
 

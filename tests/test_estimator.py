@@ -27,6 +27,9 @@ CREDITS = {
     "length penalty, strong": {"credit": {"method": "length_penalty", "length_penalty": 0.6}},
     "shaped": {"credit": {"method": "shaped"}},
     "shaped, floor": {"alpha": 2.5, "credit": {"method": "shaped", "std_floor": 0.7}},
+    "episode, all charged, by surprise": {
+        "credit": {"method": "episode", "length_cost_for": "all", "surprise_weights": True}
+    },
     "shaped, all charged": {"credit": {"method": "shaped", "length_cost_for": "all"}},
 }
 
@@ -126,18 +129,14 @@ def pure(batch: Batch, settings: dict) -> torch.Tensor:
     """The pure function that a configuration names, called without the plugin; each row a session of its own."""
     config = load_config(settings)
     method = config.credit.method
-    grouped = {"norm_by_std": True, "std_floor": config.credit.std_floor}
     alpha = {"alpha": config.alpha}
+    whose = config.credit.length_cost_for
+    grouped = {"norm_by_std": True, "std_floor": config.credit.std_floor, **alpha}
+    grouped |= {"length_cost": 0.3, "length_cost_for": whose, "max_length": LONGEST}
     own = {
         "paper": {"ratio_clip": config.credit.ratio_clip, **alpha},
-        "episode": {"gamma": config.credit.gamma, "surprise_weights": config.credit.surprise_weights, **alpha, **grouped},
-        "shaped": {
-            "length_cost": 0.3,
-            "length_cost_for": config.credit.length_cost_for,
-            "max_length": LONGEST,
-            **alpha,
-            **grouped,
-        },
+        "episode": {"gamma": config.credit.gamma, "surprise_weights": config.credit.surprise_weights, **grouped},
+        "shaped": grouped,
         "length_penalty": {"length_penalty": config.credit.length_penalty},
     }[method]
     rows = (batch.rewards.sum(-1), batch.process, batch.episode_ids, batch.mask, batch.old_log_probs, batch.index())
@@ -288,6 +287,6 @@ def test_rows_without_any_episode():
     """K = 0: what is left is the outcome, and the price of the tokens."""
     batch = rollouts(15, outputs=2)
     batch.process, batch.episode_ids = torch.zeros(len(batch.keys), 0), torch.full_like(batch.episode_ids, -1)
-    assert torch.equal(advantages(batch, CREDITS["episode"]), grpo(batch))
+    assert torch.equal(advantages(batch, CREDITS["episode"], length_cost=0.0), grpo(batch))
     assert torch.equal(advantages(batch, CREDITS["shaped"], length_cost=0.0), grpo(batch))
     assert not torch.equal(advantages(batch, CREDITS["shaped"]), grpo(batch))

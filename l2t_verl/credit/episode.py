@@ -1,4 +1,4 @@
-"""Credit by episode: the group-normalised outcome plus the group-normalised reward of the token's own episode."""
+"""Credit by episode: the outcome plus the reward of the token's own episode, minus the price of the tokens still to come."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch
 
 from l2t_verl.credit.groups import outcome_advantages
 from l2t_verl.credit.inputs import Rollouts, check_rollouts, to_precision
+from l2t_verl.credit.length_price import length_price
 
 
 def episode_advantages(
@@ -20,16 +21,20 @@ def episode_advantages(
     alpha: float,
     gamma: float | None = None,
     surprise_weights: bool = False,
+    length_cost: float = 0.0,
+    length_cost_for: str = "correct",
+    max_length: int = 1,
     std_floor: float = 0.05,
     norm_by_std: bool = True,
     epsilon: float = 1e-6,
     session: np.ndarray | None = None,
 ) -> torch.Tensor:
-    r"""A_{i,t} = Â^out_i + α (r^prg_{i,k(t)} − m) / max(s, s_floor).
+    r"""A_{i,t} = Â^out_i + α (r^prg_{i,k(t)} − m − (P_{i,t} − p_i)) / max(s, s_floor).
 
     m and s are the mean and the (population) standard deviation of r^prg over the tokens of the group's rollouts that lie
-    in episodes, so that the process part sums to 0 over them; tail tokens get the outcome part alone. A group without
-    episodes has no process part.
+    in episodes, so that the process part sums to 0 over them; tail tokens have no r − m. A group without episodes has
+    no process part. P_{i,t} = (λ/L) n_{i,≥t} is the price of the tokens still to come, p_i its mean over the tokens of the
+    group's other charged rollouts (see `LengthPrice`); with λ = 0 there is none.
 
     Args:
         outcome: [B] outcome rewards.
@@ -41,6 +46,9 @@ def episode_advantages(
         alpha: α, weight of the process part; with 0 the result is verl's GRPO, bit for bit.
         gamma: γ; normalises the return-to-go G_{i,k} = Σ_{j≥k} γ^{j−k} r^prg_{i,j} in r's place. None: r itself.
         surprise_weights: multiply the process part by N_k w_t / Σ_{t'∈k} w_{t'}, w = −log π_old.
+        length_cost: λ ≥ 0, the price of a response of length L, in units of J.
+        length_cost_for: which rollouts are charged, `all` or `correct`.
+        max_length: L, the longest response allowed, in tokens.
         std_floor: s_floor > 0, in units of J.
         norm_by_std: divide the outcome part by the group's standard deviation.
         epsilon: ε of the outcome part.
@@ -50,7 +58,7 @@ def episode_advantages(
         [B, T] advantages, 0 outside the mask, in the precision of `outcome`.
 
     Raises:
-        ValueError: see `check_rollouts`.
+        ValueError: see `check_rollouts` and `length_price`.
 
     Example:
         >>> episode_advantages(
@@ -63,12 +71,15 @@ def episode_advantages(
     result = outcome_advantages(outcome, index, norm_by_std=norm_by_std, epsilon=epsilon, session=session)
     if alpha == 0:
         return result.unsqueeze(-1) * response_mask
+    price = length_price(rollouts, length_cost, length_cost_for, max_length)
     values = rollouts.process if gamma is None else returns_to_go(rollouts.process, gamma)
-    part = alpha * _normalise(values, rollouts, std_floor)
+    centred, std = _normalise(values, rollouts, std_floor)
+    scale = alpha / std
+    part, outcomes = torch.nn.functional.pad(scale[:, None] * centred, (1, 0)), result.double()[:, None]
     if surprise_weights:
-        part = rollouts.to_tokens(torch.nn.functional.pad(part, (1, 0))) * _relative_surprise(rollouts)
-        return to_precision((result.double()[:, None] + part) * rollouts.mask, result.dtype)
-    return rollouts.spread_to_tokens(result.double()[:, None] + torch.nn.functional.pad(part, (1, 0)), result.dtype)
+        weighted = rollouts.to_tokens(part) * _relative_surprise(rollouts)
+        return to_precision(price.spread_to_tokens(outcomes.expand_as(part), scale, part.dtype) + weighted, result.dtype)
+    return price.spread_to_tokens(outcomes + part, scale, result.dtype)
 
 
 def returns_to_go(process: torch.Tensor, gamma: float) -> torch.Tensor:
@@ -84,14 +95,14 @@ def returns_to_go(process: torch.Tensor, gamma: float) -> torch.Tensor:
     return process @ weights
 
 
-def _normalise(values: torch.Tensor, rollouts: Rollouts, std_floor: float) -> torch.Tensor:
-    """Centre and scale [B, K] values of episodes over the tokens of each group that lie in episodes."""
+def _normalise(values: torch.Tensor, rollouts: Rollouts, std_floor: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """[B, K] values of episodes centred over the tokens of their group that lie in episodes, and [B] the floored spread."""
     tokens = rollouts.counts[:, 1:]
     count = rollouts.per_group(tokens.sum(dim=1)).clamp_min(1.0)
     mean = rollouts.per_group((tokens * values).sum(dim=1)) / count
     centred = values - mean[rollouts.group][:, None]
     std = (rollouts.per_group((tokens * centred.square()).sum(dim=1)) / count).sqrt()
-    return centred / std.clamp_min(std_floor)[rollouts.group][:, None]
+    return centred, std.clamp_min(std_floor)[rollouts.group]
 
 
 def _relative_surprise(rollouts: Rollouts) -> torch.Tensor:

@@ -34,7 +34,7 @@ class CreditContext:
         is_padding: [B] rows that verl appended to fill the batch.
         sessions: [B] agent-loop session of each row; a session's outputs share one outcome, its last output's.
         outputs: [B] number of each row's output within its session.
-        length_cost: λ of `shaped`.
+        length_cost: λ of `episode` and `shaped`.
         max_length: longest response allowed, in tokens.
         norm_by_std: verl's `norm_adv_by_std_in_grpo`.
         outcome: [B], set by the estimator: the outcome reward (after KL, if KL is in the reward).
@@ -114,6 +114,9 @@ def _credit(
         return credit.length_penalty_advantages(*arguments, length_penalty=settings.length_penalty, session=session)
     grouped = {
         "alpha": config.alpha,
+        "length_cost": context.length_cost,
+        "length_cost_for": settings.length_cost_for,
+        "max_length": context.max_length,
         "std_floor": settings.std_floor,
         "norm_by_std": context.norm_by_std,
         "session": session,
@@ -122,10 +125,4 @@ def _credit(
         return credit.episode_advantages(
             *arguments, gamma=settings.gamma, surprise_weights=settings.surprise_weights, **grouped
         )
-    return credit.shaped_advantages(
-        *arguments,
-        length_cost=context.length_cost,
-        length_cost_for=settings.length_cost_for,
-        max_length=context.max_length,
-        **grouped,
-    )
+    return credit.shaped_advantages(*arguments, **grouped)

@@ -56,6 +56,14 @@ ARMS = {
     ),
     "paper": Arm("L2T `paper`", "l2t", {"credit": {"method": "paper"}}, "alpha", (0.2, 0.8, 2.0, 5.0), 2.0),
     "episode": Arm("L2T `episode`", "l2t", {"credit": {"method": "episode"}}, "alpha", (0.2, 0.8, 2.0), 0.8),
+    "episode_priced": Arm(
+        "L2T `episode`, length cost",
+        "l2t",
+        {"credit": {"method": "episode", "length_cost_for": "correct"}},
+        "credit.length_cost",
+        (0.4, 0.7, 1.0, 1.4),
+        1.0,
+    ),
     "shaped": Arm(
         "L2T `shaped`",
         "l2t",

@@ -154,7 +154,7 @@ def frontier(runs: list[Run]) -> dict[str, list[tuple[float, float, float]]]:
     found: dict[str, dict[float, list[Run]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
         settings = run["settings"]
-        if settings["split"] == "validation" and settings["arm"] in ARMS:
+        if settings["split"] == "validation":
             found[settings["arm"]][strength_of(settings)].append(run)
     return {
         arm: [
@@ -165,7 +165,7 @@ def frontier(runs: list[Run]) -> dict[str, list[tuple[float, float, float]]]:
             )
             for strength, group in sorted(of_arm.items())
         ]
-        for arm, of_arm in sorted(found.items(), key=lambda item: list(ARMS).index(item[0]))
+        for arm, of_arm in sorted(found.items(), key=lambda item: list(TITLES).index(item[0]))
     }
 
 
@@ -201,7 +201,7 @@ def strength_of(settings: dict[str, Any]) -> float:
 def frontier_table(runs: list[Run]) -> str:
     """The tuning runs."""
     rows = [
-        [TITLES[arm], f"`{ARMS[arm].strength}`={strength:g}", f"{100 * accuracy:.1f}", f"{tokens:.1f}"]
+        [TITLES[arm], f"`{(ARMS | OTHERS)[arm].strength}`={strength:g}", f"{100 * accuracy:.1f}", f"{tokens:.1f}"]
         for arm, points in frontier(runs).items()
         for strength, tokens, accuracy in points
     ]
@@ -280,6 +280,8 @@ def plot_main(runs: list[Run], file: Path) -> None:
     figure, axes = plt.subplots(figsize=(7.5, 4.8), constrained_layout=True)
     colours = {arm: f"C{i}" for i, arm in enumerate(ARMS)}
     for arm, points in frontier(runs).items():
+        if arm not in ARMS:
+            continue
         _, tokens, accuracy = zip(*points, strict=True)
         axes.plot(tokens, 100 * np.array(accuracy), "-", marker=".", color=colours[arm], alpha=0.35, linewidth=1)
     for arm in ["start", *ARMS]:
