@@ -100,13 +100,13 @@ def test_the_tokenizer_is_the_same_after_transformers_has_loaded_it_with_a_model
     model = start.make_model(made, 0, num_hidden_layers=1)
     start.save(model, made, tmp_path / "model", {})
     loaded = AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert len(loaded.encode("\n")) == 1  # verl's agent loop asks for it where the model is a Qwen2
     longest = 0
     for problem, episodes, answer in written(300):
         text = solutions.render(episodes[:MAX_EPISODES], answer)
         ids = loaded.encode(text)
         assert ids == made.encode(text)
-        assert loaded.unk_token_id not in ids
-        assert loaded.decode(ids) == text
+        assert loaded.decode(ids) == text  # a character without a token would be missing
         prompt = sampling.prompt_ids(loaded, problem)
         assert loaded.decode(prompt) == str(problem) + THINK
         longest = max(longest, len(prompt))
@@ -120,7 +120,6 @@ def test_examples_fit_the_limit_and_some_are_cut_short_with_the_true_answer():
     cut = 0
     for prompt, response in itertools.islice(start.examples(tokenizer, SEED), 1000):
         assert len(response) <= solutions.LIMIT
-        assert tokenizer.unk_token_id not in response
         problem = task.parse(tokenizer.decode(prompt).removesuffix(THINK))
         text = tokenizer.decode(response[:-1])
         steps = labels.TAGS.sub("|", text.split(solutions.THINK_CLOSE)[0]).replace("||", "|").strip("|").split("|")

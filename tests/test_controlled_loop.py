@@ -1,6 +1,7 @@
 """The controlled comparison's loop: the same as verl's workers do, its controls, its measures, its grid, its report."""
 
 import itertools
+import json
 import os
 import random
 import signal
@@ -17,8 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from recipes.controlled import evaluation, grid, loop, quality, report, scoring, start
 from recipes.controlled.measure import is_right
-from recipes.controlled.plans import ARMS, OTHERS, PLANS, arm_settings
-from recipes.controlled.sampling import sample
+from recipes.controlled.plans import ARMS, OTHERS, PLANS, SEEDS, arm_settings, start_of
+from recipes.controlled.sampling import Rollout, prompt_ids, sample
 from recipes.controlled.task import problems
 
 ROOT = Path(__file__).parents[1]
@@ -160,7 +161,7 @@ def test_committed_runs_are_those_of_the_plans_and_make_the_committed_page():
     planned = {settings.name for plan in PLANS.values() for settings in plan}
     assert {file.stem for file in (report.FOLDER / "results").glob("*.json")} <= planned
     page = (report.FOLDER / "RESULTS.md").read_text()
-    assert report.fill(page, report.tables(runs)) == page
+    assert report.fill(page, report.tables(runs, json.loads(report.REAL_TEXT.read_text()))) == page
     assert {name: arm.chosen for name, arm in (ARMS | OTHERS).items() if arm.tried} == report.choose(report.frontier(runs))
 
 
@@ -169,3 +170,36 @@ def test_a_grid_names_the_run_that_fails(tmp_path):
     (tmp_path / "7").mkdir()
     (failure,) = grid.work([settings], tmp_path, tmp_path / "results", processes=1)
     assert failure.startswith(f"{settings.name}: ")
+
+
+@pytest.mark.slow
+def test_an_arm_goes_through_verl_itself(tmp_path):
+    """Two steps of main_ppo with Ray and vLLM; what does not depend on the sampling is what the loop computes."""
+    seed = SEEDS[0]
+    command = [
+        sys.executable,
+        "-m",
+        "recipes.controlled.through_verl",
+        "episode_priced",
+        "--steps",
+        "2",
+        "--seed",
+        str(seed),
+    ]
+    folders = ["--run", str(tmp_path / "run"), "--results", str(tmp_path)]
+    found = subprocess.run([*command, *folders], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert found.returncode == 0, found.stdout + found.stderr
+    first, second = json.loads((tmp_path / f"episode_priced-{seed}.json").read_text())["curve"]
+    assert all(point["gradient norm"] > 0 and point["episodes"] > 2 for point in (first, second))
+    assert first["penalty"] < 1e-9 < second["penalty"]
+
+    settings = arm_settings("episode_priced", seed, start_of(seed))
+    folder = grid.STARTS_FOLDER / str(settings.start)
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
+        AutoTokenizer.from_pretrained(folder),
+    )
+    asked = itertools.islice(problems("train", 1_000_000 + seed), settings.prompts)
+    unanswered = [Rollout(problem, prompt_ids(tokenizer, problem), [tokenizer.eos_token_id]) for problem in asked]
+    before = scoring.score(model, model, tokenizer, unanswered, loop.method(settings)).scores[:, 0]
+    assert first["J start"] == pytest.approx(before.mean().item(), abs=1e-3)

@@ -25,6 +25,9 @@ from recipes.controlled.evaluation import BUDGETS
 from recipes.controlled.labels import LABELS
 from recipes.controlled.plans import ARMS, OTHERS
 from recipes.controlled.quality import KINDS, REMOVABLE, USEFUL
+from recipes.controlled.real_text import FILE as REAL_TEXT
+from recipes.controlled.real_text import KINDS as REAL_KINDS
+from recipes.controlled.real_text import NEEDLESS, SUFFIXES
 from recipes.controlled.task import TIERS
 
 FOLDER = Path(__file__).parent
@@ -275,6 +278,38 @@ def credit_table(runs: list[Run], arms: list[str]) -> str:
     return table(header, rows)
 
 
+def real_table(found: Run) -> str:
+    """AUC of real steps above needless ones, by forcing suffix and kind of J."""
+    rows = []
+    for name, suffix in SUFFIXES.items():
+        for kind in REAL_KINDS:
+            own = found[name][kind]
+            (low, high), (low_before, high_before) = own["interval"], own["interval before"]
+            rows.append(
+                [
+                    f"`{suffix!r}`".replace("'", ""),
+                    f"`{kind}`",
+                    f"{own['steps over needless']:.2f} ({low:.2f}–{high:.2f})",
+                    f"{own['before the answer is known']:.2f} ({low_before:.2f}–{high_before:.2f})",
+                    *[f"{own['by label'][label]:.2f}" for label in NEEDLESS],
+                    f"{own['in order over shuffled']:.2f}",
+                    f"{100 * own['negative before the answer']:.0f}",
+                    f"{own['J start']:.2f} → {own['J end']:.2f}",
+                ]
+            )
+    header = [
+        "forcing suffix",
+        "J",
+        "AUC of g, steps over needless",
+        "before a* is stated",
+        *[f"over {label}" for label in NEEDLESS],
+        "in order over shuffled",
+        "negative before a*, %",
+        "J_0 → J_K",
+    ]
+    return table(header, rows)
+
+
 def plot_main(runs: list[Run], file: Path) -> None:
     """Accuracy over tokens: confirmed arms with intervals, tuning runs as thin lines."""
     figure, axes = plt.subplots(figsize=(7.5, 4.8), constrained_layout=True)
@@ -379,9 +414,10 @@ def fill(text: str, tables: dict[str, str]) -> str:
     return re.sub(r"<!-- (?!end)(.+?) -->.*?<!-- end -->", put, text, flags=re.DOTALL)
 
 
-def tables(runs: list[Run]) -> dict[str, str]:
-    """All tables of the page."""
+def tables(runs: list[Run], real: Run) -> dict[str, str]:
+    """All tables of the page, from the runs and from what `real_text` found."""
     return {
+        "real": real_table(real),
         "arms": arms_table(runs, list(ARMS)),
         "controls": arms_table(runs, ["grpo", "shaped", *OTHERS]),
         "tiers": tiers_table(runs, list(ARMS)),
@@ -407,7 +443,7 @@ def main() -> None:
         print(arms_table(runs, list(ARMS)))
         print(f"plots: {arguments.plots}")
         return
-    page = fill(arguments.page.read_text(), tables(runs))
+    page = fill(arguments.page.read_text(), tables(runs, json.loads(REAL_TEXT.read_text())))
     partial = arguments.page.with_suffix(".partial")
     partial.write_text(page)
     os.replace(partial, arguments.page)

@@ -9,7 +9,8 @@ from l2t_verl.episodes.limits import MAX_EPISODES
 from recipes.controlled.solutions import ANSWER, THINK_CLOSE
 from recipes.controlled.task import LETTERS, OPERATORS
 
-PAD, END, UNKNOWN, THINK = "<|endoftext|>", "<|im_end|>", "<|unknown|>", "<think>"
+PAD, END, THINK = "<|endoftext|>", "<|im_end|>", "<think>"
+NEWLINE = "Ċ"  # as byte-level vocabularies write it; the task has none, verl's agent loop wants Qwen2's
 TEMPLATE = (
     "{% for m in messages %}{{ m['content'] }}{% if m['role'] == 'assistant' %}" + END + "{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}" + THINK + "{% endif %}"
@@ -25,13 +26,13 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         digit + mark for digit in "0123456789" for mark in OPERATORS
     ]
     characters = [*"0123456789", *LETTERS, *OPERATORS, *":=;?"]
-    vocabulary = {text: i for i, text in enumerate([PAD, END, UNKNOWN, *words, *characters])}
+    vocabulary = {text: i for i, text in enumerate([PAD, END, NEWLINE, *words, *characters])}
     # Byte-level without merges, as Qwen2's own: transformers gives a folder with a Qwen2 model that class, whatever is in it
-    raw = Tokenizer(models.BPE(vocabulary, [], unk_token=UNKNOWN))
+    raw = Tokenizer(models.BPE(vocabulary, []))
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     raw.decoder = decoders.ByteLevel()
-    raw.add_special_tokens([PAD, END, UNKNOWN])
+    raw.add_special_tokens([PAD, END])
     raw.add_tokens([AddedToken(word, normalized=False) for word in words])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token=END, pad_token=PAD, unk_token=UNKNOWN)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token=END, pad_token=PAD)
     tokenizer.chat_template = TEMPLATE
     return tokenizer

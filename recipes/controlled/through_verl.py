@@ -1,0 +1,137 @@
+"""One arm through verl itself: stock main_ppo with Ray, vLLM and FSDP2 trains the same start on the same problems.
+
+python -m recipes.controlled.through_verl shaped --steps 20
+
+The run folder holds verl's log, metrics and rollouts; its curve stands beside the loop's in RESULTS.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from recipes.controlled import loop
+from recipes.controlled.grid import STARTS_FOLDER
+from recipes.controlled.plans import ARMS, SEEDS, arm_settings, start_of
+from recipes.controlled.run import made_by, write
+from recipes.controlled.settings import FORCING, Settings
+from recipes.controlled.solutions import written_answer
+from recipes.controlled.task import problems
+from recipes.controlled.vocabulary import END
+
+ROOT = Path(__file__).parents[2]
+FOLDER = Path(__file__).parent / "through_verl"
+CURVE = {
+    "accuracy": "critic/score/mean",
+    "tokens": "response_length/mean",
+    "episodes": "l2t/episodes/mean",
+    "J start": "l2t/answer_score/start",
+    "J end": "l2t/answer_score/end",
+    "gain": "l2t/fitting_gain/mean",
+    "penalty": "l2t/compression/mean",
+    "loss": "actor/pg_loss",
+    "gradient norm": "actor/grad_norm",
+    "seconds": "timing_s/step",
+}
+
+
+def compute_score(data_source: str, solution_str: str, ground_truth: str, extra_info: Any = None, **_: Any) -> float:
+    """Verl's hook for custom rewards: 1 for the true answer."""
+    return float(written_answer(solution_str.removesuffix(END)) == ground_truth)
+
+
+def overrides(settings: Settings) -> list[str]:
+    """Hydra overrides of the quickstart's configuration that say what the loop's settings say."""
+    actor, tree = "actor_rollout_ref.actor", dict(settings.l2t)
+    whole = {"alpha": 0.8} | tree | {"gain": FORCING | tree.get("gain", {}), "episodes": {"method": "episode_tags"}}
+    return [
+        "~algorithm.l2t",
+        *(f"+algorithm.l2t.{path}={_quoted(value)}" for path, value in _leaves(whole)),
+        f"algorithm.adv_estimator={settings.estimator}",
+        f"reward.custom_reward_function.path={Path(__file__).resolve()}",
+        "data.shuffle=False",
+        "data.max_prompt_length=64",
+        f"data.max_response_length={settings.limit}",
+        f"data.train_batch_size={settings.prompts}",
+        f"actor_rollout_ref.rollout.n={settings.group}",
+        "actor_rollout_ref.rollout.max_model_len=256",
+        f"actor_rollout_ref.rollout.max_num_seqs={settings.prompts * settings.group}",
+        *(
+            f"actor_rollout_ref.{role}.log_prob_micro_batch_size_per_gpu={settings.prompts * settings.group}"
+            for role in ("rollout", "ref")
+        ),
+        f"{actor}.ppo_mini_batch_size={settings.prompts}",
+        f"{actor}.ppo_micro_batch_size_per_gpu={settings.prompts * settings.group}",
+        f"{actor}.optim.lr={settings.learning_rate}",
+        f"{actor}.optim.weight_decay={loop.WEIGHT_DECAY}",
+        f"{actor}.optim.lr_warmup_steps=0",
+        f"{actor}.optim.clip_grad={loop.CLIP}",
+        f"{actor}.use_kl_loss={settings.kl_loss > 0}",
+        f"{actor}.kl_loss_coef={settings.kl_loss}",
+        f"{actor}.kl_loss_type=low_var_kl",
+    ]
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    found = []
+    for name, value in tree.items():
+        found += _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else [(prefix + name, value)]
+    return found
+
+
+def _quoted(value: Any) -> str:
+    return f"'{value}'" if isinstance(value, str) else str(value)
+
+
+def write_problems(file: Path, count: int, seed: int) -> None:
+    """The problems that a run of the loop with this seed sees, in their order, as verl reads them."""
+    import pandas as pd
+
+    source = problems("train", 1_000_000 + seed)
+    rows = [
+        {
+            "data_source": "controlled",
+            "prompt": [{"role": "user", "content": str(problem)}],
+            "reward_model": {"style": "rule", "ground_truth": problem.answer},
+            "extra_info": {"index": index, "tier": problem.tier},
+        }
+        for index, problem in enumerate(itertools.islice(source, count))
+    ]
+    pd.DataFrame(rows).to_parquet(file)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("arm", choices=list(ARMS))
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=SEEDS[0])
+    parser.add_argument("--starts", type=Path, default=STARTS_FOLDER)
+    parser.add_argument("--run", type=Path, help="where verl writes; default runs/controlled/verl/ARM")
+    parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the curve's file")
+    arguments, extra = parser.parse_known_args()
+    settings = arm_settings(arguments.arm, arguments.seed, start_of(arguments.seed), steps=arguments.steps)
+    run = (arguments.run or ROOT / "runs" / "controlled" / "verl" / arguments.arm).resolve()
+    run.mkdir(parents=True, exist_ok=True)
+    data = run / "problems.parquet"
+    write_problems(data, settings.prompts * settings.steps, settings.seed)
+    start = (arguments.starts / str(settings.start)).resolve()
+    (run / "prepared.json").write_text(json.dumps({"model": str(start), "train": str(data), "test": str(data)}))
+    quickstart = [sys.executable, str(ROOT / "recipes" / "quickstart" / "train.py"), "--run", str(run)]
+    quickstart += ["--prepared", str(run / "prepared.json"), "--steps", str(settings.steps)]
+    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    subprocess.run([*quickstart, *overrides(settings), *extra], check=True, env=os.environ | {"PYTHONPATH": paths})
+    rows = [json.loads(line)["data"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    curve = [{name: row[key] for name, key in CURVE.items() if key in row} for row in rows]
+    found = {"settings": dataclasses.asdict(settings), "made by": made_by("cpu"), "curve": curve}
+    write(arguments.results / f"{settings.arm}-{settings.seed}.json", found)
+
+
+if __name__ == "__main__":
+    main()
