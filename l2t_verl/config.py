@@ -170,7 +170,9 @@ class CreditConfig(_Section):
         None, gt=0, description="Bound on a token's share of its rollout's reward (`paper`); null is the paper's: none."
     )
     length_cost: Real = Field(
-        0.0, ge=0, description="Cost λ of a response of the longest length, in units of J (`episode`, `shaped`)."
+        0.0,
+        ge=0,
+        description="Cost λ of a response of the longest length, in units of J (`shaped`) or of the advantage (`episode`).",
     )
     length_cost_for: Literal["all", "correct"] = Field(
         "correct", description="Whose length costs: of `all` rollouts, or of the `correct` ones among each other."

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from recipes.controlled import evaluation, grid, loop, quality, report, scoring, start
 from recipes.controlled.measure import is_right
-from recipes.controlled.plans import ARMS, OTHERS, PLANS, SEEDS, arm_settings, start_of
+from recipes.controlled.plans import ARMS, BEST, OTHERS, PLANS, SEEDS, arm_settings, start_of
 from recipes.controlled.sampling import Rollout, prompt_ids, sample
 from recipes.controlled.task import problems
 
@@ -151,7 +151,7 @@ def test_one_command_repeats_one_seed_and_a_killed_grid_goes_on(tiny_start, tmp_
     found = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
     assert len(list((tmp_path / "results").glob("*.json"))) == 3
     assert {file: file.stat().st_mtime_ns for file in first} == first
-    for name in ("grpo", "length_penalty", "shaped"):
+    for name in ("grpo", "length_penalty", BEST):
         assert ARMS[name].title in found
     assert (tmp_path / "plots" / "main.png").read_bytes().startswith(b"\x89PNG")
 
@@ -161,7 +161,8 @@ def test_committed_runs_are_those_of_the_plans_and_make_the_committed_page():
     planned = {settings.name for plan in PLANS.values() for settings in plan}
     assert {file.stem for file in (report.FOLDER / "results").glob("*.json")} <= planned
     page = (report.FOLDER / "RESULTS.md").read_text()
-    assert report.fill(page, report.tables(runs, json.loads(report.REAL_TEXT.read_text()))) == page
+    real, through = json.loads(report.REAL_TEXT.read_text()), report.load(report.THROUGH_VERL)
+    assert report.fill(page, report.tables(runs, real, through)) == page
     assert {name: arm.chosen for name, arm in (ARMS | OTHERS).items() if arm.tried} == report.choose(report.frontier(runs))
 
 

@@ -100,8 +100,8 @@ def episode_loop(outcome, process, ids, mask, log_probs, index, alpha, *priced):
         m = sum(inside) / len(inside) if inside else 0.0
         s = math.sqrt(sum((v - m) ** 2 for v in inside) / len(inside)) if inside else 0.0
         for i, t in centred:
-            part = process[i, ids[i, t]].item() - m if ids[i, t] >= 0 else 0.0
-            result[i, t] = normal[i] + alpha * (part - centred[i, t]) / max(s, 0.05)
+            part = (process[i, ids[i, t]].item() - m) / max(s, 0.05) if ids[i, t] >= 0 else 0.0
+            result[i, t] = normal[i] + alpha * part - centred[i, t]
     return result
 
 

@@ -201,7 +201,7 @@ def test_at_alpha_0_it_is_verls_grpo_bit_for_bit(method, norm_by_std, seed):
     settings = {"alpha": 0.0, "credit": {"method": method}}
     for batch in (rollouts(seed), rollouts(seed, outputs=3), rollouts(seed, outputs=3, padding=3, shuffled=True)):
         batch.rewards = batch.rewards * torch.arange(1, len(batch.keys) + 1)[:, None]  # tells a session's outputs apart
-        found, real = advantages(batch, settings, norm_by_std=norm_by_std), ~batch.is_padding
+        found, real = advantages(batch, settings, norm_by_std=norm_by_std, length_cost=0.0), ~batch.is_padding
         assert torch.equal(found[real], grpo(batch, norm_by_std)[real])
 
 

@@ -29,12 +29,12 @@ def episode_advantages(
     epsilon: float = 1e-6,
     session: np.ndarray | None = None,
 ) -> torch.Tensor:
-    r"""A_{i,t} = Â^out_i + α (r^prg_{i,k(t)} − m − (P_{i,t} − p_i)) / max(s, s_floor).
+    r"""A_{i,t} = Â^out_i + α (r^prg_{i,k(t)} − m) / max(s, s_floor) − (P_{i,t} − p_i).
 
     m and s are the mean and the (population) standard deviation of r^prg over the tokens of the group's rollouts that lie
     in episodes, so that the process part sums to 0 over them; tail tokens have no r − m. A group without episodes has
     no process part. P_{i,t} = (λ/L) n_{i,≥t} is the price of the tokens still to come, p_i its mean over the tokens of the
-    group's other charged rollouts (see `LengthPrice`); with λ = 0 there is none.
+    group's other charged rollouts (see `LengthPrice`). It is not divided by s, which would raise it where gains vanish.
 
     Args:
         outcome: [B] outcome rewards.
@@ -43,10 +43,10 @@ def episode_advantages(
         response_mask: [B, T] 1 for sampled tokens.
         old_log_probs: [B, T] log π_old, in nats; used with `surprise_weights`.
         index: [B] NumPy object array, the group of each row.
-        alpha: α, weight of the process part; with 0 the result is verl's GRPO, bit for bit.
+        alpha: α, weight of the process part; with 0 and λ = 0 the result is verl's GRPO, bit for bit.
         gamma: γ; normalises the return-to-go G_{i,k} = Σ_{j≥k} γ^{j−k} r^prg_{i,j} in r's place. None: r itself.
         surprise_weights: multiply the process part by N_k w_t / Σ_{t'∈k} w_{t'}, w = −log π_old.
-        length_cost: λ ≥ 0, the price of a response of length L, in units of J.
+        length_cost: λ ≥ 0, the price of a response of length L, in units of the advantage.
         length_cost_for: which rollouts are charged, `all` or `correct`.
         max_length: L, the longest response allowed, in tokens.
         std_floor: s_floor > 0, in units of J.
@@ -69,17 +69,16 @@ def episode_advantages(
     """
     rollouts = check_rollouts(outcome, process, episode_ids, response_mask, old_log_probs, index, session)
     result = outcome_advantages(outcome, index, norm_by_std=norm_by_std, epsilon=epsilon, session=session)
-    if alpha == 0:
+    if alpha == 0 and length_cost == 0:
         return result.unsqueeze(-1) * response_mask
     price = length_price(rollouts, length_cost, length_cost_for, max_length)
     values = rollouts.process if gamma is None else returns_to_go(rollouts.process, gamma)
-    centred, std = _normalise(values, rollouts, std_floor)
-    scale = alpha / std
-    part, outcomes = torch.nn.functional.pad(scale[:, None] * centred, (1, 0)), result.double()[:, None]
+    part = torch.nn.functional.pad(alpha * _normalise(values, rollouts, std_floor), (1, 0))
+    outcomes, one = result.double()[:, None], torch.ones_like(rollouts.outcome)
     if surprise_weights:
         weighted = rollouts.to_tokens(part) * _relative_surprise(rollouts)
-        return to_precision(price.spread_to_tokens(outcomes.expand_as(part), scale, part.dtype) + weighted, result.dtype)
-    return price.spread_to_tokens(outcomes + part, scale, result.dtype)
+        return to_precision(price.spread_to_tokens(outcomes.expand_as(part), one, part.dtype) + weighted, result.dtype)
+    return price.spread_to_tokens(outcomes + part, one, result.dtype)
 
 
 def returns_to_go(process: torch.Tensor, gamma: float) -> torch.Tensor:
@@ -95,14 +94,14 @@ def returns_to_go(process: torch.Tensor, gamma: float) -> torch.Tensor:
     return process @ weights
 
 
-def _normalise(values: torch.Tensor, rollouts: Rollouts, std_floor: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """[B, K] values of episodes centred over the tokens of their group that lie in episodes, and [B] the floored spread."""
+def _normalise(values: torch.Tensor, rollouts: Rollouts, std_floor: float) -> torch.Tensor:
+    """Centre and scale [B, K] values of episodes over the tokens of each group that lie in episodes."""
     tokens = rollouts.counts[:, 1:]
     count = rollouts.per_group(tokens.sum(dim=1)).clamp_min(1.0)
     mean = rollouts.per_group((tokens * values).sum(dim=1)) / count
     centred = values - mean[rollouts.group][:, None]
     std = (rollouts.per_group((tokens * centred.square()).sum(dim=1)) / count).sqrt()
-    return centred, std.clamp_min(std_floor)[rollouts.group]
+    return centred / std.clamp_min(std_floor)[rollouts.group][:, None]
 
 
 def _relative_surprise(rollouts: Rollouts) -> torch.Tensor:

@@ -18,7 +18,7 @@ class LengthPrice:
 
     Attributes:
         rollouts: whose tokens are priced.
-        token: [B] price of a token still to come, in units of J; 0 for rows that are not charged.
+        token: [B] price of a token still to come, in the units of λ; 0 for rows that are not charged.
         baseline: [B] mean P over the tokens of the group's other charged rollouts; 0 for rows that are not charged.
     """
 
@@ -54,7 +54,7 @@ def length_price(rollouts: Rollouts, length_cost: float, length_cost_for: str, m
 
     Args:
         rollouts: checked.
-        length_cost: λ ≥ 0, the price of a response of length L, in units of J.
+        length_cost: λ ≥ 0, the price of a response of length L.
         length_cost_for: which rollouts are charged, `all` or `correct`.
         max_length: L, the longest response allowed, in tokens.
 

@@ -33,10 +33,10 @@ class Arm:
     l2t: dict[str, Any]
     strength: str
     tried: tuple[float, ...]
-    chosen: float
+    chosen: float | str
     changes: dict[str, Any] = field(default_factory=dict)
 
-    def tree(self, strength: float) -> dict[str, Any]:
+    def tree(self, strength: float | str) -> dict[str, Any]:
         """`algorithm.l2t` at a strength."""
         path = self.strength.split(".")
         if path[0] in {f.name for f in dataclasses.fields(Settings)}:
@@ -61,8 +61,8 @@ ARMS = {
         "l2t",
         {"credit": {"method": "episode", "length_cost_for": "correct"}},
         "credit.length_cost",
-        (0.4, 0.7, 1.0, 1.4),
-        1.0,
+        (1.0, 2.0, 3.0, 4.0),
+        2.0,
     ),
     "shaped": Arm(
         "L2T `shaped`",
@@ -75,20 +75,22 @@ ARMS = {
 }
 
 
-SHAPED = ARMS["shaped"].tree(ARMS["shaped"].chosen)
+BEST = "episode_priced"  # of the L2T arms on validation problems: controls and further arms change one thing in it
+BEST_TREE = ARMS[BEST].tree(ARMS[BEST].chosen)
 
 
-def _variant(title: str, strength: str, value: float, estimator: str = "l2t", **changes: Any) -> Arm:
-    """The chosen `shaped` arm with one thing changed."""
-    return Arm(title, estimator, SHAPED if estimator == "l2t" else {}, strength, (), value, changes)
+def _variant(title: str, strength: str, value: float | str, *, estimator: str = "l2t", beta: float | None = None) -> Arm:
+    """The best arm with one thing changed (and no penalty, where that would hide the change)."""
+    tree = BEST_TREE if beta is None else BEST_TREE | {"beta": beta}
+    return Arm(title, estimator, tree if estimator == "l2t" else {}, strength, (), value)
 
 
-EPISODE = {"beta": 0.0, "credit": {"method": "episode"}}
+IMMEDIATE = {"beta": 0.0, "credit": {"method": "episode"}}
 OTHERS = {
     # further arms
-    "gain_only": _variant("gain only (`shaped`, β = 0)", "beta", 0.0),
-    "mrt": Arm("MRT progress (4 samples)", "l2t", EPISODE | {"gain": {"kind": "monte_carlo"}}, "alpha", (), 0.8),
-    "igpo": Arm("IGPO-like (`episode`, γ = 1, β = 0)", "l2t", EPISODE, "credit.gamma", (), 1.0),
+    "gain_only": _variant("gain only (β = 0)", "beta", 0.0),
+    "mrt": Arm("MRT progress (4 samples)", "l2t", IMMEDIATE | {"gain": {"kind": "monte_carlo"}}, "alpha", (), 0.8),
+    "igpo": Arm("IGPO-like (`episode`, γ = 1, β = 0)", "l2t", IMMEDIATE, "credit.gamma", (), 1.0),
     "shaped_all": Arm(
         "L2T `shaped`, all charged",
         "l2t",
@@ -98,17 +100,18 @@ OTHERS = {
         1.0,
     ),
     # controls
+    "zero_gains": _variant("control: length cost alone (gains 0, β = 0)", "change", "zero_gains", beta=0.0),
     "shuffled": _variant("control: rewards shuffled among episodes", "change", "shuffled"),
     "random_boundaries": _variant("control: random boundaries", "change", "random_boundaries"),
     "wrong_answer": _variant("control: gain towards a wrong answer", "change", "wrong_answer"),
-    "zero_gains": _variant("control: length cost alone (gains 0)", "change", "zero_gains"),
-    "length_factor": _variant("control: outcome / T on every token", "change", "length_factor", "grpo"),
-    "kl_in_reward": _variant("control: KL in the reward", "kl_in_reward", 0.01, "grpo"),
+    "length_factor": _variant("control: outcome / T on every token", "change", "length_factor", estimator="grpo"),
+    "kl_in_reward": _variant("control: β = 0, KL in the reward", "kl_in_reward", 0.03, beta=0.0),
     # one factor at a time
-    "beta_5": _variant("`shaped`, β = 6", "beta", 6.0),
-    "episode_penalty": _variant("`shaped`, `log_ratio_episode`", "compression.estimator", "log_ratio_episode"),
-    "no_length_cost": _variant("`shaped`, λ = 0", "credit.length_cost", 0.0),
-    "alpha_2": _variant("`shaped`, α = 2", "alpha", 2.0),
+    "all_charged": _variant("all rollouts charged", "credit.length_cost_for", "all"),
+    "beta_6": _variant("β = 6", "beta", 6.0),
+    "episode_penalty": _variant("penalty `log_ratio_episode`", "compression.estimator", "log_ratio_episode"),
+    "alpha_04": _variant("α = 0.4", "alpha", 0.4),
+    "gamma_1": _variant("γ = 1", "credit.gamma", 1.0),
 }
 
 
@@ -129,7 +132,7 @@ def start_of(seed: int) -> int:
 
 TUNING = {"split": "validation", "test": 600}
 PLANS: dict[str, list[Settings]] = {
-    "one": [arm_settings(name, SEEDS[0], start_of(SEEDS[0])) for name in ("grpo", "length_penalty", "shaped")],
+    "one": [arm_settings(name, SEEDS[0], start_of(SEEDS[0])) for name in ("grpo", "length_penalty", BEST)],
     "tuning": [
         arm_settings(name, seed, start_of(seed), strength, **TUNING)
         for name, arm in (ARMS | OTHERS).items()

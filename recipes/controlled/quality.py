@@ -27,9 +27,11 @@ GROUPS, GROUP = 60, 8
 BOOTSTRAPS = 300
 CREDITS = {
     "grpo": ("grpo", {}),
+    "length penalty": ("l2t", {"credit": {"method": "length_penalty", "length_penalty": 0.6}}),
     "paper": ("l2t", {"credit": {"method": "paper"}}),
     "episode": ("l2t", {"credit": {"method": "episode"}}),
     "episode, γ = 1": ("l2t", {"credit": {"method": "episode", "gamma": 1.0}}),
+    "episode, λ = 2": ("l2t", {"credit": {"method": "episode", "length_cost": 2.0}}),
     "shaped": ("l2t", {"credit": {"method": "shaped"}}),
     "shaped, λ = 1": ("l2t", {"credit": {"method": "shaped", "length_cost": 1.0}}),
 }

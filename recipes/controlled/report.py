@@ -23,12 +23,13 @@ from scipy import stats
 
 from recipes.controlled.evaluation import BUDGETS
 from recipes.controlled.labels import LABELS
-from recipes.controlled.plans import ARMS, OTHERS
+from recipes.controlled.plans import ARMS, BEST, OTHERS
 from recipes.controlled.quality import KINDS, REMOVABLE, USEFUL
 from recipes.controlled.real_text import FILE as REAL_TEXT
 from recipes.controlled.real_text import KINDS as REAL_KINDS
 from recipes.controlled.real_text import NEEDLESS, SUFFIXES
 from recipes.controlled.task import TIERS
+from recipes.controlled.through_verl import FOLDER as THROUGH_VERL
 
 FOLDER = Path(__file__).parent
 Run = dict[str, Any]
@@ -100,6 +101,8 @@ def arms_table(runs: list[Run], arms: list[str]) -> str:
         row = [TITLES[arm], str(len(own))]
         row += [with_interval([r["evaluation"]["accuracy"] for r in own.values()], 100)]
         row += [with_interval([r["evaluation"]["tokens"] for r in own.values()])]
+        kls = [np.mean([point["kl"] for point in r["curve"][-10:]]) for r in own.values() if r["curve"]]
+        row += [with_interval(kls) if kls else "0"]
         shared = sorted(set(own) & set(base))
         if arm in ("grpo", "start") or len(shared) < 2:
             row += ["–"] * 4
@@ -118,7 +121,7 @@ def arms_table(runs: list[Run], arms: list[str]) -> str:
         else:
             row += ["–", "–"]
         rows.append(row)
-    for column, which in ((5, 1), (7, 2)):
+    for column, which in ((6, 1), (8, 2)):
         corrected = holm([float(stats.ttest_1samp(test[which], 0).pvalue) for test in tests])
         for test, p in zip(tests, corrected, strict=True):
             rows[test[0]][column] = f"{p:.2g}"
@@ -127,6 +130,7 @@ def arms_table(runs: list[Run], arms: list[str]) -> str:
         "seeds",
         "accuracy, %",
         "tokens",
+        "KL, nats",
         "Δ accuracy, points",
         "p",
         "Δ tokens, %",
@@ -310,6 +314,23 @@ def real_table(found: Run) -> str:
     return table(header, rows)
 
 
+def verl_table(runs: list[Run], through: list[Run]) -> str:
+    """Training through verl itself beside the loop's: the same start, problems and settings, other samples."""
+    rows = []
+    for run in through:
+        settings, curve = run["settings"], run["curve"]
+        own = confirming(runs, settings["arm"]).get(settings["seed"])
+        for name, points in (("main_ppo, vLLM, FSDP2", curve), ("the loop", own["curve"][: len(curve)] if own else [])):
+            late = points[len(points) // 2 :]
+            if points:
+                means = [np.mean([point[key] for point in late]) for key in ("accuracy", "tokens", "episodes", "J end")]
+                cells = [f"{100 * means[0]:.1f}", f"{means[1]:.1f}", f"{means[2]:.2f}", f"{means[3]:.3f}"]
+                span = f"{len(points) - len(late) + 1}–{len(points)}"
+                rows.append([TITLES[settings["arm"]], name, f"{points[0]['J start']:.3f}", span, *cells])
+    header = ["arm", "trained by", "J_0 at step 1", "mean over steps", "accuracy, %", "tokens", "episodes", "J_K"]
+    return table(header, rows)
+
+
 def plot_main(runs: list[Run], file: Path) -> None:
     """Accuracy over tokens: confirmed arms with intervals, tuning runs as thin lines."""
     figure, axes = plt.subplots(figsize=(7.5, 4.8), constrained_layout=True)
@@ -414,16 +435,17 @@ def fill(text: str, tables: dict[str, str]) -> str:
     return re.sub(r"<!-- (?!end)(.+?) -->.*?<!-- end -->", put, text, flags=re.DOTALL)
 
 
-def tables(runs: list[Run], real: Run) -> dict[str, str]:
-    """All tables of the page, from the runs and from what `real_text` found."""
+def tables(runs: list[Run], real: Run, through: list[Run]) -> dict[str, str]:
+    """All tables of the page, from the runs, from what `real_text` found, and from the runs through verl."""
     return {
         "real": real_table(real),
+        "verl": verl_table(runs, through),
         "arms": arms_table(runs, list(ARMS)),
-        "controls": arms_table(runs, ["grpo", "shaped", *OTHERS]),
+        "controls": arms_table(runs, ["grpo", BEST, *OTHERS]),
         "tiers": tiers_table(runs, list(ARMS)),
         "frontier": frontier_table(runs),
-        "quality": quality_table(runs, ["grpo", "shaped", "paper"]),
-        "credit": credit_table(runs, ["grpo", "shaped"]),
+        "quality": quality_table(runs, ["grpo", BEST, "paper"]),
+        "credit": credit_table(runs, ["grpo", BEST]),
     }
 
 
@@ -443,7 +465,7 @@ def main() -> None:
         print(arms_table(runs, list(ARMS)))
         print(f"plots: {arguments.plots}")
         return
-    page = fill(arguments.page.read_text(), tables(runs, json.loads(REAL_TEXT.read_text())))
+    page = fill(arguments.page.read_text(), tables(runs, json.loads(REAL_TEXT.read_text()), load(THROUGH_VERL)))
     partial = arguments.page.with_suffix(".partial")
     partial.write_text(page)
     os.replace(partial, arguments.page)
