@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from recipes.controlled import evaluation, grid, loop, quality, report, scoring, start
 from recipes.controlled.measure import is_right
-from recipes.controlled.plans import ARMS, BEST, OTHERS, PLANS, SEEDS, arm_settings, start_of
+from recipes.controlled.plans import ALL, ARMS, BEST, PLANS, SEEDS, arm_settings, start_of
 from recipes.controlled.sampling import Rollout, prompt_ids, sample
 from recipes.controlled.task import problems
 
@@ -163,7 +163,7 @@ def test_committed_runs_are_those_of_the_plans_and_make_the_committed_page():
     page = (report.FOLDER / "RESULTS.md").read_text()
     real, through = json.loads(report.REAL_TEXT.read_text()), report.load(report.THROUGH_VERL)
     assert report.fill(page, report.tables(runs, real, through)) == page
-    assert {name: arm.chosen for name, arm in (ARMS | OTHERS).items() if arm.tried} == report.choose(report.frontier(runs))
+    assert {name: arm.chosen for name, arm in ALL.items() if arm.tried} == report.choose(report.frontier(runs))
 
 
 def test_a_grid_names_the_run_that_fails(tmp_path):

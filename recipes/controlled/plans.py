@@ -115,9 +115,19 @@ OTHERS = {
 }
 
 
+LONG_STEPS = 240
+LONG = {
+    f"long_{name}": dataclasses.replace(
+        ARMS[name], title=f"{ARMS[name].title}, long", tried=(), changes={"steps": LONG_STEPS}
+    )
+    for name in ("grpo", "paper", "episode", BEST, "shaped")
+}
+ALL = ARMS | OTHERS | LONG
+
+
 def arm_settings(name: str, seed: int, start: int, strength: float | None = None, **changes: Any) -> Settings:
     """An arm's run at the chosen strength or at another."""
-    arm = (ARMS | OTHERS)[name]
+    arm = ALL[name]
     value = arm.chosen if strength is None else strength
     tree, given = arm.tree(value), dict(arm.changes)
     if tree is arm.l2t:
@@ -135,11 +145,12 @@ PLANS: dict[str, list[Settings]] = {
     "one": [arm_settings(name, SEEDS[0], start_of(SEEDS[0])) for name in ("grpo", "length_penalty", BEST)],
     "tuning": [
         arm_settings(name, seed, start_of(seed), strength, **TUNING)
-        for name, arm in (ARMS | OTHERS).items()
+        for name, arm in ALL.items()
         for strength in arm.tried
         for seed in TUNING_SEEDS
     ],
     "starts": [Settings("start", seed, start_of(seed), steps=0, quality=True) for seed in SEEDS[: len(STARTS)]],
     "main": [arm_settings(name, seed, start_of(seed), quality=seed in SEEDS[:2]) for seed in SEEDS for name in ARMS],
     "others": [arm_settings(name, seed, start_of(seed)) for seed in FEW for name in OTHERS],
+    "long": [arm_settings(name, seed, start_of(seed)) for seed in SEEDS[: len(STARTS)] for name in LONG],
 }

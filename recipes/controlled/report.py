@@ -23,7 +23,7 @@ from scipy import stats
 
 from recipes.controlled.evaluation import BUDGETS
 from recipes.controlled.labels import LABELS
-from recipes.controlled.plans import ARMS, BEST, OTHERS
+from recipes.controlled.plans import ALL, ARMS, BEST, LONG, LONG_STEPS, OTHERS
 from recipes.controlled.quality import KINDS, REMOVABLE, USEFUL
 from recipes.controlled.real_text import FILE as REAL_TEXT
 from recipes.controlled.real_text import KINDS as REAL_KINDS
@@ -33,7 +33,7 @@ from recipes.controlled.through_verl import FOLDER as THROUGH_VERL
 
 FOLDER = Path(__file__).parent
 Run = dict[str, Any]
-TITLES = {"start": "start"} | {name: arm.title for name, arm in (ARMS | OTHERS).items()}
+TITLES = {"start": "start"} | {name: arm.title for name, arm in ALL.items()}
 
 
 def load(folder: Path) -> list[Run]:
@@ -196,7 +196,7 @@ def choose(points: dict[str, list[tuple[float, float, float]]]) -> dict[str, flo
 
 def strength_of(settings: dict[str, Any]) -> float:
     """The value of the arm's strength in a run's settings."""
-    path = (ARMS | OTHERS)[settings["arm"]].strength
+    path = ALL[settings["arm"]].strength
     if path in settings:
         return settings[path]
     node = settings["l2t"]
@@ -208,7 +208,7 @@ def strength_of(settings: dict[str, Any]) -> float:
 def frontier_table(runs: list[Run]) -> str:
     """The tuning runs."""
     rows = [
-        [TITLES[arm], f"`{(ARMS | OTHERS)[arm].strength}`={strength:g}", f"{100 * accuracy:.1f}", f"{tokens:.1f}"]
+        [TITLES[arm], f"`{ALL[arm].strength}`={strength:g}", f"{100 * accuracy:.1f}", f"{tokens:.1f}"]
         for arm, points in frontier(runs).items()
         for strength, tokens, accuracy in points
     ]
@@ -312,6 +312,35 @@ def real_table(found: Run) -> str:
         "J_0 → J_K",
     ]
     return table(header, rows)
+
+
+def long_table(runs: list[Run]) -> str:
+    """What becomes of a policy that is trained long: means over seeds of the evaluation and of the last ten steps."""
+    rows = []
+    for arm in [name.removeprefix("long_") for name in LONG]:
+        for name, title in ((arm, "60"), (f"long_{arm}", str(LONG_STEPS))):
+            own = [run for seed, run in confirming(runs, name).items() if seed in confirming(runs, f"long_{arm}")]
+            if not own:
+                continue
+            late = [point for run in own for point in run["curve"][-10:]]
+            mean = {key: np.mean([point[key] for point in late]) for key in late[0]}
+            labels = [tier["tokens by label"] for run in own for tier in run["evaluation"]["tiers"].values()]
+            rows.append(
+                [
+                    TITLES[arm],
+                    title,
+                    f"{100 * np.mean([run['evaluation']['accuracy'] for run in own]):.1f}",
+                    f"{np.mean([run['evaluation']['tokens'] for run in own]):.1f}",
+                    f"{mean['episodes']:.2f}",
+                    f"{mean['tokens'] / max(mean['episodes'], 1e-9):.1f}",
+                    f"{np.mean([of_tier['other'] for of_tier in labels]):.2f}",
+                    f"{np.mean([of_tier['mistake'] for of_tier in labels]):.2f}",
+                    f"{mean['J start']:.2f} → {mean['J end']:.2f}",
+                    f"{mean['kl']:.1f}",
+                ]
+            )
+    header = ["arm", "steps", "accuracy, %", "tokens", "episodes", "tokens of one", "tokens of unknown steps", "of mistakes"]
+    return table([*header, "J_0 → J_K", "KL, nats"], rows)
 
 
 def verl_table(runs: list[Run], through: list[Run]) -> str:
@@ -438,6 +467,7 @@ def fill(text: str, tables: dict[str, str]) -> str:
 def tables(runs: list[Run], real: Run, through: list[Run]) -> dict[str, str]:
     """All tables of the page, from the runs, from what `real_text` found, and from the runs through verl."""
     return {
+        "long": long_table(runs),
         "real": real_table(real),
         "verl": verl_table(runs, through),
         "arms": arms_table(runs, list(ARMS)),
