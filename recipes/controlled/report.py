@@ -23,7 +23,7 @@ from scipy import stats
 
 from recipes.controlled.evaluation import BUDGETS
 from recipes.controlled.labels import LABELS
-from recipes.controlled.plans import ALL, ARMS, BEST, LONG, LONG_STEPS, OTHERS
+from recipes.controlled.plans import ALL, ARMS, BEST, LONG, LONG_STEPS, MEASURED, OTHERS
 from recipes.controlled.quality import KINDS, REMOVABLE, USEFUL
 from recipes.controlled.real_text import FILE as REAL_TEXT
 from recipes.controlled.real_text import KINDS as REAL_KINDS
@@ -474,8 +474,8 @@ def tables(runs: list[Run], real: Run, through: list[Run]) -> dict[str, str]:
         "controls": arms_table(runs, ["grpo", BEST, *OTHERS]),
         "tiers": tiers_table(runs, list(ARMS)),
         "frontier": frontier_table(runs),
-        "quality": quality_table(runs, ["grpo", BEST, "paper"]),
-        "credit": credit_table(runs, ["grpo", BEST]),
+        "quality": quality_table(runs, list(MEASURED)),
+        "credit": credit_table(runs, list(MEASURED)),
     }
 
 
