@@ -156,13 +156,11 @@ def test_one_command_repeats_one_seed_and_a_killed_grid_goes_on(tiny_start, tmp_
     assert (tmp_path / "plots" / "main.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_committed_runs_are_those_of_the_plans_and_make_the_committed_page():
+def test_committed_runs_are_those_of_the_plans_and_make_the_committed_pages():
     runs = report.load(report.FOLDER / "results")
     planned = {settings.name for plan in PLANS.values() for settings in plan}
     assert {file.stem for file in (report.FOLDER / "results").glob("*.json")} <= planned
-    page = (report.FOLDER / "RESULTS.md").read_text()
-    real, through = json.loads(report.REAL_TEXT.read_text()), report.load(report.THROUGH_VERL)
-    assert report.fill(page, report.tables(runs, real, through)) == page
+    assert {page: page.read_text() for page in report.pages(runs)} == report.pages(runs)
     assert {name: arm.chosen for name, arm in ALL.items() if arm.tried} == report.choose(report.frontier(runs))
 
 

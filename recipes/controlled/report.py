@@ -141,6 +141,31 @@ def arms_table(runs: list[Run], arms: list[str]) -> str:
     return table(header, rows)
 
 
+def short_table(runs: list[Run]) -> str:
+    """What the first screen of the README shows: differences are paired by seed with GRPO."""
+    base = confirming(runs, "grpo")
+    rows = []
+    for arm in ARMS:
+        own = confirming(runs, arm)
+        if not own:
+            continue
+        shared = [] if arm == "grpo" else sorted(set(own) & set(base))
+        gaps = [100 * (own[s]["evaluation"]["accuracy"] - base[s]["evaluation"]["accuracy"]) for s in shared]
+        ratios = [100 * (own[s]["evaluation"]["tokens"] / base[s]["evaluation"]["tokens"] - 1) for s in shared]
+        values = [[r["evaluation"][key] for r in own.values()] for key in ("accuracy", "tokens")]
+        rows.append(
+            [
+                TITLES[arm],
+                str(len(own)),
+                with_interval(values[0], 100),
+                with_interval(values[1]),
+                with_interval(gaps) if gaps else "–",
+                with_interval(ratios, digits=0) if ratios else "–",
+            ]
+        )
+    return table(["arm", "seeds", "accuracy, %", "tokens", "Δ accuracy, points", "Δ tokens, %"], rows)
+
+
 def tiers_table(runs: list[Run], arms: list[str]) -> str:
     """Accuracy and tokens by tier."""
     rows = []
@@ -479,12 +504,18 @@ def tables(runs: list[Run], real: Run, through: list[Run]) -> dict[str, str]:
     }
 
 
+def pages(runs: list[Run]) -> dict[Path, str]:
+    """The pages with the tables that belong in them."""
+    whole = tables(runs, json.loads(REAL_TEXT.read_text()), load(THROUGH_VERL))
+    of_page = {FOLDER / "RESULTS.md": whole, FOLDER.parents[1] / "README.md": {"controlled comparison": short_table(runs)}}
+    return {page: fill(page.read_text(), of_tables) for page, of_tables in of_page.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=FOLDER / "results")
-    parser.add_argument("--page", type=Path, default=FOLDER / "RESULTS.md")
     parser.add_argument("--plots", type=Path, default=FOLDER / "plots")
-    parser.add_argument("--plot-only", action="store_true", help="the plots and the table of arms on the screen; no page")
+    parser.add_argument("--plot-only", action="store_true", help="the plots, and the table of arms on the screen; no page")
     arguments = parser.parse_args()
     runs = load(arguments.results)
     if not runs:
@@ -492,13 +523,13 @@ def main() -> None:
     for name, plot in {"main": plot_main, "curves": plot_curves, "budgets": plot_budgets, "labels": plot_labels}.items():
         plot(runs, arguments.plots / f"{name}.png")
     if arguments.plot_only:
-        print(arms_table(runs, list(ARMS)))
+        print(short_table(runs))
         print(f"plots: {arguments.plots}")
         return
-    page = fill(arguments.page.read_text(), tables(runs, json.loads(REAL_TEXT.read_text()), load(THROUGH_VERL)))
-    partial = arguments.page.with_suffix(".partial")
-    partial.write_text(page)
-    os.replace(partial, arguments.page)
+    for page, text in pages(runs).items():
+        partial = page.with_suffix(".partial")
+        partial.write_text(text)
+        os.replace(partial, page)
 
 
 if __name__ == "__main__":
