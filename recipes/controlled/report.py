@@ -23,7 +23,7 @@ from scipy import stats
 
 from recipes.controlled.evaluation import BUDGETS
 from recipes.controlled.labels import LABELS
-from recipes.controlled.plans import ALL, ARMS, BEST, LONG, LONG_STEPS, MEASURED, OTHERS
+from recipes.controlled.plans import ALL, ARMS, BEST, LONG, LONG_STEPS, MEASURED, OTHERS, STARTS
 from recipes.controlled.quality import KINDS, REMOVABLE, USEFUL
 from recipes.controlled.real_text import FILE as REAL_TEXT
 from recipes.controlled.real_text import KINDS as REAL_KINDS
@@ -164,6 +164,16 @@ def short_table(runs: list[Run]) -> str:
             ]
         )
     return table(["arm", "seeds", "accuracy, %", "tokens", "Δ accuracy, points", "Δ tokens, %"], rows)
+
+
+def starts_table(runs: list[Run]) -> str:
+    """Accuracy and differences from GRPO for each start: `short_table` of its seeds."""
+    rows = []
+    for start in STARTS:
+        of_start = [run for run in runs if run["settings"]["start"] == start]
+        for line in short_table(of_start).splitlines()[2:]:
+            rows.append([str(start), *[cell.strip() for cell in line.strip("| ").split("|")]])
+    return table(["start", "arm", "seeds", "accuracy, %", "tokens", "Δ accuracy, points", "Δ tokens, %"], rows)
 
 
 def tiers_table(runs: list[Run], arms: list[str]) -> str:
@@ -497,6 +507,7 @@ def tables(runs: list[Run], real: Run, through: list[Run]) -> dict[str, str]:
         "verl": verl_table(runs, through),
         "arms": arms_table(runs, list(ARMS)),
         "controls": arms_table(runs, ["grpo", BEST, *OTHERS]),
+        "by start": starts_table(runs),
         "tiers": tiers_table(runs, list(ARMS)),
         "frontier": frontier_table(runs),
         "quality": quality_table(runs, list(MEASURED)),
