@@ -1,4 +1,4 @@
-"""The controlled comparison's loop: the same as verl's workers do, its controls, its measures, its grid, its report."""
+"""The controlled comparison's loop: the same as verl's workers do, its controls, its measures, its grid, its page."""
 
 import itertools
 import json
@@ -16,7 +16,7 @@ import torch
 from loop_process import rank_main
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from recipes.controlled import evaluation, grid, loop, quality, report, scoring, start
+from recipes.controlled import evaluation, grid, loop, page, quality, scoring, start
 from recipes.controlled.measure import is_right
 from recipes.controlled.plans import ALL, ARMS, BEST, PLANS, SEEDS, arm_settings, start_of
 from recipes.controlled.sampling import Rollout, prompt_ids, sample
@@ -157,11 +157,11 @@ def test_one_command_repeats_one_seed_and_a_killed_grid_goes_on(tiny_start, tmp_
 
 
 def test_committed_runs_are_those_of_the_plans_and_make_the_committed_pages():
-    runs = report.load(report.FOLDER / "results")
+    runs = page.load(page.FOLDER / "results")
     planned = {settings.name for plan in PLANS.values() for settings in plan}
-    assert {file.stem for file in (report.FOLDER / "results").glob("*.json")} <= planned
-    assert {page: page.read_text() for page in report.pages(runs)} == report.pages(runs)
-    assert {name: arm.chosen for name, arm in ALL.items() if arm.tried} == report.choose(report.frontier(runs))
+    assert {file.stem for file in (page.FOLDER / "results").glob("*.json")} <= planned
+    assert {file: file.read_text() for file in page.pages(runs)} == page.pages(runs)
+    assert {name: arm.chosen for name, arm in ALL.items() if arm.tried} == page.choose(page.frontier(runs))
 
 
 def test_a_grid_names_the_run_that_fails(tmp_path):

@@ -64,6 +64,14 @@ ARMS = {
         (1.0, 2.0, 3.0, 4.0),
         2.0,
     ),
+    "gain_priced": Arm(
+        "L2T `episode`, β = 0, length cost",
+        "l2t",
+        {"beta": 0.0, "credit": {"method": "episode", "length_cost_for": "correct"}},
+        "credit.length_cost",
+        (1.0, 2.0, 3.0, 4.0),
+        2.0,
+    ),
     "shaped": Arm(
         "L2T `shaped`",
         "l2t",

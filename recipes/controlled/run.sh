@@ -15,4 +15,4 @@ fi
 bash recipes/setup.sh
 export OMP_NUM_THREADS=1 VERL_PLATFORM=${VERL_PLATFORM:-cpu}
 "$VENV/bin/python" -m recipes.controlled.grid "$plan" --results "$out/results" "$@"
-"$VENV/bin/python" -m recipes.controlled.report --results "$out/results" --plots "$out/plots" --plot-only
+"$VENV/bin/python" -m recipes.controlled.page --results "$out/results" --plots "$out/plots" --plot-only

@@ -1,6 +1,6 @@
 """Tables and plots of RESULTS.md from the runs' files; the text between them is left as it is.
 
-python -m recipes.controlled.report
+python -m recipes.controlled.page
 """
 
 from __future__ import annotations
