@@ -11,7 +11,8 @@ from recipes.controlled.settings import Settings
 STARTS = (1, 2)
 TUNING_SEEDS = (0, 1)
 SEEDS = tuple(range(100, 110))
-FEW = SEEDS[:4]
+FEW = SEEDS[:3]
+MORE = tuple(range(110, 130))  # of the arms that the goal compares, until the interval decides
 
 
 @dataclass(frozen=True)
@@ -64,14 +65,6 @@ ARMS = {
         (1.0, 2.0, 3.0, 4.0),
         2.0,
     ),
-    "gain_priced": Arm(
-        "L2T `episode`, β = 0, length cost",
-        "l2t",
-        {"beta": 0.0, "credit": {"method": "episode", "length_cost_for": "correct"}},
-        "credit.length_cost",
-        (1.0, 2.0, 3.0, 4.0),
-        2.0,
-    ),
     "shaped": Arm(
         "L2T `shaped`",
         "l2t",
@@ -98,6 +91,14 @@ IMMEDIATE = {"beta": 0.0, "credit": {"method": "episode"}}
 OTHERS = {
     # further arms
     "gain_only": _variant("gain only (β = 0)", "beta", 0.0),
+    "gain_priced": Arm(
+        "gain only (β = 0), own λ",
+        "l2t",
+        {"beta": 0.0, "credit": {"method": "episode", "length_cost_for": "correct"}},
+        "credit.length_cost",
+        (1.0, 2.0, 3.0, 4.0),
+        1.0,
+    ),
     "mrt": Arm("MRT progress (4 samples)", "l2t", IMMEDIATE | {"gain": {"kind": "monte_carlo"}}, "alpha", (), 0.8),
     "igpo": Arm("IGPO-like (`episode`, γ = 1, β = 0)", "l2t", IMMEDIATE, "credit.gamma", (), 1.0),
     "shaped_all": Arm(
@@ -119,6 +120,7 @@ OTHERS = {
     "all_charged": _variant("all rollouts charged", "credit.length_cost_for", "all"),
     "beta_6": _variant("β = 6", "beta", 6.0),
     "episode_penalty": _variant("penalty `log_ratio_episode`", "compression.estimator", "log_ratio_episode"),
+    "directional": _variant("penalty `directional`", "compression.estimator", "directional"),
     "alpha_04": _variant("α = 0.4", "alpha", 0.4),
     "gamma_1": _variant("γ = 1", "credit.gamma", 1.0),
 }
@@ -164,6 +166,7 @@ PLANS: dict[str, list[Settings]] = {
         for seed in SEEDS
         for name in ARMS
     ],
+    "more": [arm_settings(name, seed, start_of(seed)) for seed in MORE for name in ("grpo", BEST, "length_penalty")],
     "others": [arm_settings(name, seed, start_of(seed)) for seed in FEW for name in OTHERS],
     "long": [arm_settings(name, seed, start_of(seed)) for seed in SEEDS[: len(STARTS)] for name in LONG],
 }

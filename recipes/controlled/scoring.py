@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from l2t_verl import compression, episodes, gain
-from l2t_verl.config import L2TConfig
+from l2t_verl.config import CompressionConfig, L2TConfig
 from l2t_verl.packing import Branch, PackedLogProbs, PackedRow, micro_batches, packed_forward
 from recipes.controlled.measure import is_right
 from recipes.controlled.sampling import Rollout
@@ -19,6 +20,7 @@ from recipes.controlled.settings import Change
 from recipes.controlled.task import MODULUS
 
 MAX_TOKENS = 16384  # of one forward
+SHIFT = 0.01  # of the displacement, for its derivative: some 1e-3 nats a token, far from rounding and from curvature
 
 
 @dataclass
@@ -88,8 +90,7 @@ def score(
     gains = gain.fitting_gains(scores)
     if change == "zero_gains":
         gains = torch.zeros_like(gains)
-    deltas = compression.log_ratio_deltas(old, ref, mask)
-    penalty = compression.compression_penalty(deltas, ids, mask, num_episodes=width, estimator=config.compression.estimator)
+    penalty = _penalty(model, reference, rollouts, (old, ref, ids, mask), width, config.compression)
     process = compression.process_rewards(gains, penalty, config.beta)
     if change == "shuffled":
         for row, of_row in zip(process, ends, strict=True):
@@ -134,6 +135,37 @@ def forward(model: torch.nn.Module, rows: list[PackedRow]) -> PackedLogProbs:
             for i, of_answers, of_tokens in zip(batch, found.answers, found.tokens, strict=True):
                 answers[i], tokens[i] = of_answers, of_tokens
     return PackedLogProbs(answers, tokens, None)
+
+
+def _penalty(
+    model: torch.nn.Module,
+    reference: torch.nn.Module,
+    rollouts: list[Rollout],
+    columns: tuple[torch.Tensor, ...],
+    width: int,
+    settings: CompressionConfig,
+) -> torch.Tensor:
+    """[B, K] compression penalty; `directional` along the displacement as it is now, decomposed in each step."""
+    old, ref, ids, mask = columns
+    if settings.estimator != "directional":
+        deltas = compression.log_ratio_deltas(old, ref, mask)
+        return compression.compression_penalty(deltas, ids, mask, num_episodes=width, estimator=settings.estimator)
+    before = dict(reference.named_parameters())
+    moved = {name: weight for name, weight in model.named_parameters() if re.search(settings.parameters, name)}
+    displacement = {
+        name: compression.low_rank(weight.detach() - before[name], settings.rank_fraction) for name, weight in moved.items()
+    }
+    rows = [PackedRow([*rollout.prompt, *rollout.response], first=len(rollout.prompt)) for rollout in rollouts]
+    of_tokens = compression.directional_derivatives(
+        lambda: pad_sequence(forward(model, rows).tokens, batch_first=True),
+        lambda scale: compression.shifted(moved, displacement, scale),
+        SHIFT,
+    )
+    return compression.derivative_penalty(
+        compression.sum_by_episode(of_tokens, ids, width),
+        damping=settings.damping,
+        squared_norm=sum(part.double().square().sum().item() for part in displacement.values()),
+    )
 
 
 def _scores(values: list[torch.Tensor], width: int, config: L2TConfig, draws: random.Random) -> torch.Tensor:
