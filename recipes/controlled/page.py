@@ -23,7 +23,7 @@ from scipy import stats
 
 from recipes.controlled.evaluation import BUDGETS
 from recipes.controlled.labels import LABELS
-from recipes.controlled.plans import ALL, ARMS, BEST, LONG, LONG_STEPS, MEASURED, OTHERS, STARTS
+from recipes.controlled.plans import ALL, ARMS, BEST, FRONTIER, LONG, LONG_STEPS, MEASURED, OTHERS, STARTS
 from recipes.controlled.quality import KINDS, REMOVABLE, USEFUL
 from recipes.controlled.real_text import FILE as REAL_TEXT
 from recipes.controlled.real_text import KINDS as REAL_KINDS
@@ -41,11 +41,11 @@ def load(folder: Path) -> list[Run]:
     return [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
 
 
-def confirming(runs: list[Run], arm: str) -> dict[int, Run]:
-    """An arm's runs at the chosen strength on the test problems, by seed."""
-    return {
-        run["settings"]["seed"]: run for run in runs if run["settings"]["arm"] == arm and run["settings"]["split"] == "test"
-    }
+def confirming(runs: list[Run], arm: str, strength: float | str | None = None) -> dict[int, Run]:
+    """An arm's runs on the test problems at the chosen strength or at another, by seed."""
+    wanted = ALL[arm].chosen if strength is None and arm in ALL else strength
+    of_arm = [run for run in runs if run["settings"]["arm"] == arm and run["settings"]["split"] == "test"]
+    return {run["settings"]["seed"]: run for run in of_arm if arm not in ALL or strength_of(run["settings"]) == wanted}
 
 
 def with_interval(values: list[float], scale: float = 1.0, digits: int = 1) -> str:
@@ -248,6 +248,48 @@ def frontier_table(runs: list[Run]) -> str:
         for strength, tokens, accuracy in points
     ]
     return table(["arm", "strength", "accuracy, %", "tokens"], rows)
+
+
+def against_penalty_table(runs: list[Run]) -> str:
+    """Points of L2T's frontiers on fresh seeds, and what the length penalty's frontier has at as many tokens.
+
+    The length penalty's accuracy is interpolated between its strengths for each seed; beyond its ends the end's holds.
+    """
+    strengths = sorted({0.0, ALL["length_penalty"].chosen, *FRONTIER["length_penalty"]})
+    line = {  # strength 0 is GRPO
+        value: confirming(runs, "length_penalty", value) if value else confirming(runs, "grpo") for value in strengths
+    }
+    rows = []
+    for arm in ARMS:
+        if arm in ("grpo", "length_penalty"):
+            continue
+        for strength in sorted({ALL[arm].chosen, *FRONTIER.get(arm, ())}):
+            own = confirming(runs, arm, strength)
+            shared = sorted(set(own).intersection(*line.values()))
+            if len(shared) < 2:
+                continue
+            points = {
+                seed: sorted(
+                    (of_seed[seed]["evaluation"]["tokens"], of_seed[seed]["evaluation"]["accuracy"])
+                    for of_seed in line.values()
+                )
+                for seed in shared
+            }
+            there = [np.interp(own[seed]["evaluation"]["tokens"], *zip(*points[seed], strict=True)) for seed in shared]
+            accuracy = [own[seed]["evaluation"]["accuracy"] for seed in shared]
+            rows.append(
+                [
+                    TITLES[arm],
+                    f"`{ALL[arm].strength}`={strength:g}",
+                    str(len(shared)),
+                    with_interval([own[seed]["evaluation"]["tokens"] for seed in shared]),
+                    f"{100 * np.mean(accuracy):.1f}",
+                    f"{100 * np.mean(there):.1f}",
+                    with_interval([a - b for a, b in zip(accuracy, there, strict=True)], 100),
+                ]
+            )
+    header = ["arm", "strength", "seeds", "tokens", "accuracy, %", "length penalty's there, %", "difference, points"]
+    return table(header, rows)
 
 
 def quality_runs(runs: list[Run], arm: str) -> list[Run]:
@@ -510,6 +552,7 @@ def tables(runs: list[Run], real: Run, through: list[Run]) -> dict[str, str]:
         "by start": starts_table(runs),
         "tiers": tiers_table(runs, list(ARMS)),
         "frontier": frontier_table(runs),
+        "against the length penalty": against_penalty_table(runs),
         "quality": quality_table(runs, list(MEASURED)),
         "credit": credit_table(runs, list(MEASURED)),
     }

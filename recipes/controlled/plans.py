@@ -152,6 +152,8 @@ def start_of(seed: int) -> int:
 
 
 TUNING = {"split": "validation", "test": 600}
+# Where the frontiers of the two arms are drawn again on fresh seeds, beside the chosen strengths
+FRONTIER = {"length_penalty": (0.3, 0.9), BEST: (1.0, 4.0)}
 PLANS: dict[str, list[Settings]] = {
     "one": [arm_settings(name, SEEDS[0], start_of(SEEDS[0])) for name in ("grpo", "length_penalty", BEST)],
     "tuning": [
@@ -165,6 +167,12 @@ PLANS: dict[str, list[Settings]] = {
         arm_settings(name, seed, start_of(seed), quality=name in MEASURED and seed in SEEDS[: len(STARTS)])
         for seed in SEEDS
         for name in ARMS
+    ],
+    "frontier": [
+        arm_settings(name, seed, start_of(seed), strength)
+        for seed in SEEDS
+        for name, strengths in FRONTIER.items()
+        for strength in strengths
     ],
     "more": [arm_settings(name, seed, start_of(seed)) for seed in MORE for name in ("grpo", BEST, "length_penalty")],
     "others": [arm_settings(name, seed, start_of(seed)) for seed in FEW for name in OTHERS],
