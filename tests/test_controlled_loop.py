@@ -93,7 +93,14 @@ def test_controls_change_what_they_say_and_nothing_else(rollouts):
     wrong = scored(rollouts, "wrong_answer")
     assert wrong.ends == plain.ends and torch.equal(wrong.outcome, plain.outcome)
     assert (wrong.scores - plain.scores).abs().max() > 0.01
-    for other in (shuffled, zero, wrong):
+    true = scored(rollouts, "true_labels")
+    labels = [scoring.labels_of(rollout, ends, rollouts[1]) for rollout, ends in zip(rollouts[2], true.ends, strict=True)]
+    for row, of_row in zip(true.process, labels, strict=True):
+        useful = [label in ("necessary", "correction") for label in of_row]
+        wrong_step = [label == "mistake" for label in of_row]
+        assert (row[: len(of_row)] == 1).tolist() == useful and (row[: len(of_row)] == -1).tolist() == wrong_step
+        assert row[len(of_row) :].abs().sum() == 0
+    for other in (shuffled, zero, wrong, true):
         assert torch.equal(other.old_log_probs, plain.old_log_probs)
 
 

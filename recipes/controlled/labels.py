@@ -8,6 +8,8 @@ from l2t_verl.episodes.episode_tags import TAGS
 from recipes.controlled.task import Problem
 
 LABELS = ("necessary", "correction", "restate", "recheck", "detour", "other", "mistake")
+USEFUL = frozenset({"necessary", "correction"})
+REMOVABLE = frozenset({"restate", "recheck", "detour", "other"})
 
 STEP = re.compile(r"(?:check |no |try )?(?P<name>[a-l]):\d[-+*][a-l]=\d(?P=name)=(?P<value>\d)")
 RESTATED = re.compile(r"know (?P<name>[a-l])=(?P<value>\d)")
@@ -28,6 +30,11 @@ def label_episodes(problem: Problem, texts: list[str]) -> list[str]:
     truth, needed = problem.values, problem.needed
     stated = {d.name: d.digit for d in problem.definitions if not d.operator}
     return [_label(TAGS.sub("", text), truth, needed, stated) for text in texts]
+
+
+def worth(label: str) -> float:
+    """1 for a useful episode, −1 for a mistake, 0 for a removable one."""
+    return float(label in USEFUL) - float(label == "mistake")
 
 
 def _label(text: str, truth: dict[str, int], needed: frozenset[str], stated: dict[str, int]) -> str:

@@ -22,9 +22,9 @@ import numpy as np
 from scipy import stats
 
 from recipes.controlled.evaluation import BUDGETS
-from recipes.controlled.labels import LABELS
+from recipes.controlled.labels import LABELS, REMOVABLE, USEFUL
 from recipes.controlled.plans import ALL, ARMS, BEST, FRONTIER, LONG, LONG_STEPS, MEASURED, OTHERS, STARTS
-from recipes.controlled.quality import KINDS, REMOVABLE, USEFUL
+from recipes.controlled.quality import KINDS
 from recipes.controlled.real_text import FILE as REAL_TEXT
 from recipes.controlled.real_text import KINDS as REAL_KINDS
 from recipes.controlled.real_text import NEEDLESS, SUFFIXES
@@ -76,7 +76,7 @@ def holm(p_values: list[float]) -> list[float]:
     return found
 
 
-def removed(run: Run, base: Run, labels: set[str]) -> float:
+def removed(run: Run, base: Run, labels: frozenset[str]) -> float:
     """Share of the baseline's tokens of these labels that a run does not write, over all tiers."""
     own, other = (
         sum(tier["tokens by label"][label] for tier in r["evaluation"]["tiers"].values() for label in labels)

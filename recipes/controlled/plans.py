@@ -114,6 +114,8 @@ OTHERS = {
     "shuffled": _variant("control: rewards shuffled among episodes", "change", "shuffled"),
     "random_boundaries": _variant("control: random boundaries", "change", "random_boundaries"),
     "wrong_answer": _variant("control: gain towards a wrong answer", "change", "wrong_answer"),
+    "true_labels": _variant("bound: the true labels as rewards", "change", "true_labels", beta=0.0),
+    "true_labels_free": Arm("bound: the true labels alone, λ = 0", "l2t", IMMEDIATE, "change", (), "true_labels"),
     "length_factor": _variant("control: outcome / T on every token", "change", "length_factor", estimator="grpo"),
     "kl_in_reward": _variant("control: β = 0, KL in the reward", "kl_in_reward", 0.03, beta=0.0),
     # one factor at a time

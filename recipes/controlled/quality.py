@@ -14,13 +14,11 @@ from l2t_verl import gain
 from l2t_verl.config import load_config
 from l2t_verl.packing import Branch, PackedRow
 from recipes.controlled import loop, scoring
-from recipes.controlled.labels import label_episodes
+from recipes.controlled.labels import REMOVABLE, USEFUL, worth
 from recipes.controlled.sampling import Rollout, sample
 from recipes.controlled.settings import FORCING, Settings
 from recipes.controlled.task import MODULUS, problems
 
-USEFUL = {"necessary", "correction"}
-REMOVABLE = {"restate", "recheck", "detour", "other"}
 KINDS = ("geometric", "probability", "mean_logprob", "monte_carlo", "contrastive")
 BETA = 1.2
 GROUPS, GROUP = 60, 8
@@ -61,7 +59,7 @@ def quality(
     rollouts = sample(model, tokenizer, asked, limit=settings.limit)
     config = load_config({"gain": FORCING, "beta": BETA})
     scored = scoring.score(model, reference, tokenizer, rollouts, config)
-    labels = [_labels(rollout, ends, tokenizer) for rollout, ends in zip(rollouts, scored.ends, strict=True)]
+    labels = [scoring.labels_of(rollout, ends, tokenizer) for rollout, ends in zip(rollouts, scored.ends, strict=True)]
     known = [_known(rollout, ends, tokenizer) for rollout, ends in zip(rollouts, scored.ends, strict=True)]
     episodes = Episodes(
         np.array([label for row in labels for label in row]),
@@ -141,11 +139,11 @@ def credit_quality(
         if not ends:
             continue
         lengths = np.diff([0, *ends])
-        worth = np.repeat([float(label in USEFUL) - float(label == "mistake") for label in labels[row]], lengths)
+        truth = np.repeat([worth(label) for label in labels[row]], lengths)
         own = advantages[row, : ends[-1]].numpy()
         values.append(own)
         within.append(own - own.mean())
-        truths.append(worth)
+        truths.append(truth)
         for end, is_known in zip([0, *ends], known[row], strict=True):
             if is_known and end < int(scored.mask[row].sum()):
                 (stop if end == ends[-1] else further).append(float(advantages[row, end]))
@@ -203,11 +201,6 @@ def _aucs(values: np.ndarray, episodes: Episodes) -> dict[str, Any]:
 
 def _of_episodes(table: torch.Tensor, ends: list[list[int]]) -> np.ndarray:
     return np.concatenate([row[: len(of_row)].numpy() for row, of_row in zip(table, ends, strict=True)])
-
-
-def _labels(rollout: Rollout, ends: list[int], tokenizer: Any) -> list[str]:
-    texts = [tokenizer.decode(piece) for piece in scoring.pieces(rollout, ends)]
-    return label_episodes(rollout.problem, texts)
 
 
 def _known(rollout: Rollout, ends: list[int], tokenizer: Any) -> list[bool]:

@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from l2t_verl import compression, episodes, gain
 from l2t_verl.config import CompressionConfig, L2TConfig
 from l2t_verl.packing import Branch, PackedLogProbs, PackedRow, micro_batches, packed_forward
+from recipes.controlled.labels import label_episodes, worth
 from recipes.controlled.measure import is_right
 from recipes.controlled.sampling import Rollout
 from recipes.controlled.settings import Change
@@ -90,6 +91,9 @@ def score(
     gains = gain.fitting_gains(scores)
     if change == "zero_gains":
         gains = torch.zeros_like(gains)
+    if change == "true_labels":
+        for row, rollout, of_row in zip(gains, rollouts, ends, strict=True):
+            row[: len(of_row)] = torch.tensor([worth(label) for label in labels_of(rollout, of_row, tokenizer)])
     penalty = _penalty(model, reference, rollouts, (old, ref, ids, mask), width, config.compression)
     process = compression.process_rewards(gains, penalty, config.beta)
     if change == "shuffled":
@@ -180,6 +184,11 @@ def _scores(values: list[torch.Tensor], width: int, config: L2TConfig, draws: ra
     else:
         reduced = gain.reduce_log_probs(padded, lengths, kind=kind)
     return torch.cat([reduced, reduced[-1:].expand(width + 1 - len(reduced))]).double()
+
+
+def labels_of(rollout: Rollout, ends: list[int], tokenizer: Any) -> list[str]:
+    """What each episode is, see `label_episodes`."""
+    return label_episodes(rollout.problem, [tokenizer.decode(piece) for piece in pieces(rollout, ends)])
 
 
 def pieces(rollout: Rollout, ends: list[int]) -> list[list[int]]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from recipes.controlled.solutions import LIMIT
 
-Change = Literal["", "shuffled", "random_boundaries", "wrong_answer", "zero_gains", "length_factor"]
+Change = Literal["", "shuffled", "random_boundaries", "wrong_answer", "zero_gains", "true_labels", "length_factor"]
 
 # The task's forced answer; the same for all arms
 FORCING = {"forcing_suffix": "answer ", "think_close": "</think>", "closing": "<|im_end|>"}
@@ -27,7 +27,8 @@ class Settings:
         estimator: verl's `adv_estimator`.
         l2t: the configuration's tree `algorithm.l2t`, without what all arms share.
         change: what a control does to the process reward (`shuffled` among a response's episodes, those of
-            `random_boundaries`, of a `wrong_answer`, `zero_gains`) or to the outcome (`length_factor`: divided by T).
+            `random_boundaries`, of a `wrong_answer`, `zero_gains`, `true_labels` in place of gains) or to the outcome
+            (`length_factor`: divided by T).
         kl_in_reward: coefficient of verl's KL in the reward.
         steps: updates; 0 measures the start.
         prompts: problems in a step.
