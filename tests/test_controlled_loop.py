@@ -17,7 +17,7 @@ import torch
 from loop_process import rank_main
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from recipes.controlled import evaluation, grid, loop, page, quality, scoring, start
+from recipes.controlled import comparison, evaluation, grid, loop, page, quality, scoring, start
 from recipes.controlled.measure import is_right
 from recipes.controlled.plans import ALL, ARMS, BEST, PLANS, SEEDS, arm_settings, start_of
 from recipes.controlled.sampling import Rollout, prompt_ids, sample
@@ -185,11 +185,11 @@ def test_one_command_repeats_one_seed_and_a_killed_grid_goes_on(tiny_start, tmp_
 
 
 def test_committed_runs_are_those_of_the_plans_and_make_the_committed_pages():
-    runs = page.load(page.FOLDER / "results")
+    runs = comparison.load(page.FOLDER / "results")
     planned = {settings.name for plan in PLANS.values() for settings in plan}
     assert {file.stem for file in (page.FOLDER / "results").glob("*.json")} <= planned
     assert {file: file.read_text() for file in page.pages(runs)} == page.pages(runs)
-    assert {name: arm.chosen for name, arm in ALL.items() if arm.tried} == page.choose(page.frontier(runs))
+    assert {name: arm.chosen for name, arm in ALL.items() if arm.tried} == comparison.choose(comparison.frontier(runs))
 
 
 def test_a_grid_names_the_run_that_fails(tmp_path):
