@@ -50,8 +50,7 @@ def _prepare() -> None:
 def _make_start(seed: int, folder: Path) -> None:
     from recipes.controlled import start
 
-    model, tokenizer = start.train(seed)
-    start.save(model, tokenizer, folder, {"seed": seed, "steps": start.STEPS})
+    start.make(seed, folder)
 
 
 def _run(settings: Settings, start: Path, results: Path) -> None:
