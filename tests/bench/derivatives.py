@@ -43,9 +43,16 @@ def run(device: str, repeats: int) -> dict:
         return CHANGE[model.dtype] / slope.square().mean().sqrt().item()
 
     epsilon, whole_epsilon = chosen_epsilon(proxy), chosen_epsilon(whole)
+
+    def shift_alone() -> None:  # once a batch, however many rollouts it has
+        for scale in (epsilon, -epsilon):
+            with shifted(parameters, proxy, scale):
+                pass
+
     calls = {
         "plain": lambda: plain_pass(model, rollout.prompt + rollout.response),
         "directional": lambda: directional(proxy, epsilon),
+        "shift": shift_alone,
     }
     seconds, _ = in_turn(calls, repeats, device)
     once, results = in_turn(
@@ -65,6 +72,7 @@ def run(device: str, repeats: int) -> dict:
         "rank fraction": RANK_FRACTION,
         "seconds": seconds,
         "directional / plain": seconds["directional"] / seconds["plain"],
+        "directional without the shift / plain": (seconds["directional"] - seconds["shift"]) / seconds["plain"],
         "exact / directional": seconds["exact"] / seconds["directional"],
         "directional against exact": ((full - exact).norm() / exact.norm()).item(),
         "peak bytes": {name: peak_bytes(call, device) for name, call in calls.items()},
