@@ -50,7 +50,8 @@ def _prepare() -> None:
 def _make_start(seed: int, folder: Path) -> None:
     from recipes.controlled import start
 
-    start.make(seed, folder)
+    model, tokenizer = start.train(seed)
+    start.save(model, tokenizer, folder, {"seed": seed, "steps": start.STEPS})
 
 
 def _run(settings: Settings, start: Path, results: Path) -> None:

@@ -30,7 +30,6 @@ SHAPE = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "
          "initializer_range": 0.08}  # fmt: skip
 FORCED = 0.15  # share of examples whose thinking is cut off and whose answer, the true one, is forced
 STEPS, ROWS, RATE, WARM_UP = 9000, 16, 2e-3, 100
-LONGER = {5: 15_000, 6: 15_000}  # steps of the starts that are to be stronger than the others
 
 
 def make_model(tokenizer: Any, seed: int, **changes: Any) -> Qwen2ForCausalLM:
@@ -99,13 +98,6 @@ def _loss(model: torch.nn.Module, batch: list[tuple[list[int], list[int]]], pad:
     return torch.nn.functional.cross_entropy(logits.float(), wanted[wanted != -100])
 
 
-def make(seed: int, folder: Path, steps: int | None = None) -> None:
-    """Train a start and write its folder."""
-    steps = LONGER.get(seed, STEPS) if steps is None else steps
-    model, tokenizer = train(seed, steps)
-    save(model, tokenizer, folder, {"seed": seed, "steps": steps})
-
-
 def save(model: torch.nn.Module, tokenizer: Any, folder: Path, made_by: dict[str, Any]) -> None:
     """Write a model folder, which appears whole or not at all.
 
@@ -127,10 +119,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--steps", type=int, help=f"{STEPS}, and more for the seeds {', '.join(map(str, LONGER))}")
+    parser.add_argument("--steps", type=int, default=STEPS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # at this size a second thread gains nothing; start another seed beside it instead
-    make(arguments.seed, arguments.folder, arguments.steps)
+    model, tokenizer = train(arguments.seed, arguments.steps)
+    save(model, tokenizer, arguments.folder, {"seed": arguments.seed, "steps": arguments.steps})
 
 
 if __name__ == "__main__":
