@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from recipes.controlled.plans import ALL
+from recipes.controlled.plans import ALL, FRONTIER
 
 Run = dict[str, Any]
 TITLES = {"start": "start"} | {name: arm.title for name, arm in ALL.items()}
@@ -74,6 +74,28 @@ def choose(points: dict[str, list[tuple[float, float, float]]]) -> dict[str, flo
     for arm, of_arm in points.items():
         good = [point for point in of_arm if point[2] >= best["grpo"][2] - 0.01]
         found[arm] = (min(good, key=lambda point: point[1]) if good and arm != "grpo" else best[arm])[0]
+    return found
+
+
+def length_penalty_at_equal_length(runs: list[Run], own: dict[int, Run]) -> dict[int, float]:
+    """What GRPO with the length penalty reaches, for each seed by itself, at as many tokens as another arm's run has.
+
+    Its accuracy is interpolated between its strengths (0, which is GRPO, and those run on fresh seeds); beyond its ends the
+    end's holds.
+
+    Args:
+        runs: all runs.
+        own: the other arm's runs by seed.
+
+    Returns:
+        Accuracy by seed, for the seeds that have the whole frontier.
+    """
+    strengths = {ALL["length_penalty"].chosen, *FRONTIER["length_penalty"]}
+    line = [confirming(runs, "grpo"), *(confirming(runs, "length_penalty", value) for value in sorted(strengths))]
+    found = {}
+    for seed in sorted(set(own).intersection(*line)):
+        points = sorted((of_seed[seed]["evaluation"]["tokens"], of_seed[seed]["evaluation"]["accuracy"]) for of_seed in line)
+        found[seed] = float(np.interp(own[seed]["evaluation"]["tokens"], *zip(*points, strict=True)))
     return found
 
 

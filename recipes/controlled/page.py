@@ -45,7 +45,7 @@ def all_tables(runs: list[Run], real: Run, through: list[Run]) -> dict[str, str]
         "real": tables.real_table(real),
         "verl": tables.verl_table(runs, through),
         "arms": tables.arms_table(runs, list(ARMS)),
-        "controls": tables.arms_table(runs, ["grpo", BEST, *OTHERS], BEST),
+        "controls": tables.arms_table(runs, ["grpo", BEST, *OTHERS], BEST, equal_length=True),
         "by start": tables.starts_table(runs),
         "tiers": tables.tiers_table(runs, list(ARMS)),
         "frontier": tables.frontier_table(runs),

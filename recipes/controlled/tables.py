@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 from scipy import stats
 
-from recipes.controlled.comparison import TITLES, Run, confirming, frontier, holm, removed, with_interval
+from recipes.controlled.comparison import (
+    TITLES,
+    Run,
+    confirming,
+    frontier,
+    holm,
+    length_penalty_at_equal_length,
+    removed,
+    with_interval,
+)
 from recipes.controlled.labels import REMOVABLE, USEFUL
 from recipes.controlled.plans import ALL, ARMS, FRONTIER, LONG, LONG_STEPS, STARTS
 from recipes.controlled.quality import KINDS
@@ -19,8 +28,11 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
 
 
-def arms_table(runs: list[Run], arms: list[str], other: str = "grpo") -> str:
-    """Accuracy and tokens of each arm, and the differences paired by seed with another, Holm-corrected over the arms."""
+def arms_table(runs: list[Run], arms: list[str], other: str = "grpo", equal_length: bool = False) -> str:
+    """Accuracy and tokens of each arm, and the differences paired by seed with another, Holm-corrected over the arms.
+
+    With `equal_length` the accuracy is also compared with the length penalty's at as many tokens.
+    """
     base, start = confirming(runs, other), confirming(runs, "start")
     rows, tests = [], []
     for arm in ["start", *arms]:
@@ -49,6 +61,10 @@ def arms_table(runs: list[Run], arms: list[str], other: str = "grpo") -> str:
                 row.append(with_interval([removed(own[s], of_start[s], labels) for s in own], 100, 0))
         else:
             row += ["–", "–"]
+        if equal_length:
+            there = {} if arm in ("start", "grpo") else length_penalty_at_equal_length(runs, own)
+            gaps = [own[s]["evaluation"]["accuracy"] - there[s] for s in there]
+            row.append(with_interval(gaps, 100) if gaps else "–")
         rows.append(row)
     for column, which in ((6, 1), (8, 2)):
         corrected = holm([float(stats.ttest_1samp(test[which], 0).pvalue) for test in tests])
@@ -66,6 +82,7 @@ def arms_table(runs: list[Run], arms: list[str], other: str = "grpo") -> str:
         "p",
         "removable tokens gone, %",
         "necessary lost, %",
+        *(["over the length penalty at equal length, points"] if equal_length else []),
     ]
     return table(header, rows)
 
@@ -131,41 +148,24 @@ def frontier_table(runs: list[Run]) -> str:
 
 
 def against_penalty_table(runs: list[Run]) -> str:
-    """Points of L2T's frontiers on fresh seeds, and what the length penalty's frontier has at as many tokens.
-
-    The length penalty's accuracy is interpolated between its strengths for each seed; beyond its ends the end's holds.
-    """
-    strengths = sorted({0.0, ALL["length_penalty"].chosen, *FRONTIER["length_penalty"]})
-    line = {  # strength 0 is GRPO
-        value: confirming(runs, "length_penalty", value) if value else confirming(runs, "grpo") for value in strengths
-    }
+    """Points of L2T's frontiers on fresh seeds, and what the length penalty's frontier has at as many tokens."""
     rows = []
     for arm in ARMS:
-        if arm in ("grpo", "length_penalty"):
-            continue
-        for strength in sorted({ALL[arm].chosen, *FRONTIER.get(arm, ())}):
+        for strength in [] if arm in ("grpo", "length_penalty") else sorted({ALL[arm].chosen, *FRONTIER.get(arm, ())}):
             own = confirming(runs, arm, strength)
-            shared = sorted(set(own).intersection(*line.values()))
-            if len(shared) < 2:
+            there = length_penalty_at_equal_length(runs, own)
+            if len(there) < 2:
                 continue
-            points = {
-                seed: sorted(
-                    (of_seed[seed]["evaluation"]["tokens"], of_seed[seed]["evaluation"]["accuracy"])
-                    for of_seed in line.values()
-                )
-                for seed in shared
-            }
-            there = [np.interp(own[seed]["evaluation"]["tokens"], *zip(*points[seed], strict=True)) for seed in shared]
-            accuracy = [own[seed]["evaluation"]["accuracy"] for seed in shared]
+            accuracy = {seed: own[seed]["evaluation"]["accuracy"] for seed in there}
             rows.append(
                 [
                     TITLES[arm],
                     f"`{ALL[arm].strength}`={strength:g}",
-                    str(len(shared)),
-                    with_interval([own[seed]["evaluation"]["tokens"] for seed in shared]),
-                    f"{100 * np.mean(accuracy):.1f}",
-                    f"{100 * np.mean(there):.1f}",
-                    with_interval([a - b for a, b in zip(accuracy, there, strict=True)], 100),
+                    str(len(there)),
+                    with_interval([own[seed]["evaluation"]["tokens"] for seed in there]),
+                    f"{100 * np.mean(list(accuracy.values())):.1f}",
+                    f"{100 * np.mean(list(there.values())):.1f}",
+                    with_interval([accuracy[seed] - there[seed] for seed in there], 100),
                 ]
             )
     header = ["arm", "strength", "seeds", "tokens", "accuracy, %", "length penalty's there, %", "difference, points"]
