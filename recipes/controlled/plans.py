@@ -9,9 +9,11 @@ from typing import Any
 from recipes.controlled.settings import Settings
 
 STARTS = (1, 2)
+FRESH_STARTS = (3, 4)  # made after the first two had shown that the start matters, to see whether that holds
 TUNING_SEEDS = (0, 1)
 SEEDS = tuple(range(100, 110))
 FEW = SEEDS[:4]  # each start twice
+ACROSS = tuple(range(130, 134))  # of the fresh starts, in turn
 MORE = tuple(range(110, 130))  # of the arms that the goal compares, until the interval decides
 
 
@@ -149,13 +151,15 @@ def arm_settings(name: str, seed: int, start: int, strength: float | None = None
 
 
 def start_of(seed: int) -> int:
-    """The start that a seed trains: both in turn."""
-    return STARTS[seed % len(STARTS)]
+    """The start that a seed trains: in turn."""
+    starts = FRESH_STARTS if seed in ACROSS else STARTS
+    return starts[seed % len(starts)]
 
 
 TUNING = {"split": "validation", "test": 600}
 # Where the frontiers of the two arms are drawn again on fresh seeds, beside the chosen strengths
 FRONTIER = {"length_penalty": (0.3, 0.9), BEST: (1.0, 4.0)}
+ACROSS_ARMS = ("grpo", "length_penalty", "episode", BEST)
 PLANS: dict[str, list[Settings]] = {
     "one": [arm_settings(name, SEEDS[0], start_of(SEEDS[0])) for name in ("grpo", "length_penalty", BEST)],
     "tuning": [
@@ -177,6 +181,10 @@ PLANS: dict[str, list[Settings]] = {
         for strength in strengths
     ],
     "more": [arm_settings(name, seed, start_of(seed)) for seed in MORE for name in ("grpo", BEST, "length_penalty")],
+    "across": [
+        *(Settings("start", seed, start_of(seed), steps=0) for seed in ACROSS[: len(FRESH_STARTS)]),
+        *(arm_settings(name, seed, start_of(seed)) for seed in ACROSS for name in ACROSS_ARMS),
+    ],
     "others": [arm_settings(name, seed, start_of(seed)) for seed in FEW for name in OTHERS],
     "long": [arm_settings(name, seed, start_of(seed)) for seed in SEEDS[: len(STARTS)] for name in LONG],
 }
