@@ -28,6 +28,11 @@ def confirming(runs: list[Run], arm: str, strength: float | str | None = None) -
     return {run["settings"]["seed"]: run for run in of_arm if arm not in ALL or strength_of(run["settings"]) == wanted}
 
 
+def of_starts(runs: list[Run], starts: tuple[int, ...]) -> list[Run]:
+    """The runs that trained one of these starts."""
+    return [run for run in runs if run["settings"]["start"] in starts]
+
+
 def strength_of(settings: dict[str, Any]) -> float:
     """The value of the arm's strength in a run's settings."""
     path = ALL[settings["arm"]].strength

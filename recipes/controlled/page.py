@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from recipes.controlled import plots, tables
-from recipes.controlled.comparison import Run, load
-from recipes.controlled.plans import ARMS, BEST, MEASURED, OTHERS
+from recipes.controlled.comparison import Run, load, of_starts
+from recipes.controlled.plans import ARMS, BEST, MEASURED, OTHERS, STARTS
 from recipes.controlled.real_text import FILE as REAL_TEXT
 from recipes.controlled.through_verl import FOLDER as THROUGH_VERL
 
@@ -38,15 +38,20 @@ def fill(text: str, tables: dict[str, str]) -> str:
     return re.sub(r"<!-- (?!end)(.+?) -->.*?<!-- end -->", put, text, flags=re.DOTALL)
 
 
-def all_tables(runs: list[Run], real: Run, through: list[Run]) -> dict[str, str]:
-    """All tables of the page, from the runs, from what `real_text` found, and from the runs through verl."""
+def all_tables(every: list[Run], real: Run, through: list[Run]) -> dict[str, str]:
+    """All tables of the page, from the runs, from what `real_text` found, and from the runs through verl.
+
+    The fresh starts were trained by a few arms alone, so that they stand in tables of their own.
+    """
+    runs = of_starts(every, STARTS)
     return {
         "long": tables.long_table(runs),
         "real": tables.real_table(real),
         "verl": tables.verl_table(runs, through),
         "arms": tables.arms_table(runs, list(ARMS)),
         "controls": tables.arms_table(runs, ["grpo", BEST, *OTHERS], BEST, equal_length=True),
-        "by start": tables.starts_table(runs),
+        "by start": tables.starts_table(every),
+        "across starts": tables.across_table(every),
         "tiers": tables.tiers_table(runs, list(ARMS)),
         "frontier": tables.frontier_table(runs),
         "against the length penalty": tables.against_penalty_table(runs),
@@ -55,12 +60,12 @@ def all_tables(runs: list[Run], real: Run, through: list[Run]) -> dict[str, str]
     }
 
 
-def pages(runs: list[Run]) -> dict[Path, str]:
+def pages(every: list[Run]) -> dict[Path, str]:
     """The pages with the tables that belong in them."""
-    whole = all_tables(runs, json.loads(REAL_TEXT.read_text()), load(THROUGH_VERL))
+    whole = all_tables(every, json.loads(REAL_TEXT.read_text()), load(THROUGH_VERL))
     of_page = {
         FOLDER / "RESULTS.md": whole,
-        FOLDER.parents[1] / "README.md": {"controlled comparison": tables.short_table(runs)},
+        FOLDER.parents[1] / "README.md": {"controlled comparison": tables.short_table(of_starts(every, STARTS))},
     }
     return {page: fill(page.read_text(), of_tables) for page, of_tables in of_page.items()}
 
@@ -71,16 +76,17 @@ def main() -> None:
     parser.add_argument("--plots", type=Path, default=FOLDER / "plots")
     parser.add_argument("--plot-only", action="store_true", help="the plots, and the table of arms on the screen; no page")
     arguments = parser.parse_args()
-    runs = load(arguments.results)
-    if not runs:
+    every = load(arguments.results)
+    if not every:
         raise SystemExit(f"{arguments.results} holds no runs: make them with python -m recipes.controlled.grid one")
+    runs = of_starts(every, STARTS)
     for name, plot in plots.PLOTS.items():
         plot(runs, arguments.plots / f"{name}.png")
     if arguments.plot_only:
         print(tables.short_table(runs))
         print(f"plots: {arguments.plots}")
         return
-    for page, text in pages(runs).items():
+    for page, text in pages(every).items():
         partial = page.with_suffix(".partial")
         partial.write_text(text)
         os.replace(partial, page)

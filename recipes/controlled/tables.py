@@ -12,11 +12,12 @@ from recipes.controlled.comparison import (
     frontier,
     holm,
     length_penalty_at_equal_length,
+    of_starts,
     removed,
     with_interval,
 )
 from recipes.controlled.labels import REMOVABLE, USEFUL
-from recipes.controlled.plans import ALL, ARMS, FRONTIER, LONG, LONG_STEPS, STARTS
+from recipes.controlled.plans import ACROSS_ARMS, ALL, ARMS, FRESH_STARTS, FRONTIER, LONG, LONG_STEPS, STARTS
 from recipes.controlled.quality import KINDS
 from recipes.controlled.real_text import KINDS as REAL_KINDS
 from recipes.controlled.real_text import NEEDLESS, SUFFIXES
@@ -115,11 +116,26 @@ def short_table(runs: list[Run]) -> str:
 def starts_table(runs: list[Run]) -> str:
     """Accuracy and differences from GRPO for each start: `short_table` of its seeds."""
     rows = []
-    for start in STARTS:
-        of_start = [run for run in runs if run["settings"]["start"] == start]
-        for line in short_table(of_start).splitlines()[2:]:
+    for start in (*STARTS, *FRESH_STARTS):
+        for line in short_table(of_starts(runs, (start,))).splitlines()[2:]:
             rows.append([str(start), *[cell.strip() for cell in line.strip("| ").split("|")]])
     return table(["start", "arm", "seeds", "accuracy, %", "tokens", "Δ accuracy, points", "Δ tokens, %"], rows)
+
+
+def across_table(runs: list[Run]) -> str:
+    """Differences from GRPO for a start that nobody has seen: each start's mean counts once, intervals are over starts."""
+    rows = []
+    for arm in ACROSS_ARMS[1:]:
+        means = []
+        for start in (*STARTS, *FRESH_STARTS):
+            own, base = (confirming(of_starts(runs, (start,)), name) for name in (arm, "grpo"))
+            pairs = [(own[seed]["evaluation"], base[seed]["evaluation"]) for seed in sorted(set(own) & set(base))]
+            if pairs:
+                gaps = [(a["accuracy"] - b["accuracy"], a["tokens"] / b["tokens"] - 1) for a, b in pairs]
+                means.append(np.mean(gaps, axis=0))
+        if means:
+            rows.append([TITLES[arm], str(len(means)), *(with_interval([m[i] for m in means], 100) for i in (0, 1))])
+    return table(["arm", "starts", "Δ accuracy, points", "Δ tokens, %"], rows)
 
 
 def tiers_table(runs: list[Run], arms: list[str]) -> str:
