@@ -17,6 +17,7 @@ COMMANDS = {
     "bash tests/run.sh": "test_packaging.py",
     "pip install .": "test_packaging.py",
     "python -m verl.trainer.main_ppo": "here and, with data and a model, test_end_to_end.py",
+    "python -m l2t_verl.data": "test_data.py",
 }
 
 

@@ -50,6 +50,20 @@ def grade_math_score(response: str, ground_truth: str | Sequence[str]) -> float:
     return float(grade_math(response, ground_truth))
 
 
+def last_box(text: str) -> str | None:
+    r"""What stands in the last `\boxed{…}`; None where there is none, or where it is not closed.
+
+    Example:
+        >>> last_box("\\boxed{1}, no, \\boxed{\\frac{1}{2}}."), last_box("\\boxed{1")
+        ('\\frac{1}{2}', None)
+    """
+    box = _last(_BOX, text)
+    try:
+        return _in_braces(text, box.end()) if box is not None and box["brace"] else None
+    except Unparsable:
+        return None
+
+
 def _parse_truth(parse: object, truth: str) -> list:
     text = truth.strip()
     if "\\boxed" in text or "$" in text:

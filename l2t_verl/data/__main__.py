@@ -1,0 +1,162 @@
+"""python -m l2t_verl.data NAME: a training set and its validation problems as verl's parquet files."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+
+import l2t_verl
+from l2t_verl.data import rows
+from l2t_verl.data.build import Built, as_row, build
+from l2t_verl.data.datasets import ALL, BENCHMARKS, TRAINING, load, named
+from l2t_verl.data.instruction import Instruction, instruction, opens_thinking
+from l2t_verl.data.problems import Problem
+from l2t_verl.data.rows import DataError
+
+VALIDATION = ("aime24", "aime25", "amc23")  # the small ones of the benchmarks, to be looked at during training
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def main(
+    name: Annotated[str, typer.Argument(help=f"data set: {', '.join(TRAINING)}")],
+    source: Annotated[Path | None, typer.Option("--from", help="file or folder in its published form; else the hub")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder of the files; default runs/data/NAME")] = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME or NAME=PATH of a benchmark whose problems are removed (repeat it); 'none' for no benchmark"
+        ),
+    ] = None,
+    kind: Annotated[
+        str, typer.Option("--instruction", help="episodes asked for: adaptive, fixed (at most --episodes), none")
+    ] = "adaptive",
+    episodes: Annotated[int, typer.Option(min=1, help="of --instruction fixed")] = 30,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="model whose chat template is looked at, for a thought that it opens already")
+    ] = None,
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="problems to draw; default what the data set says, or all")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="of the draw")] = 0,
+) -> None:
+    """Build OUT/train.parquet, OUT/validation.parquet (where benchmarks for it are at hand) and OUT/manifest.json."""
+    try:
+        dataset = named(name, TRAINING)
+        if kind not in get_args(Instruction):
+            raise DataError(f"--instruction {kind}: take one of {', '.join(get_args(Instruction))}")
+        folder = out if out is not None else Path("runs") / "data" / name
+        sources = benchmark_sources(against)
+        opened = tokenizer is not None and opens_thinking(_tokenizer(tokenizer))
+        text = instruction(kind, episodes=episodes, opened=opened)
+        problems = load(name, source)
+        benchmarks = {benchmark: load(benchmark, path) for benchmark, path in sources.items()}
+        since = time.monotonic()
+        built = build(problems, benchmarks, sample=sample or dataset.sample, seed=seed, report=typer.echo)
+        if not built.kept:
+            raise DataError(f"no problem of {name} is left:\n{summary(name, problems, built)}")
+        train = [as_row(problem, name, "train", i, text) for i, problem in enumerate(built.kept)]
+        validation = [
+            as_row(problem, benchmark, "validation", i, text)
+            for benchmark in VALIDATION
+            for i, problem in enumerate(benchmarks.get(benchmark, ()))
+        ]
+        inputs = {key: rows.sha256(path) if path else ALL[key].repository for key, path in {name: source, **sources}.items()}
+        manifest = {
+            "data set": name,
+            "note": dataset.note,
+            "l2t_verl": l2t_verl.__version__,
+            "seed": seed,
+            "instruction": text,
+            "prompt opens <think>": opened if tokenizer else None,
+            "inputs": inputs,
+            "read": len(problems),
+            "kept": len(built.kept),
+            "dropped": dict(built.dropped),
+            "first dropped": built.examples,
+        }
+        files = {"train.parquet": train} | ({"validation.parquet": validation} if validation else {})
+        write(folder, files, manifest)
+    except (DataError, OSError, ValueError) as error:
+        typer.echo(f"l2t_verl.data: {error}", err=True)
+        raise typer.Exit(1) from error
+    typer.echo(summary(name, problems, built))
+    typer.echo(f"prompt: {text}")
+    if tokenizer is None:
+        typer.echo("no --tokenizer: if its chat template opens <think> by itself, name it, or the prompt asks for it again")
+    typer.echo(f"{', '.join(f'{key} ({len(value)} rows)' for key, value in files.items())} and manifest.json in {folder}")
+    typer.echo(f"{time.monotonic() - since:.0f} s after reading")
+
+
+def benchmark_sources(against: Sequence[str] | None) -> dict[str, Path | None]:
+    """Benchmarks by name, with their files; without an option all of them, from the hub.
+
+    Raises:
+        DataError: one that is not known.
+    """
+    if against is None:
+        return dict.fromkeys(BENCHMARKS)
+    found: dict[str, Path | None] = {}
+    for item in against:
+        key, _, path = item.partition("=")
+        if key == "none":
+            continue
+        named(key, BENCHMARKS)
+        found[key] = Path(path) if path else None
+    return found
+
+
+def summary(name: str, problems: Sequence[Problem], built: Built) -> str:
+    """A line for each thing that became of the problems, with an example."""
+    lines = [f"{name}: {len(problems)} problems read, {len(built.kept)} kept"]
+    lines += [f"  {count:6d} dropped: {reason}; {built.examples[reason]}" for reason, count in built.dropped.most_common()]
+    if TRAINING[name].note:
+        lines.append(f"  note: {TRAINING[name].note}")
+    return "\n".join(lines)
+
+
+def write(folder: Path, files: Mapping[str, list[dict[str, Any]]], manifest: dict[str, Any]) -> None:
+    """Write the files, each whole or not at all, and the manifest with their hashes last.
+
+    Raises:
+        DataError: the disk is full, or the folder cannot be written; nothing that stood there is harmed.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    partial = {folder / file: folder / f".{file}.partial" for file in files}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for (_, content), path in zip(files.items(), partial.values(), strict=True):
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(content), path)
+        (folder / "manifest.json").unlink(missing_ok=True)  # until it stands there again, the folder is not whole
+        for path, written in partial.items():
+            os.replace(written, path)
+        manifest = manifest | {"outputs": {path.name: rows.sha256(path)[path.name] for path in partial}}
+        (folder / ".manifest.partial").write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+        os.replace(folder / ".manifest.partial", folder / "manifest.json")
+    except OSError as error:
+        raise DataError(f"{folder} could not be written: {error}; make room or name another folder by --out") from error
+    finally:
+        for path in (*partial.values(), folder / ".manifest.partial"):
+            path.unlink(missing_ok=True)
+
+
+def _tokenizer(name: str) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except OSError as error:
+        raise DataError(f"--tokenizer {name} cannot be loaded: {str(error)[:200]}; name a local folder") from error
+
+
+if __name__ == "__main__":
+    app()

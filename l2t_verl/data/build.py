@@ -1,0 +1,149 @@
+"""From problems to verl's rows: what is dropped and why, and what is written."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from l2t_verl.data.duplicates import THRESHOLD, NearDuplicates, normalised
+from l2t_verl.data.problems import Problem
+from l2t_verl.grading.mathematics import grade_math
+
+SECONDS = 10.0  # for checking one answer
+
+
+@dataclass
+class Built:
+    """What became of a data set's problems.
+
+    Attributes:
+        kept: the problems that are trained on.
+        dropped: how many were dropped, by reason.
+        examples: of each reason the first that was dropped, as text.
+    """
+
+    kept: list[Problem]
+    dropped: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    def drop(self, reason: str, example: str) -> None:
+        """Count a problem that is not kept."""
+        self.dropped[reason] += 1
+        self.examples.setdefault(reason, example)
+
+
+def build(
+    problems: Sequence[Problem],
+    benchmarks: Mapping[str, Sequence[Problem]],
+    *,
+    sample: int | None = None,
+    seed: int = 0,
+    report: Callable[[str], None] = print,
+) -> Built:
+    """Keep the problems that can be graded, once each, and that no benchmark holds.
+
+    Args:
+        problems: of the data set, in its order.
+        benchmarks: evaluation problems by name; a problem nearly the same as one of them is dropped.
+        sample: how many to draw; None keeps all, in their order.
+        seed: of the draw.
+        report: where a line about each stage goes.
+
+    Returns:
+        The problems kept, and how many were dropped why.
+    """
+    built = Built([])
+    candidates = _once(problems, built)
+    if sample is not None:
+        random.Random(seed).shuffle(candidates)
+    known = {name: NearDuplicates([problem.question for problem in of]) for name, of in benchmarks.items()}
+    size = len(candidates) if sample is None else sample
+    report(
+        f"checking answers of {size} of {len(candidates)} problems, and {sum(map(len, benchmarks.values()))} of benchmarks"
+    )
+    # a sample is checked as far as it is drawn: checking all of a large set would take hours
+    for start in range(0, len(candidates), max(size, 1)):
+        for problem, fault in _checked(candidates[start : start + size]):
+            twin = None if fault else _twin(problem, known, benchmarks)
+            if fault or twin:
+                built.drop(*(fault or twin))
+            elif len(built.kept) < size:
+                built.kept.append(problem)
+        if len(built.kept) >= size or sample is None:
+            break
+    return built
+
+
+def _once(problems: Sequence[Problem], built: Built) -> list[Problem]:
+    seen: set[tuple[str, ...]] = set()
+    found = []
+    for problem in problems:
+        key = tuple(normalised(problem.question))
+        if not problem.question:
+            built.drop("no question", f"{problem.id}")
+        elif not problem.answer:
+            built.drop("no answer", f"{problem.id}: {problem.question[:100]}")
+        elif key in seen:
+            built.drop("seen before", f"{problem.id}: {problem.question[:100]}")
+        else:
+            seen.add(key)
+            found.append(problem)
+    return found
+
+
+def _checked(problems: Sequence[Problem]) -> list[tuple[Problem, tuple[str, str] | None]]:
+    """Each problem with why its answer cannot be graded, if so: a right answer, boxed, has to be graded as right."""
+    from pebble import ProcessPool
+
+    found = []
+    with ProcessPool(context=multiprocessing.get_context("spawn"), initializer=_quiet) as pool:
+        results = pool.map(grades_itself, [problem.answer for problem in problems], timeout=SECONDS, chunksize=1).result()
+        for problem in problems:
+            try:
+                right = next(results)
+            except Exception as error:  # unreadable, too slow, or whatever math-verify raises
+                right, reason = False, type(error).__name__
+            else:
+                reason = "graded as wrong"
+            example = f"{problem.id}: {problem.answer[:100]!r} ({reason})"
+            found.append((problem, None if right else ("answer that cannot be graded", example)))
+    return found
+
+
+def _quiet() -> None:
+    logging.disable(logging.WARNING)  # math-verify's, that the limit on time is ours
+
+
+def grades_itself(answer: str) -> bool:
+    """Whether an answer in a box is graded as equal to itself."""
+    return grade_math(f"\\boxed{{{answer}}}", answer)
+
+
+def _twin(
+    problem: Problem, known: Mapping[str, NearDuplicates], benchmarks: Mapping[str, Sequence[Problem]]
+) -> tuple[str, str] | None:
+    for name, texts in known.items():
+        nearest = texts.nearest(problem.question)
+        if nearest is not None and nearest[1] >= THRESHOLD:
+            other = benchmarks[name][nearest[0]]
+            return f"in {name}", f"{problem.question[:100]!r} is {other.question[:100]!r} (Jaccard {nearest[1]:.2f})"
+    return None
+
+
+def as_row(problem: Problem, name: str, split: str, index: int, instruction: str) -> dict[str, Any]:
+    """A problem as verl reads it.
+
+    Its `data_source` is none of verl's own, so that the reward manager `l2t` grades it by math-verify.
+    """
+    return {
+        "data_source": f"l2t/{name}",
+        "prompt": [{"role": "user", "content": f"{problem.question}\n\n{instruction}"}],
+        "ability": "math",
+        "reward_model": {"style": "rule", "ground_truth": problem.answer},
+        "extra_info": {"index": index, "split": split, "id": problem.id, "level": problem.level},
+    }

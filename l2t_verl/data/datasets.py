@@ -1,0 +1,98 @@
+"""The data sets that recipes train on and that benchmarks are: where each is, and what of it is taken."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from l2t_verl.data.problems import MissingColumn, Problem, problem_of
+from l2t_verl.data.rows import DataError, Row, file_rows, hub_rows
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Where a data set is on the hub, and what of it is taken.
+
+    Attributes:
+        repository: on the hub.
+        split: of it.
+        configuration: of it, where it has several.
+        keep: which rows.
+        sample: how many problems are drawn, by a seed; None for all.
+        note: what a reader of the summary should know.
+    """
+
+    repository: str
+    split: str = "train"
+    configuration: str | None = None
+    keep: Callable[[Row], bool] | None = None
+    sample: int | None = None
+    note: str = ""
+
+
+def _before_2024(row: Row) -> bool:
+    return int(row.get("Year") or row["year"]) < 2024
+
+
+TRAINING = {
+    "aime_919": Dataset(
+        "di-zhang-fdu/AIME_1983_2024",
+        keep=_before_2024,
+        note="the paper's 919 AIME problems: this list of 933 without its 14 of 2024. The paper says 1989-2023, but of "
+        "those years there are 837; 919 is the count from 1983 on",
+    ),
+    "numina_math_4k": Dataset(
+        "AI-MO/NuminaMath-CoT", sample=4000, note="a choice of ours by the seed: the paper does not say which 4,000"
+    ),
+    "deepscaler_40k": Dataset("agentica-org/DeepScaleR-Preview-Dataset"),
+    "gsm8k": Dataset("openai/gsm8k", configuration="main"),
+}
+BENCHMARKS = {
+    "aime24": Dataset("HuggingFaceH4/aime_2024"),
+    "aime25": Dataset("math-ai/aime25", "test"),
+    "amc23": Dataset("math-ai/amc23", "test"),
+    "math500": Dataset("HuggingFaceH4/MATH-500", "test"),
+    "minerva_math": Dataset("math-ai/minervamath", "test"),
+    "olympiad_bench": Dataset("math-ai/olympiadbench", "test"),
+    "omni_math": Dataset("KbsdJames/Omni-MATH", "test"),
+    "gsm8k_test": Dataset("openai/gsm8k", "test", configuration="main"),
+}
+ALL = TRAINING | BENCHMARKS
+
+
+def named(name: str, among: Mapping[str, Dataset]) -> Dataset:
+    """A data set by its name.
+
+    Raises:
+        DataError: it is none of these; with the one that is probably meant.
+    """
+    if name not in among:
+        close = difflib.get_close_matches(name, among, n=1)
+        meant = f" Did you mean {close[0]}?" if close else ""
+        raise DataError(f"there is no data set {name!r} here.{meant} Known: {', '.join(among)}")
+    return among[name]
+
+
+def load(name: str, source: Path | None = None) -> list[Problem]:
+    """The problems of a data set, in its order: from the hub, or from files in its published form.
+
+    Args:
+        name: one of `TRAINING` or `BENCHMARKS`.
+        source: a file or folder of JSON, JSONL, CSV or parquet; None for the hub.
+
+    Raises:
+        DataError: unknown name, no such file, no network, a missing column, no rows; each with the remedy.
+    """
+    dataset = named(name, ALL)
+    rows = hub_rows(dataset.repository, dataset.configuration, dataset.split) if source is None else file_rows(source)
+    where = source if source is not None else dataset.repository
+    try:
+        kept = [row for row in rows if dataset.keep is None or dataset.keep(row)]
+        found = [problem_of(row, position) for position, row in enumerate(kept)]
+    except (MissingColumn, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{where} is not in the form of {name} ({dataset.repository}): {error}") from error
+    if not found:
+        raise DataError(f"{where} has no row for {name}: all {len(rows)} were left out")
+    return found

@@ -1,0 +1,44 @@
+r"""What a prompt asks for: a thought cut into numbered episodes (arXiv 2505.10425, section 4.1), and a boxed answer."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+Instruction = Literal["adaptive", "fixed", "none"]
+ANSWER = r"give the final answer within \boxed{}."
+
+
+def instruction(kind: Instruction, *, episodes: int = 30, opened: bool = False) -> str:
+    r"""The text that follows a problem.
+
+    Args:
+        kind: `adaptive`, as many episodes as the problem needs; `fixed`, at most `episodes`; `none`, no episodes at all,
+            for the other segmenters.
+        episodes: of `fixed`.
+        opened: the chat template has opened the thought already, so that asking for `<think>` would open another.
+
+    Example:
+        >>> instruction("none")
+        'Reason step by step, and give the final answer within \\boxed{}.'
+    """
+    if kind == "none":
+        return f"Reason step by step, and {ANSWER}"
+    where = "Your thought is open already; close it with </think>." if opened else "Think between <think> and </think>."
+    count = "as many as the problem needs" if kind == "adaptive" else f"at most {episodes} of them"
+    return (
+        f"{where} Put each step of the thought between tags of its own, numbered from 1: <episode_1> ... </episode_1>, "
+        f"<episode_2> ... </episode_2> and so on, {count}. After </think>, {ANSWER}"
+    )
+
+
+def opens_thinking(tokenizer: Any) -> bool:
+    """Whether the chat template ends inside a thought.
+
+    Raises:
+        ValueError: the tokenizer has no chat template.
+    """
+    if getattr(tokenizer, "chat_template", None) is None:
+        raise ValueError("the tokenizer has no chat template; take an instruct model's")
+    message = [{"role": "user", "content": "?"}]
+    text = tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
+    return text.rfind("<think>") > text.rfind("</think>")

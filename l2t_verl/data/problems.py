@@ -1,0 +1,81 @@
+"""A problem, and how one is read from the rows of a published data set, whose columns have many names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from l2t_verl.grading.mathematics import last_box
+
+QUESTION = ("problem", "question", "prompt", "Problem", "Question")
+ANSWER = ("answer", "final_answer", "expected_answer", "Answer", "solution", "Solution")
+LEVEL = ("difficulty", "level", "year", "Year")
+ID = ("unique_id", "id", "ID", "task_id", "idx")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One problem with a checkable answer.
+
+    Attributes:
+        id: its name in its data set; its position there if it has none.
+        question: the text that is asked.
+        answer: the reference answer, as short as the data set has it; empty if it has none.
+        level: the data set's own measure of difficulty, or the year; empty if it has none.
+    """
+
+    id: str
+    question: str
+    answer: str
+    level: str = ""
+
+
+class MissingColumn(ValueError):
+    """A data set has no column of the names that are known for what it must hold."""
+
+
+def problem_of(row: Mapping[str, Any], position: int) -> Problem:
+    r"""Read a row: the first column of each kind that it has counts.
+
+    An answer is the last `\boxed{…}` of a solution, what follows `####`, or the column as it is; of a list its first entry.
+
+    Raises:
+        MissingColumn: there is no question or no answer among the columns.
+
+    Example:
+        >>> problem_of({"question": "1 + 2?", "answer": "1 + 2 = 3\n#### 3"}, 7)
+        Problem(id='7', question='1 + 2?', answer='3', level='')
+        >>> problem_of({"problem": "x = 4?", "solution": "So \\boxed{\\frac{1}{2}}.", "year": 1983}, 0).answer
+        '\\frac{1}{2}'
+    """
+    question = _first(row, QUESTION, "question")
+    name = next(name for name in ANSWER if name in row) if any(name in row for name in ANSWER) else None
+    if name is None:
+        raise MissingColumn(f"no answer: none of the columns {', '.join(ANSWER)}; there are {', '.join(row)}")
+    return Problem(
+        id=str(next((row[key] for key in ID if row.get(key) is not None), position)),
+        question=str(question or "").strip(),
+        answer=_answer(row[name], is_solution=name.lower() == "solution"),
+        level=str(next((row[key] for key in LEVEL if row.get(key) is not None), "")),
+    )
+
+
+def _first(row: Mapping[str, Any], names: Sequence[str], what: str) -> Any:
+    for name in names:
+        if name in row:
+            return row[name]
+    raise MissingColumn(f"no {what}: none of the columns {', '.join(names)}; there are {', '.join(row)}")
+
+
+def _answer(value: Any, *, is_solution: bool) -> str:
+    if isinstance(value, (list, tuple)):
+        value = value[0] if value else ""
+    text = str("" if value is None else value).strip()
+    if "####" in text:
+        return text.split("####")[-1].strip().replace(",", "")
+    if is_solution:
+        return last_box(text) or ""
+    text = re.sub(r"^(-?\d+)\.0$", r"\1", text)  # integers that a spreadsheet has been at
+    return text[1:-1] if re.fullmatch(r"\$[^$]*\$", text) else text

@@ -1,0 +1,190 @@
+"""`python -m l2t_verl.data`: from files in published form to what verl trains on."""
+
+import errno
+import json
+import os
+import random
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+from tiny import byte_tokenizer, metaspace_tokenizer
+from typer.testing import CliRunner
+
+from l2t_verl import data, episodes
+from l2t_verl.data import __main__ as command
+from l2t_verl.data.build import as_row, build
+from l2t_verl.data.duplicates import THRESHOLD, NearDuplicates, shingles
+from l2t_verl.data.instruction import instruction, opens_thinking
+from l2t_verl.data.problems import Problem
+from l2t_verl.data.rows import DataError, file_rows
+
+FIXTURES = Path(__file__).parent / "fixtures"
+AGAINST = ["--against", f"math500={FIXTURES / 'math500.jsonl'}", "--against", f"aime25={FIXTURES / 'aime25.jsonl'}"]
+
+
+def run(*arguments: object) -> object:
+    return CliRunner().invoke(command.app, [str(argument) for argument in arguments])
+
+
+def test_a_training_set_is_built_and_what_is_dropped_is_counted(tmp_path):
+    done = run("aime_919", "--from", FIXTURES / "aime.csv", *AGAINST, "--out", tmp_path)
+    assert done.exit_code == 0, done.output
+    rows = pyarrow.parquet.read_table(tmp_path / "train.parquet").to_pylist()
+    assert [row["extra_info"]["id"] for row in rows] == ["1983-1", "1990-4"]  # 2024 is out, a copy, a problem of math500
+    assert rows[0]["data_source"] == "l2t/aime_919"
+    assert rows[0]["reward_model"] == {"style": "rule", "ground_truth": "2"}
+    assert rows[0]["prompt"][0]["content"].startswith(
+        "Find the remainder when $2^{100}$ is divided by $7$.\n\nThink between"
+    )
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert (manifest["read"], manifest["kept"]) == (4, 2)
+    assert manifest["dropped"] == {"seen before": 1, "in math500": 1}
+    assert "Jaccard" in manifest["first dropped"]["in math500"]
+    assert set(manifest["outputs"]) == {"train.parquet", "validation.parquet"}
+    assert manifest["inputs"]["aime_919"].keys() == {"aime.csv"}
+    for text in ("4 problems read, 2 kept", "1 dropped: seen before", "1 dropped: in math500", "919"):
+        assert text in done.output
+    validation = pyarrow.parquet.read_table(tmp_path / "validation.parquet").to_pylist()
+    assert [row["data_source"] for row in validation] == ["l2t/aime25"]
+
+
+def test_a_sample_is_drawn_by_its_seed_among_what_can_be_graded(tmp_path):
+    kept = {}
+    for seed in (0, 0, 1, 2, 3):
+        done = run("numina_math_4k", "--from", FIXTURES / "numina.jsonl", "--against", "none", "--out", tmp_path,
+                   "--sample", 2, "--seed", seed)  # fmt: skip
+        assert done.exit_code == 0, done.output
+        rows = pyarrow.parquet.read_table(tmp_path / "train.parquet").to_pylist()
+        answers = [row["reward_model"]["ground_truth"] for row in rows]
+        assert len(answers) == 2
+        assert set(answers) < {"3", "\\frac{1}{6}", "12"}  # never the proof, never the box that is not closed
+        assert kept.setdefault(seed, answers) == answers
+        assert not (tmp_path / "validation.parquet").exists()
+    assert len({tuple(sorted(answers)) for answers in kept.values()}) > 1
+    assert json.loads((tmp_path / "manifest.json").read_text())["dropped"]["no answer"] == 2
+
+
+def test_verl_reads_the_rows(tmp_path):
+    from omegaconf import OmegaConf
+    from verl.utils.dataset.rl_dataset import RLHFDataset
+
+    assert run("aime_919", "--from", FIXTURES / "aime.csv", *AGAINST, "--out", tmp_path).exit_code == 0
+    config = OmegaConf.create(
+        {"max_prompt_length": 2048, "cache_dir": str(tmp_path / "cache"), "filter_overlong_prompts": True}
+    )
+    dataset = RLHFDataset(str(tmp_path / "train.parquet"), byte_tokenizer(), config)
+    assert len(dataset) == 2
+    assert dataset[1]["reward_model"]["ground_truth"] == "30"
+
+
+def test_what_the_prompt_asks_for_is_what_the_segmenter_cuts():
+    text = instruction("adaptive")
+    for tag in ("<think>", "</think>", "<episode_1>", "</episode_1>", "\\boxed{}"):
+        assert tag in text
+    answered = "<think><episode_1>2+2=4</episode_1><episode_2>4+1=5</episode_2></think>\\boxed{5}"
+    assert episodes.format_ok(answered)
+    assert "at most 7 of them" in instruction("fixed", episodes=7)
+    assert "<episode" not in instruction("none")
+
+
+def test_a_template_that_opens_the_thought_is_not_asked_to_open_another():
+    opening = byte_tokenizer()
+    assert not opens_thinking(opening)
+    opening.chat_template = opening.chat_template.replace("assistant\n", "assistant\n<think>\n")
+    assert opens_thinking(opening)
+    assert "<think>" not in instruction("adaptive", opened=True)
+    assert episodes.format_ok("<episode_1>2+2=4</episode_1></think>4")  # what follows the prompt's own <think>
+    with pytest.raises(ValueError, match="chat template"):
+        opens_thinking(metaspace_tokenizer())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("rows.jsonl", '{"problem": "1?", "answer": "1"}\n{"problem": \n', "line 2"),
+        ("rows.jsonl", '{"task": "1?", "answer": "1"}\n', "no question: none of the columns problem, question"),
+        ("rows.jsonl", '{"problem": "1?", "reply": "1"}\n', "there are problem, reply"),
+        ("rows.jsonl", "\n", "holds no rows"),
+        ("rows.parquet", "not parquet", "rows.parquet cannot be read"),
+        ("rows.txt", "1", "no file of a kind that is read"),
+        ("rows.json", '[{"problem": "Prove it.", "answer": ""}]', "no problem of gsm8k is left"),
+    ],
+)
+def test_data_that_cannot_be_used_is_named(tmp_path, name, content, said):
+    (tmp_path / name).write_text(content)
+    done = run("gsm8k", "--from", tmp_path / name, "--against", "none", "--out", tmp_path / "out")
+    assert done.exit_code == 1
+    assert said in " ".join(done.output.split())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["aime919"], "Did you mean aime_919?"),
+        (["math500"], "Known: aime_919"),
+        (["gsm8k", "--against", "math5000"], "Did you mean math500?"),
+        (["gsm8k", "--instruction", "both"], "adaptive, fixed, none"),
+        (["gsm8k", "--from", "nowhere.jsonl", "--against", "none"], "nowhere.jsonl is not there"),
+    ],
+)
+def test_a_name_that_is_not_known_is_named(arguments, said):
+    done = run(*arguments)
+    assert done.exit_code == 1
+    assert said in " ".join(done.output.split())
+
+
+def test_without_a_network_the_remedy_is_said(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    with pytest.raises(DataError, match=r"(?s)math-ai/aime25.*name the file or folder"):
+        data.load("aime25")
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
+    arguments = ["aime_919", "--from", FIXTURES / "aime.csv", *AGAINST, "--out", tmp_path]
+    assert run(*arguments).exit_code == 0
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(pyarrow.parquet, "write_table", full)
+    done = run(*arguments)
+    assert done.exit_code == 1
+    assert "No space left on device" in done.output
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_files_are_read_in_every_published_form(tmp_path):
+    rows = [{"problem": f"{i}?", "answer": str(i)} for i in range(3)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "b.json").write_text(json.dumps(rows))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "c.parquet")
+    (tmp_path / "README.md").write_text("not data")
+    assert file_rows(tmp_path) == rows * 3
+    assert [problem.answer for problem in data.load("math500", tmp_path / "b.json")] == ["0", "1", "2"]
+
+
+def test_a_near_duplicate_index_is_exact():
+    seed = 3
+    print("seed", seed)
+    draw = random.Random(seed)
+    words = [f"w{chr(97 + i)}" for i in range(12)]
+    texts = [" ".join(draw.choice(words) for _ in range(draw.randint(3, 30))) for _ in range(60)]
+    index = NearDuplicates(texts)
+    for text in [*texts, *(" ".join(draw.choice(words) for _ in range(20)) for _ in range(20))]:
+        own = shingles(text)
+        best = max(len(own & shingles(other)) / len(own | shingles(other)) for other in texts)
+        found = index.nearest(text)
+        assert (found[1] if found else 0.0) == pytest.approx(best)
+    assert index.nearest(texts[5])[1] == 1.0 >= THRESHOLD
+
+
+def test_an_answer_that_no_grader_reads_is_dropped():
+    problems = [Problem("0", "How much?", "\\$1.05"), Problem("1", "How many?", "1,000")]
+    built = build(problems, {}, report=lambda _: None)
+    assert [problem.id for problem in built.kept] == ["1"]
+    assert built.dropped == {"answer that cannot be graded": 1}
+    assert as_row(built.kept[0], "x", "train", 0, "Go.")["prompt"][0]["content"].endswith("\n\nGo.")
