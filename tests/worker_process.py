@@ -12,6 +12,7 @@ SHORT = ([5, 6, 7], [8, 9, 10, 11, 12, 13], [2, 5], "72")
 NO_EPISODES = ([9], [8, 9, 10], [], "7")
 NO_ROOM = ([5, 6, 7], [8, 9], [2], "7" * 1100)  # longer than the model has positions
 MASKED = 1  # position in each response
+SEED = 20261127  # of a fresh adapter
 ROWS = {1: [[LONG, SHORT, NO_EPISODES, NO_ROOM]], 2: [[LONG, SHORT], [NO_EPISODES, NO_ROOM]]}  # by world size and rank
 
 
@@ -97,6 +98,7 @@ def rank_main(rank: int, world: int, port: int, model: Path, overrides: list[str
     scoring.SEQUENCES_PER_CALL = 3  # several calls, and not the same number of sequences on each rank
     config = composed(f"actor_rollout_ref.model.path={model}", *overrides)
     worker = L2TWorker(config.actor_rollout_ref, role="actor")
+    torch.manual_seed(SEED)  # a fresh adapter is drawn
     worker.init_model()
     parameters = dict(worker.actor.engine.module.named_parameters())
     local = {name: p.to_local() if hasattr(p, "to_local") else p for name, p in parameters.items()}
