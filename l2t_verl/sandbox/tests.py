@@ -1,0 +1,96 @@
+"""A program against its tests: each in a sandbox of its own, calls going from one to the other."""
+
+from __future__ import annotations
+
+import ast
+import time
+from dataclasses import dataclass
+
+from l2t_verl.sandbox.isolation import require
+from l2t_verl.sandbox.limits import Limits
+from l2t_verl.sandbox.process import Ended, Sandboxed
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a program.
+
+    Attributes:
+        passed: all its tests.
+        reason: if not, why: `wrong` (a test failed), `error` (it or a test raised), `syntax` (it is no program), `timeout`,
+            `output` (too much of it, or what is none), `died`.
+        detail: the exception, for a person.
+    """
+
+    passed: bool
+    reason: str = ""
+    detail: str = ""
+
+
+def run_tests(program: str, tests: str, entry: str = "", limits: Limits | None = None) -> Verdict:
+    r"""Whether a program passes its tests.
+
+    The program sees the arguments that its functions are called with, never the tests: it cannot read what is expected, nor
+    end the tests early, and what it returns has been made a plain value before it is compared.
+
+    Args:
+        program: Python source.
+        tests: Python source that calls the program's functions and raises if they are wrong.
+        entry: name of the function that the tests' own `check` is called with, if they define it (HumanEval).
+        limits: of the program and of the tests.
+
+    Returns:
+        The verdict.
+
+    Raises:
+        SandboxError: nothing can be sandboxed on this machine.
+
+    Example:
+        >>> run_tests("def double(x):\n    return 2 * x", "assert double(4) == 8").passed
+        True
+    """
+    require()
+    try:
+        names = functions_of(program)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        return Verdict(False, "syntax", str(error))
+    if entry and entry not in names:
+        return Verdict(False, "error", f"the program defines no {entry}")
+    limits = limits or Limits()
+    deadline = time.monotonic() + limits.seconds
+    try:
+        with Sandboxed({"program": program}, limits, deadline) as answering:
+            if said := answering.receive():
+                return Verdict(False, "error", f"{said['raised']}: {said['text']}")
+            task = {"tests": tests, "names": names, "entry": entry}
+            with Sandboxed(task, limits, deadline) as asking:
+                while "passed" not in (message := asking.receive()):
+                    answering.send(message)
+                    asking.send(answering.receive())
+    except Ended as end:
+        return Verdict(False, str(end))
+    except KeyError:  # a program that speaks for itself on the sandbox's wire
+        return Verdict(False, "output")
+    if message["passed"]:
+        return Verdict(True)
+    reason = "wrong" if message["raised"] == "AssertionError" else "error"
+    return Verdict(False, reason, f"{message['raised']}: {message['text']}")
+
+
+def functions_of(program: str) -> list[str]:
+    r"""Names of what can be called: functions and classes at the program's top level, and names that it assigns there.
+
+    Raises:
+        SyntaxError: it is no Python.
+
+    Example:
+        >>> functions_of("def f(): ...\ng = f\nx: int = 1")
+        ['f', 'g']
+    """
+    names = []
+    for statement in ast.parse(program).body:
+        if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            names.append(statement.name)
+        elif isinstance(statement, ast.Assign):
+            names += [target.id for target in statement.targets if isinstance(target, ast.Name)]
+    return names

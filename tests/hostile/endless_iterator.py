@@ -1,0 +1,6 @@
+# wrong output
+import itertools
+
+
+def f(x):
+    return itertools.count()

@@ -1,0 +1,7 @@
+# timeout: none of its forks succeeds
+import contextlib
+import os
+
+while True:
+    with contextlib.suppress(OSError):
+        os.fork()

@@ -1,0 +1,3 @@
+# output
+def f(x):
+    return "x" * 3_000_000

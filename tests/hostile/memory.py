@@ -1,0 +1,3 @@
+# error: MemoryError
+def f(x):
+    return len("x" * 10**10) and 42

@@ -1,0 +1,6 @@
+# timeout
+import time
+
+
+def f(x):
+    time.sleep(100)
