@@ -191,8 +191,10 @@ class CreditConfig(_Section):
 class OutcomeConfig(_Section):
     """How the final answer is graded."""
 
-    grader: Literal["auto", "math_verify", "verl"] = Field(
-        "auto", description="`auto` takes verl's scorer for a data source that verl knows, else math-verify."
+    grader: Literal["auto", "math_verify", "tests", "verl"] = Field(
+        "auto",
+        description="`tests` runs the response's program on the row's `extra_info.tests` in a sandbox; `auto` takes them "
+        "where a row has them, else verl's scorer for a data source that verl knows, else math-verify.",
     )
     seconds_per_sample: Real = Field(10.0, gt=0, le=600, description="Time limit for grading one sample, in seconds.")
     workers: int = Field(2, ge=1, le=64, description="Grading processes of one reward worker.")

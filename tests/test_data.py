@@ -18,6 +18,7 @@ from l2t_verl.data.duplicates import THRESHOLD, NearDuplicates, shingles
 from l2t_verl.data.instruction import instruction, opens_thinking
 from l2t_verl.data.problems import Problem
 from l2t_verl.data.rows import DataError, file_rows
+from l2t_verl.grading import grade_code_score
 
 FIXTURES = Path(__file__).parent / "fixtures"
 AGAINST = ["--against", f"math500={FIXTURES / 'math500.jsonl'}", "--against", f"aime25={FIXTURES / 'aime25.jsonl'}"]
@@ -188,3 +189,28 @@ def test_an_answer_that_no_grader_reads_is_dropped():
     assert [problem.id for problem in built.kept] == ["1"]
     assert built.dropped == {"answer that cannot be graded": 1}
     assert as_row(built.kept[0], "x", "train", 0, "Go.")["prompt"][0]["content"].endswith("\n\nGo.")
+
+
+def test_programs_are_kept_if_they_pass_their_own_tests(tmp_path):
+    against = ("--against", f"humaneval={FIXTURES / 'humaneval.jsonl'}")
+    done = run("mbpp", "--from", FIXTURES / "mbpp.jsonl", *against, "--out", tmp_path)
+    assert done.exit_code == 0, done.output
+    rows = pyarrow.parquet.read_table(tmp_path / "train.parquet").to_pylist()
+    assert [row["extra_info"]["id"] for row in rows] == ["601", "974"]  # 602 fails its test, 11 is of the test split
+    first = rows[0]["prompt"][0]["content"]
+    assert "It should pass this test:\nassert double(2) == 4" in first
+    assert "double(-1)" not in first  # the other tests are held back
+    assert "```python block" in first
+    assert rows[0]["reward_model"]["ground_truth"] == "def double(x):\n  return 2 * x"
+    assert rows[1]["extra_info"]["tests"]["source"].startswith("from math import isclose\nassert")
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["dropped"] == {"answer that cannot be graded": 1}
+    (shown,) = pyarrow.parquet.read_table(tmp_path / "validation.parquet").to_pylist()
+    assert shown["data_source"] == "l2t/humaneval"
+    answer = "<think>...</think>\n```python\ndef unshift(text: str) -> str:\n    return text[-1:] + text[:-1]\n```"
+    assert grade_code_score(answer, shown["extra_info"]["tests"]) == 1.0  # `shift` stands before the program
+
+
+def test_mathematics_is_compared_with_benchmarks_of_mathematics_alone():
+    assert set(command.benchmark_sources(None, "code")) == {"humaneval", "mbpp_test"}
+    assert "humaneval" not in command.benchmark_sources(None, "math")

@@ -12,7 +12,7 @@ import time
 import psutil
 import pytest
 
-from l2t_verl.grading import Grader, GradeResult, Unparsable, grade_math, grade_math_score
+from l2t_verl.grading import Grader, GradeResult, Unparsable, grade_code_score, grade_math, grade_math_score
 from l2t_verl.grading.pool import MEMORY_BYTES
 
 LIMIT = 2.0  # seconds for a sample
@@ -461,3 +461,27 @@ def test_giving_up_on_a_sample_does_not_harm_the_next(grader):
         return await grader.grade(grade_math_score, "\\boxed{4}", "4")
 
     assert asyncio.run(run()).score == 1.0
+
+
+@pytest.mark.parametrize(
+    ("response", "score"),
+    [
+        ("```python\ndef f(x):\n    return 2 * x\n```", 1.0),
+        (
+            "<think>```python\ndef f(x): return 0\n```</think>So\n```\nx\n```\nthen\n```py\r\ndef f(x): return 2*x\r\n```",
+            1.0,
+        ),
+        ("```python\ndef f(x):\n    return x\n```", 0.0),
+        ("```python\ndef g(x):\n    return 2 * x\n```", 0.0),
+        ("```python\nwhile True: pass\n```", 0.0),
+    ],
+)
+def test_programs_are_graded_by_their_tests(response, score):
+    tests = {"source": "assert f(2) == 4", "entry": "", "preamble": None}  # as parquet gives it
+    assert grade_code_score(response, tests) == score
+
+
+@pytest.mark.parametrize("response", ["def f(x): return 2 * x", "```python\ndef f(x): return 2 * x", "<think>```\n1\n```"])
+def test_a_response_without_a_closed_block_has_no_program(response):
+    with pytest.raises(Unparsable, match="no fenced block"):
+        grade_code_score(response, {"source": "assert f(2) == 4"})

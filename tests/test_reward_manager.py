@@ -180,6 +180,17 @@ def test_programs_are_run(make):
     assert judged(reward(make(), right.replace("1", "2"), columns))[0] == 0.0
 
 
+def test_a_row_s_own_tests_are_run_in_the_sandbox(make):
+    tests = {"source": "assert double(2) == 4", "entry": "", "preamble": ""}
+    columns = row("def double(x):\n    return 2 * x", "l2t/mbpp", extra_info={"tests": tests})
+    right, wrong = ("```python\ndouble = lambda x: %s * x\n```" % factor for factor in (2, 3))  # noqa: UP031
+    for manager in (make(), make(l2t={"outcome": {"grader": "tests"}})):
+        assert judged(reward(manager, right, columns)) == (1.0, 1.0, "ok")
+        assert judged(reward(manager, wrong, columns)) == (0.0, 0.0, "ok")
+        assert judged(reward(manager, "double = lambda x: 2 * x", columns)) == (0.0, 0.0, "unparsable")
+    assert judged(reward(manager, right)) == (0.0, 0.0, "no_ground_truth")
+
+
 def test_which_sources_verl_knows():
     known = {"openai/gsm8k", "lighteval/MATH", "aime2025", "searchR1_nq"}
     assert {name for name in (*known, "l2t/sums", "", "DeepScaleR") if knows(name)} == known

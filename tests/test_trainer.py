@@ -15,6 +15,7 @@ from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ
 from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
+from l2t_verl import sandbox
 from l2t_verl.config import ConfigError, load_config
 from l2t_verl.plugin import fields, startup, step
 from l2t_verl.plugin.trainer import L2TMixin, L2TTrainerSync
@@ -224,6 +225,20 @@ def test_with_a_custom_reward_function_it_is_a_warning(folder, caplog):
     trainer = trainer_with_data(folder, "custom", overrides=overrides, reward_model={"style": "rule", "ground_truth": ""})
     trainer._init_dataloader()
     assert "l2t/skipped/no_ground_truth" in caplog.text
+
+
+def test_tests_that_nothing_can_run_are_refused(folder, monkeypatch):
+    tests = {"extra_info": {"index": 0, "tests": {"source": "assert f(1) == 1", "entry": "", "preamble": ""}}}
+    trainer_with_data(folder, "tests", **tests)._init_dataloader()  # bubblewrap is here
+
+    def refuse() -> None:
+        raise sandbox.SandboxError("no namespaces")
+
+    monkeypatch.setattr(sandbox, "require", refuse)
+    with pytest.raises(ConfigError, match=r"data\.train_files: rows have tests, and no namespaces"):
+        trainer_with_data(folder, "tests", **tests)._init_dataloader()
+    with pytest.raises(ConfigError, match=r"4 of 4 rows have no extra_info\.tests \(rows 0, 1, 2, 3\)"):
+        trainer_with_data(folder, "none", overrides=("+algorithm.l2t.outcome.grader=tests",))._init_dataloader()
 
 
 def test_images_are_refused(folder):

@@ -19,8 +19,6 @@ from l2t_verl.data.instruction import Instruction, instruction, opens_thinking
 from l2t_verl.data.problems import Problem
 from l2t_verl.data.rows import DataError
 
-VALIDATION = ("aime24", "aime25", "amc23")  # the small ones of the benchmarks, to be looked at during training
-
 app = typer.Typer(add_completion=False)
 
 
@@ -53,9 +51,9 @@ def main(
         if kind not in get_args(Instruction):
             raise DataError(f"--instruction {kind}: take one of {', '.join(get_args(Instruction))}")
         folder = out if out is not None else Path("runs") / "data" / name
-        sources = benchmark_sources(against)
+        sources = benchmark_sources(against, dataset.task)
         opened = tokenizer is not None and opens_thinking(_tokenizer(tokenizer))
-        text = instruction(kind, episodes=episodes, opened=opened)
+        text = instruction(kind, episodes=episodes, opened=opened, task=dataset.task)
         problems = load(name, source)
         benchmarks = {benchmark: load(benchmark, path) for benchmark, path in sources.items()}
         since = time.monotonic()
@@ -65,7 +63,7 @@ def main(
         train = [as_row(problem, name, "train", i, text) for i, problem in enumerate(built.kept)]
         validation = [
             as_row(problem, benchmark, "validation", i, text)
-            for benchmark in VALIDATION
+            for benchmark in dataset.validation
             for i, problem in enumerate(benchmarks.get(benchmark, ()))
         ]
         inputs = {key: rows.sha256(path) if path else ALL[key].repository for key, path in {name: source, **sources}.items()}
@@ -95,14 +93,14 @@ def main(
     typer.echo(f"{time.monotonic() - since:.0f} s after reading")
 
 
-def benchmark_sources(against: Sequence[str] | None) -> dict[str, Path | None]:
-    """Benchmarks by name, with their files; without an option all of them, from the hub.
+def benchmark_sources(against: Sequence[str] | None, task: str) -> dict[str, Path | None]:
+    """Benchmarks by name, with their files; without an option all of the task, from the hub.
 
     Raises:
         DataError: one that is not known.
     """
     if against is None:
-        return dict.fromkeys(BENCHMARKS)
+        return {key: None for key, benchmark in BENCHMARKS.items() if benchmark.task == task}
     found: dict[str, Path | None] = {}
     for item in against:
         key, _, path = item.partition("=")

@@ -7,11 +7,12 @@ import multiprocessing
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from l2t_verl.data.duplicates import THRESHOLD, NearDuplicates, normalised
 from l2t_verl.data.problems import Problem
+from l2t_verl.grading.code import grade_code_score
 from l2t_verl.grading.mathematics import grade_math
 
 SECONDS = 10.0  # for checking one answer
@@ -102,7 +103,7 @@ def _checked(problems: Sequence[Problem]) -> list[tuple[Problem, tuple[str, str]
 
     found = []
     with ProcessPool(context=multiprocessing.get_context("spawn"), initializer=_quiet) as pool:
-        results = pool.map(grades_itself, [problem.answer for problem in problems], timeout=SECONDS, chunksize=1).result()
+        results = pool.map(grades_itself, problems, timeout=SECONDS, chunksize=1).result()
         for problem in problems:
             try:
                 right = next(results)
@@ -119,9 +120,11 @@ def _quiet() -> None:
     logging.disable(logging.WARNING)  # math-verify's, that the limit on time is ours
 
 
-def grades_itself(answer: str) -> bool:
-    """Whether an answer in a box is graded as equal to itself."""
-    return grade_math(f"\\boxed{{{answer}}}", answer)
+def grades_itself(problem: Problem) -> bool:
+    """Whether the reference answer, given as a response gives it, is graded as right."""
+    if problem.tests is not None:
+        return grade_code_score(f"```python\n{problem.answer}\n```", asdict(problem.tests)) == 1.0
+    return grade_math(f"\\boxed{{{problem.answer}}}", problem.answer)
 
 
 def _twin(
@@ -138,12 +141,16 @@ def _twin(
 def as_row(problem: Problem, name: str, split: str, index: int, instruction: str) -> dict[str, Any]:
     """A problem as verl reads it.
 
-    Its `data_source` is none of verl's own, so that the reward manager `l2t` grades it by math-verify.
+    Its `data_source` is none of verl's own, so that the reward manager `l2t` grades it by its tests, if it has any, else by
+    math-verify.
     """
+    extra = {"index": index, "split": split, "id": problem.id, "level": problem.level}
+    if problem.tests is not None:
+        extra["tests"] = asdict(problem.tests)
     return {
         "data_source": f"l2t/{name}",
         "prompt": [{"role": "user", "content": f"{problem.question}\n\n{instruction}"}],
-        "ability": "math",
+        "ability": "math" if problem.tests is None else "code",
         "reward_model": {"style": "rule", "ground_truth": problem.answer},
-        "extra_info": {"index": index, "split": split, "id": problem.id, "level": problem.level},
+        "extra_info": extra,
     }

@@ -6,7 +6,9 @@ import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+from l2t_verl.data.code import code_problem_of, is_code
 from l2t_verl.data.problems import MissingColumn, Problem, problem_of
 from l2t_verl.data.rows import DataError, Row, file_rows, hub_rows
 
@@ -20,34 +22,51 @@ class Dataset:
         split: of it.
         configuration: of it, where it has several.
         keep: which rows.
+        validation: benchmarks that are looked at during training.
         sample: how many problems are drawn, by a seed; None for all.
         note: what a reader of the summary should know.
+        task: what is asked for; benchmarks of the same task are kept out of a training set.
     """
 
     repository: str
     split: str = "train"
     configuration: str | None = None
     keep: Callable[[Row], bool] | None = None
+    validation: tuple[str, ...] = ()
     sample: int | None = None
     note: str = ""
+    task: Literal["math", "code"] = "math"
 
 
 def _before_2024(row: Row) -> bool:
     return int(row.get("Year") or row["year"]) < 2024
 
 
+def _mbpp(first: int, last: int) -> Callable[[Row], bool]:
+    """Rows of one of MBPP's splits, which are ranges of its numbers: its file holds all of them."""
+    return lambda row: first <= int(row["task_id"]) <= last
+
+
+SMALL = ("aime24", "aime25", "amc23")
 TRAINING = {
     "aime_919": Dataset(
         "di-zhang-fdu/AIME_1983_2024",
         keep=_before_2024,
+        validation=SMALL,
         note="the paper's 919 AIME problems: this list of 933 without its 14 of 2024. The paper says 1989-2023, but of "
         "those years there are 837; 919 is the count from 1983 on",
     ),
     "numina_math_4k": Dataset(
-        "AI-MO/NuminaMath-CoT", sample=4000, note="a choice of ours by the seed: the paper does not say which 4,000"
+        "AI-MO/NuminaMath-CoT",
+        validation=SMALL,
+        sample=4000,
+        note="a choice of ours by the seed: the paper does not say which 4,000",
     ),
-    "deepscaler_40k": Dataset("agentica-org/DeepScaleR-Preview-Dataset"),
-    "gsm8k": Dataset("openai/gsm8k", configuration="main"),
+    "deepscaler_40k": Dataset("agentica-org/DeepScaleR-Preview-Dataset", validation=SMALL),
+    "gsm8k": Dataset("openai/gsm8k", configuration="main", validation=("gsm8k_test",)),
+    "mbpp": Dataset(
+        "google-research-datasets/mbpp", configuration="full", keep=_mbpp(601, 974), validation=("humaneval",), task="code"
+    ),
 }
 BENCHMARKS = {
     "aime24": Dataset("HuggingFaceH4/aime_2024"),
@@ -58,6 +77,8 @@ BENCHMARKS = {
     "olympiad_bench": Dataset("math-ai/olympiadbench", "test"),
     "omni_math": Dataset("KbsdJames/Omni-MATH", "test"),
     "gsm8k_test": Dataset("openai/gsm8k", "test", configuration="main"),
+    "humaneval": Dataset("openai/openai_humaneval", "test", task="code"),
+    "mbpp_test": Dataset("google-research-datasets/mbpp", "test", configuration="full", keep=_mbpp(11, 510), task="code"),
 }
 ALL = TRAINING | BENCHMARKS
 
@@ -90,7 +111,7 @@ def load(name: str, source: Path | None = None) -> list[Problem]:
     where = source if source is not None else dataset.repository
     try:
         kept = [row for row in rows if dataset.keep is None or dataset.keep(row)]
-        found = [problem_of(row, position) for position, row in enumerate(kept)]
+        found = [(code_problem_of if is_code(row) else problem_of)(row, position) for position, row in enumerate(kept)]
     except (MissingColumn, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{where} is not in the form of {name} ({dataset.repository}): {error}") from error
     if not found:

@@ -1,14 +1,19 @@
-r"""What a prompt asks for: a thought cut into numbered episodes (arXiv 2505.10425, section 4.1), and a boxed answer."""
+r"""What a prompt asks for: a thought cut into numbered episodes (arXiv 2505.10425, section 4.1), and a final answer."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
 Instruction = Literal["adaptive", "fixed", "none"]
-ANSWER = r"give the final answer within \boxed{}."
+ANSWERS = {
+    "math": r"give the final answer within \boxed{}.",
+    "code": "give the whole program in one ```python block.",
+}
 
 
-def instruction(kind: Instruction, *, episodes: int = 30, opened: bool = False) -> str:
+def instruction(
+    kind: Instruction, *, episodes: int = 30, opened: bool = False, task: Literal["math", "code"] = "math"
+) -> str:
     r"""The text that follows a problem.
 
     Args:
@@ -16,18 +21,19 @@ def instruction(kind: Instruction, *, episodes: int = 30, opened: bool = False) 
             for the other segmenters.
         episodes: of `fixed`.
         opened: the chat template has opened the thought already, so that asking for `<think>` would open another.
+        task: what kind of answer is asked for.
 
     Example:
         >>> instruction("none")
         'Reason step by step, and give the final answer within \\boxed{}.'
     """
     if kind == "none":
-        return f"Reason step by step, and {ANSWER}"
+        return f"Reason step by step, and {ANSWERS[task]}"
     where = "Your thought is open already; close it with </think>." if opened else "Think between <think> and </think>."
     count = "as many as the problem needs" if kind == "adaptive" else f"at most {episodes} of them"
     return (
         f"{where} Put each step of the thought between tags of its own, numbered from 1: <episode_1> ... </episode_1>, "
-        f"<episode_2> ... </episode_2> and so on, {count}. After </think>, {ANSWER}"
+        f"<episode_2> ... </episode_2> and so on, {count}. After </think>, {ANSWERS[task]}"
     )
 
 

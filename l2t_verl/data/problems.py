@@ -16,20 +16,38 @@ ID = ("unique_id", "id", "ID", "task_id", "idx")
 
 
 @dataclass(frozen=True)
+class Tests:
+    """What a program has to pass.
+
+    Attributes:
+        source: of the tests.
+        entry: the function that their own `check` is called with; empty if they call by name.
+        preamble: code that stands before any program for this problem.
+    """
+
+    source: str
+    entry: str = ""
+    preamble: str = ""
+
+
+@dataclass(frozen=True)
 class Problem:
     """One problem with a checkable answer.
 
     Attributes:
         id: its name in its data set; its position there if it has none.
         question: the text that is asked.
-        answer: the reference answer, as short as the data set has it; empty if it has none.
+        answer: the reference answer, as short as the data set has it; of a programming problem the reference program; empty
+            if it has none.
         level: the data set's own measure of difficulty, or the year; empty if it has none.
+        tests: of a programming problem.
     """
 
     id: str
     question: str
     answer: str
     level: str = ""
+    tests: Tests | None = None
 
 
 class MissingColumn(ValueError):
@@ -46,7 +64,7 @@ def problem_of(row: Mapping[str, Any], position: int) -> Problem:
 
     Example:
         >>> problem_of({"question": "1 + 2?", "answer": "1 + 2 = 3\n#### 3"}, 7)
-        Problem(id='7', question='1 + 2?', answer='3', level='')
+        Problem(id='7', question='1 + 2?', answer='3', level='', tests=None)
         >>> problem_of({"problem": "x = 4?", "solution": "So \\boxed{\\frac{1}{2}}.", "year": 1983}, 0).answer
         '\\frac{1}{2}'
     """

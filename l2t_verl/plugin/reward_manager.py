@@ -20,7 +20,7 @@ from verl.utils.reward_score import default_compute_score
 
 from l2t_verl import episodes
 from l2t_verl.config import L2TConfig
-from l2t_verl.grading import Grader, GradeResult, grade_math_score
+from l2t_verl.grading import Grader, GradeResult, grade_code_score, grade_math_score
 from l2t_verl.plugin import fields
 from l2t_verl.plugin.startup import read_config
 
@@ -117,10 +117,12 @@ class L2TRewardManager(RewardManagerBase):
         source, info = str(extra.get("data_source", "")), _extra_info(extra)
         if self.custom is not None:
             return GradeResult.of(await self._call(self.custom, source, response, truth, info))
+        grader, tests = self.l2t.outcome.grader, info.get("tests")
+        if tests and grader in ("auto", "tests"):
+            return await self.grader.grade(grade_code_score, response, tests)
         answers = fields.accepted_answers(truth)
-        if not answers:
+        if not answers or grader == "tests":
             return GradeResult(0.0, "no_ground_truth")
-        grader = self.l2t.outcome.grader
         if grader == "math_verify" or (grader == "auto" and not await self._is_known(source)):
             return await self.grader.grade(grade_math_score, response, answers)
         if self.sandboxed is not None:

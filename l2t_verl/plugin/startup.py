@@ -9,10 +9,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from l2t_verl import sandbox
 from l2t_verl.compression import ESTIMATORS
 from l2t_verl.config import ConfigError, L2TConfig, load_config, why_no_forward_to_share
 from l2t_verl.gain import ForcingTemplate, answer_target
-from l2t_verl.grading import GradeResult, grade_math_score
+from l2t_verl.grading import GradeResult, grade_code_score, grade_math_score
 from l2t_verl.patches import on_cpu_platform
 from l2t_verl.plugin import fields
 
@@ -155,7 +156,8 @@ def check_data(
     """
     problems: list[str] = []
     answers: list[str] = []
-    examples: dict[str, str] = {}  # an answer of each data source, where answers are sampled
+    examples: dict[str, tuple[str, Any]] = {}  # an answer of each data source with its tests, where answers are sampled
+    custom = config.reward.custom_reward_function.path is not None
     for option, dataset in datasets.items():
         frame = getattr(dataset, "dataframe", None)
         if frame is None:
@@ -165,9 +167,11 @@ def check_data(
         answers += found
         if l2t.gain.kind == "monte_carlo" and {"data_source", "reward_model"} <= set(frame.column_names):
             examples |= _examples(frame)
+        if not custom:
+            problems += _tests_problems(option, frame, l2t)
         if missing:
             text = f"{option}: {len(missing)} of {len(frame)} rows have no ground truth (rows {_some(missing)})"
-            if config.reward.custom_reward_function.path is None:
+            if not custom:
                 problems.append(f"{text}; fill reward_model.ground_truth or drop them")
             else:
                 logger.warning("%s; they get no process reward and count in l2t/skipped/no_ground_truth", text)
@@ -176,7 +180,7 @@ def check_data(
             problems.append(f"{option}: rows carry {config.data[pictured[0]]}; L2T scores text only, drop the column")
     if context_length is not None and answers:
         problems += _room_problems(config, l2t, tokenizer, context_length, answers)
-    if config.reward.custom_reward_function.path is None:
+    if not custom:
         problems += _grading_problems(l2t, examples)
     if problems:
         raise ConfigError("L2T cannot train on this data:\n" + "\n".join(f"  {line}" for line in problems))
@@ -190,32 +194,60 @@ def _ground_truths(frame: Any) -> tuple[list[str], list[int]]:
     return [text for texts in accepted for text in texts], [row for row, texts in enumerate(accepted) if not texts]
 
 
-def _examples(frame: Any) -> dict[str, str]:
-    """The first answer of each data source."""
-    found: dict[str, str] = {}
-    for source, item in zip(frame["data_source"], frame["reward_model"], strict=True):
+def _examples(frame: Any) -> dict[str, tuple[str, Any]]:
+    """The first answer of each data source, with its tests."""
+    found: dict[str, tuple[str, Any]] = {}
+    for source, item, tests in zip(frame["data_source"], frame["reward_model"], _tests(frame), strict=True):
         if source not in found and (accepted := fields.accepted_answers(fields.ground_truth_of(item))):
-            found[source] = accepted[0]
+            found[source] = accepted[0], tests
     return found
 
 
-def _grading_problems(l2t: L2TConfig, examples: Mapping[str, str]) -> Iterator[str]:
+def _tests(frame: Any) -> list[Any]:
+    """The tests of each row; None where it has none."""
+    rows = frame["extra_info"] if "extra_info" in frame.column_names else [None] * len(frame)
+    return [(row or {}).get("tests") for row in rows]
+
+
+def _tests_problems(option: str, frame: Any, l2t: L2TConfig) -> Iterator[str]:
+    """Whether rows that are graded by tests have some, and whether this machine can run them."""
+    if l2t.outcome.grader not in ("auto", "tests"):
+        return
+    tests = _tests(frame)
+    without = [row for row, of in enumerate(tests) if not of]
+    if l2t.outcome.grader == "tests" and without:
+        yield (
+            f"{option}: {len(without)} of {len(tests)} rows have no extra_info.tests (rows {_some(without)}) for "
+            "algorithm.l2t.outcome.grader=tests; build the data with python -m l2t_verl.data, or take another grader"
+        )
+    if len(without) < len(tests):
+        try:
+            sandbox.require()
+        except sandbox.SandboxError as error:
+            yield f"{option}: rows have tests, and {error}"
+
+
+def _grading_problems(l2t: L2TConfig, examples: Mapping[str, tuple[str, Any]]) -> Iterator[str]:
     """Whether a right answer, forced and closed as samples are, is graded as right: else J would always be 0."""
     from l2t_verl.plugin.reward_manager import knows, verl_score
 
-    for source, answer in examples.items():
+    for source, (answer, tests) in examples.items():
         text = f"{l2t.gain.forcing_suffix}{answer}{l2t.gain.closing}"
-        if len(answer) > LONGEST_GRADED:  # tests of a program, not an answer to be written down
+        by_tests = tests and l2t.outcome.grader in ("auto", "tests")
+        if len(answer) > LONGEST_GRADED and not by_tests:  # tests of a program, not an answer to be written down
             continue
         by_verl = l2t.outcome.grader == "verl" or (l2t.outcome.grader == "auto" and knows(source))
         try:
-            result = verl_score(source, text, answer, None) if by_verl else grade_math_score(text, [answer])
+            if by_tests:
+                result = grade_code_score(text, tests)
+            else:
+                result = verl_score(source, text, answer, None) if by_verl else grade_math_score(text, [answer])
             accuracy = GradeResult.of(result).accuracy
         except Exception as error:
             logger.warning("the forced answer %r of %s could not be graded: %s", text, source, error)
             continue
         if accuracy <= 0:
-            grader = "verl's scorer" if by_verl else "math-verify"
+            grader = "the sandbox" if by_tests else "verl's scorer" if by_verl else "math-verify"
             yield (
                 f"data source {source}: {grader} grades the right answer as wrong when it is forced ({text!r}), so "
                 "gain.kind=monte_carlo would always score 0; set algorithm.l2t.gain.forcing_suffix and closing to what it "
