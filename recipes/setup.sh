@@ -30,7 +30,7 @@ pip=("$venv/bin/python" -m pip --disable-pip-version-check -qq)
 if [ "$kind" = gpu ]; then
   # Without verl's extra `fsdp`, which wants flash-attn built: the quickstart attends with torch's SDPA.
   echo "setup: verl, vLLM for GPUs and what they need"
-  "${pip[@]}" install "verl[vllm,math]==0.9.1" -e "$root[dev]"
+  "${pip[@]}" install "verl[vllm,math]==0.9.1" -e "$root[dev,tools]"
 else
   # PyTorch's own CPU index first; where it cannot be reached, whatever the configured index offers.
   echo "setup: torch (CPU build)"

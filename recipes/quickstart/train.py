@@ -17,6 +17,10 @@ import psutil
 import report
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.resolve().parents[1]))  # this file is run by its path
+
+from recipes.environment import bare_machine  # noqa: E402
+
 START = float(os.environ.get("START", time.time()))
 # What verl's log says when a stage is over, and what then begins
 STAGES = [
@@ -35,20 +39,12 @@ def say(text: str) -> None:
 
 def environment(run: Path) -> dict[str, str]:
     """The process's environment, with what a machine without a GPU needs."""
-    import torch
-
-    values = dict(os.environ)
-    values.update(
-        VERL_FILE_LOGGER_PATH=str(run / "metrics.jsonl"), HYDRA_FULL_ERROR="1", PYTHONUNBUFFERED="1", RAY_DEDUP_LOGS="0"
-    )
-    values.setdefault("TOKENIZERS_PARALLELISM", "false")
-    values.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    values.setdefault("VLLM_NO_USAGE_STATS", "1")
-    if not torch.cuda.is_available():
-        values.update(VERL_PLATFORM="cpu", VLLM_TARGET_DEVICE="cpu")
-        values.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-        values.setdefault("OMP_NUM_THREADS", str(psutil.cpu_count(logical=False) or 1))
-    return values
+    return bare_machine() | {
+        "VERL_FILE_LOGGER_PATH": str(run / "metrics.jsonl"),
+        "HYDRA_FULL_ERROR": "1",
+        "RAY_DEDUP_LOGS": "0",
+        "PYTHONUNBUFFERED": "1",
+    }
 
 
 def command(prepared: dict[str, str], run: Path, steps: int, overrides: list[str]) -> list[str]:

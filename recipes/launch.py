@@ -1,0 +1,126 @@
+"""Launches an arm of a recipe by verl's own `main_ppo`, after checks; `--dry-run` stops there.
+
+bash recipes/deepscaler_1p5b/run.sh l2t --dry-run
+bash recipes/deepscaler_1p5b/run.sh grpo trainer.nnodes=2 --launcher ray
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from recipes.checks import gpus_of, memory_lines, problems_of
+from recipes.environment import bare_machine
+
+FOLDER = Path(__file__).parent.resolve()
+ROOT = FOLDER.parent
+RECIPES = sorted(file.parent.name for file in FOLDER.glob("*/run.sh") if "launch.sh" in file.read_text())
+ARMS = sorted(file.stem for file in (FOLDER / "arm").glob("*.yaml"))
+
+
+def composed(recipe: str, overrides: list[str]) -> Any:
+    """verl's whole configuration, as main_ppo gets it."""
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(str(FOLDER), version_base=None):
+        return compose(f"{recipe}/{recipe}", overrides=overrides)
+
+
+def command(recipe: str, overrides: list[str]) -> list[str]:
+    """The command line of verl's own entry point with this project's configuration."""
+    config = ["--config-path", str(FOLDER), "--config-name", f"{recipe}/{recipe}"]
+    return [sys.executable, "-m", "verl.trainer.main_ppo", *config, *overrides]
+
+
+def variables_of(run: Path) -> dict[str, str]:
+    """Where verl logs the metrics: it empties the file at each start, so each start has its own."""
+    return {"VERL_FILE_LOGGER_PATH": str(run / f"metrics-{time.strftime('%Y%m%d-%H%M%S')}.jsonl")}
+
+
+def through_ray(line: list[str], variables: dict[str, str]) -> list[str]:
+    """The same as a job of a Ray cluster whose nodes see this checkout at this path; RAY_ADDRESS names the cluster."""
+    there = f"cd {shlex.quote(str(ROOT))} && exec {shlex.join(line)}"
+    return ["ray", "job", "submit", f"--runtime-env-json={json.dumps({'env_vars': variables})}", "--", "sh", "-c", there]
+
+
+def chosen(kind: str, name: str, known: list[str]) -> str:
+    """The name, if it is known.
+
+    Raises:
+        SystemExit: it is not; with the one that is probably meant.
+    """
+    if name in known:
+        return name
+    close = difflib.get_close_matches(name, known, n=1)
+    meant = f" Did you mean {close[0]}?" if close else ""
+    raise SystemExit(f"launch: there is no {kind} {name!r}.{meant} Known: {', '.join(known)}")
+
+
+def make_data(config: Any) -> None:
+    """Build data that is not there, where the path says of which data set.
+
+    Raises:
+        SystemExit: it cannot be built, or nobody knows how.
+    """
+    from l2t_verl.data import TRAINING
+
+    for key in ("train_files", "val_files"):
+        file = Path(str(config.data[key]))
+        if file.exists():
+            continue
+        name = file.parent.name
+        if file.parent != Path("runs/data") / name or name not in TRAINING:
+            raise SystemExit(
+                f"launch: data.{key}={file} is not there; make it with python -m l2t_verl.data, or name another"
+            )
+        print(f"data: {file} is not there yet and is built", flush=True)
+        build = [sys.executable, "-m", "l2t_verl.data", name, "--out", str(file.parent)]
+        build += ["--tokenizer", str(config.actor_rollout_ref.model.path)]
+        if subprocess.run(build, check=False).returncode:
+            raise SystemExit(
+                "launch: the data could not be built; build it by hand (--from PATH without a hub), start again"
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", help=", ".join(RECIPES))
+    parser.add_argument("arm", help=", ".join(ARMS))
+    parser.add_argument("--dry-run", action="store_true", help="compose, check, print the command; start nothing")
+    parser.add_argument("--launcher", choices=("local", "ray"), default="local", help="ray: a job for the cluster that runs")
+    parser.add_argument("--gpu", default="H100", help="for the memory's sums: A100-40, A100, H100, H200, or GiB")
+    arguments, overrides = parser.parse_known_args()
+    recipe, arm = chosen("recipe", arguments.recipe, RECIPES), chosen("arm", arguments.arm, ARMS)
+    memory = gpus_of(arguments.gpu)
+    overrides = [f"arm={arm}", f"trainer.experiment_name={recipe}-{arm}", *overrides]
+    try:
+        config = composed(recipe, overrides)
+    except Exception as error:  # Hydra's, of many kinds
+        raise SystemExit(f"launch: the configuration does not compose: {error}") from error
+    print(f"{recipe}, arm {arm}")
+    print("\n".join(memory_lines(config, memory)))
+    line, variables = command(recipe, overrides), variables_of(ROOT / "runs" / config.trainer.experiment_name)
+    if arguments.launcher == "ray":
+        line = through_ray(line, variables)
+    print("command:\n  " + shlex.join(line), flush=True)
+    if problems := problems_of(config, memory):
+        raise SystemExit("launch: this would not train:\n" + "\n".join(f"  {problem}" for problem in problems))
+    print("checks: passed", flush=True)
+    if arguments.dry_run:
+        return
+    make_data(config)
+    Path(variables["VERL_FILE_LOGGER_PATH"]).parent.mkdir(parents=True, exist_ok=True)
+    os.execvpe(line[0], line, bare_machine() | variables)
+
+
+if __name__ == "__main__":
+    os.chdir(ROOT)
+    main()
