@@ -69,7 +69,7 @@ def build(
     )
     # a sample is checked as far as it is drawn: checking all of a large set would take hours
     for start in range(0, len(candidates), max(size, 1)):
-        for problem, fault in _checked(candidates[start : start + size]):
+        for problem, fault in checked(candidates[start : start + size]):
             twin = None if fault else _twin(problem, known, benchmarks)
             if fault or twin:
                 built.drop(*(fault or twin))
@@ -97,7 +97,7 @@ def _once(problems: Sequence[Problem], built: Built) -> list[Problem]:
     return found
 
 
-def _checked(problems: Sequence[Problem]) -> list[tuple[Problem, tuple[str, str] | None]]:
+def checked(problems: Sequence[Problem]) -> list[tuple[Problem, tuple[str, str] | None]]:
     """Each problem with why its answer cannot be graded, if so: a right answer, boxed, has to be graded as right."""
     from pebble import ProcessPool
 

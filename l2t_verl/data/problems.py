@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from l2t_verl.grading.mathematics import last_box
 
@@ -28,6 +28,7 @@ class Tests:
     source: str
     entry: str = ""
     preamble: str = ""
+    __test__: ClassVar[bool] = False  # pytest would take it for one of its own
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,172 @@
+"""python -m l2t_verl.evaluate run MODEL …: samples, grades, a table; … compare A B: two or more of them, paired."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from l2t_verl.data import BENCHMARKS, DataError, Problem, load, rows
+from l2t_verl.data.build import checked
+from l2t_verl.data.datasets import named
+from l2t_verl.evaluate.engines import Engine, EngineError, ServerEngine, VllmEngine
+from l2t_verl.evaluate.model import ModelError, fingerprint, resolved
+from l2t_verl.evaluate.results import results, table
+from l2t_verl.evaluate.run import Settings, sample_all
+from l2t_verl.evaluate.store import Store, StoreError, check_settings, write_whole
+from l2t_verl.grading import Grader
+from l2t_verl.sandbox import SandboxError, require
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+FAILURES = (DataError, EngineError, ModelError, StoreError, SandboxError, ValueError, OSError)
+
+
+@app.command()
+def run(
+    model: Annotated[str, typer.Argument(help="hub name, folder, or a checkpoint folder of verl's")],
+    benchmark: Annotated[
+        list[str], typer.Option("--benchmark", "-b", help=f"NAME or NAME=PATH, repeat it: {', '.join(BENCHMARKS)}")
+    ],
+    out: Annotated[Path | None, typer.Option(help="folder; default runs/evaluate/MODEL")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="n of each question")] = 20,
+    temperature: Annotated[float, typer.Option(min=0)] = 0.6,
+    top_p: Annotated[float, typer.Option(min=0, max=1)] = 0.95,
+    max_tokens: Annotated[int, typer.Option(min=1, help="of a response")] = 16384,
+    budget: Annotated[
+        list[int] | None, typer.Option(min=1, help="tokens of thought at which the answer is forced; repeat it")
+    ] = None,
+    kind: Annotated[str, typer.Option("--instruction", help="adaptive, fixed, none: as in the training data")] = "adaptive",
+    limit: Annotated[int | None, typer.Option(min=1, help="the first questions of each benchmark only")] = None,
+    seed: Annotated[int, typer.Option(help="of the samples")] = 0,
+    batch: Annotated[int, typer.Option(min=1, help="samples drawn together; a crash costs at most these")] = 512,
+    server: Annotated[str | None, typer.Option(help="URL of an OpenAI-compatible server, with /v1; else vLLM here")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="of the model behind --server; --budget needs it")] = None,
+    parallel: Annotated[int, typer.Option(min=1, help="requests at once to --server")] = 32,
+    max_model_len: Annotated[int | None, typer.Option(help="vLLM's; default what the model allows")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE for vLLM's LLM, as tensor_parallel_size=2; repeat it")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="for grading one sample")] = 10.0,
+) -> None:
+    """Sample, grade, and write OUT/samples.jsonl, results.json and results.md; start it again to go on after a crash."""
+    try:
+        settings = Settings(samples, temperature, top_p, max_tokens, seed, kind, tuple(sorted(set(budget or ()))), batch)
+        if server and settings.budgets and tokenizer is None:
+            raise ValueError("--budget continues a thought, for which --tokenizer has to name the server's model")
+        problems, left_out, inputs = benchmarks_of(benchmark, limit)
+        if any(problem.tests is not None for of in problems.values() for problem in of):
+            require()
+        folder = out or Path("runs") / "evaluate" / model.strip("/").replace("/", "--")
+        path = model if server else resolved(model, folder / "merged")
+        about = {"model": model, "weights": fingerprint(path), "server": server, "benchmarks": inputs, **asdict(settings)}
+        folder.mkdir(parents=True, exist_ok=True)
+        check_settings(folder / "settings.json", json.loads(json.dumps(about)))
+        store = Store(folder / "samples.jsonl")
+        engine = engine_of(path, server, tokenizer, parallel, max_model_len, seed, option)
+        grader = Grader(max(1, multiprocessing.cpu_count() // 2), seconds)
+        try:
+            sample_all(engine, problems, settings, store, grader)
+        finally:
+            grader.close()
+            engine.close()
+        found = results(store.samples, problems, left_out, settings)
+        text = table(found, model)
+        write_whole(folder / "results.json", json.dumps({"settings": about, "results": found}, indent=1) + "\n")
+        write_whole(folder / "results.md", text)
+    except FAILURES as error:
+        typer.echo(f"l2t_verl.evaluate: {error}", err=True)
+        raise typer.Exit(1) from error
+    typer.echo(text)
+    typer.echo(f"samples, results.json and results.md in {folder}")
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(help="folders of evaluations; the first is what the others are compared with")
+    ],
+    out: Annotated[Path, typer.Option(help="folder of compare.md and the plots")] = Path("runs") / "evaluate" / "compare",
+    published: Annotated[
+        str | None,
+        typer.Option(help="model of the paper whose printed numbers stand beside ours, as DeepScaleR-1.5B-Preview"),
+    ] = None,
+) -> None:
+    """Pair runs by question: differences with intervals, ratio of tokens, and plots."""
+    from l2t_verl.evaluate.compare import write_comparison
+
+    try:
+        typer.echo(write_comparison(runs, out, published))
+    except FAILURES as error:
+        typer.echo(f"l2t_verl.evaluate: {error}", err=True)
+        raise typer.Exit(1) from error
+
+
+def benchmarks_of(
+    names: Sequence[str], limit: int | None
+) -> tuple[dict[str, list[Problem]], dict[str, int], dict[str, Any]]:
+    """The problems of each benchmark, how many were left out since their own answer is not graded as right, and hashes.
+
+    Raises:
+        DataError: an unknown name, no such file, no network, a missing column, no problem left.
+    """
+    problems, left_out, inputs = {}, {}, {}
+    for item in names:
+        name, _, path = item.partition("=")
+        dataset = named(name, BENCHMARKS)
+        source = Path(path) if path else None
+        known = load(name, source)[:limit]
+        problems[name] = [problem for problem, fault in checked(known) if fault is None]
+        left_out[name] = len(known) - len(problems[name])
+        if not problems[name]:
+            raise DataError(f"no problem of {item} has an answer that can be graded")
+        ids = [problem.id for problem in problems[name]]
+        if len(set(ids)) < len(ids):
+            raise DataError(f"{item}: two problems have the same id {next(i for i in ids if ids.count(i) > 1)!r}")
+        if left_out[name]:
+            typer.echo(
+                f"{name}: {left_out[name]} of {len(known)} problems are left out: their own answer is not graded as right"
+            )
+        inputs[name] = (rows.sha256(source) if source else {"hub": dataset.repository}) | {"questions": len(ids)}
+    return problems, left_out, inputs
+
+
+def engine_of(
+    path: str,
+    server: str | None,
+    tokenizer: str | None,
+    parallel: int,
+    max_model_len: int | None,
+    seed: int,
+    options: Sequence[str] | None,
+) -> Engine:
+    """The engine that the options name.
+
+    Raises:
+        EngineError: it does not start.
+        ValueError: an option that is none.
+    """
+    if server:
+        from transformers import AutoTokenizer
+
+        known = AutoTokenizer.from_pretrained(tokenizer) if tokenizer else None
+        return ServerEngine(server, path, tokenizer=known, parallel=parallel)
+    given = dict(item.split("=", 1) for item in options or () if "=" in item)
+    if len(given) < len(options or ()):
+        raise ValueError("--option takes NAME=VALUE")
+    return VllmEngine(path, max_model_len=max_model_len, seed=seed, options={k: _value(v) for k, v in given.items()})
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+if __name__ == "__main__":
+    app()

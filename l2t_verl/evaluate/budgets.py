@@ -1,0 +1,45 @@
+"""Accuracy against a budget of tokens: the thought that is stored is cut after b tokens, and the answer forced."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from l2t_verl.gain import ForcingTemplate
+
+ANSWER_TOKENS = 64  # a forced answer is short
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A thought, cut.
+
+    Attributes:
+        text: what is kept of it, with the text that forces an answer.
+        kept: tokens of thought.
+        start: where in `text` the forced answer begins to be graded.
+    """
+
+    text: str
+    kept: int
+    start: int
+
+
+def cut(tokenizer: Any, response: str, budget: int, template: ForcingTemplate, opened: bool) -> Cut | None:
+    """Where a response stands after `budget` tokens; None if it is over by then, so that its own answer counts.
+
+    Args:
+        tokenizer: the model's.
+        response: a whole response.
+        budget: tokens, ≥ 1.
+        template: of forced answers.
+        opened: whether the prompt ends inside a thought.
+    """
+    ids = tokenizer.encode(response, add_special_tokens=False)
+    if len(ids) <= budget:
+        return None
+    kept = tokenizer.decode(ids[:budget])
+    thinking = kept.rfind(template.think_open) > kept.rfind(template.think_close.strip())
+    thinking = thinking or (opened and template.think_close.strip() not in kept)
+    forcing = template.forcing("open" if thinking else "closed")
+    return Cut(kept + forcing, budget, len(kept) + len(forcing) - len(template.suffix))

@@ -1,0 +1,154 @@
+"""Evaluations beside each other, paired by question, with the paper's printed numbers where they are asked for."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from l2t_verl.evaluate.run import by_question
+from l2t_verl.evaluate.statistics import bootstrap
+from l2t_verl.evaluate.store import Sample, Store, StoreError, write_whole
+
+PUBLISHED = Path(__file__).parent / "published.json"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One run's folder, read.
+
+    Attributes:
+        name: of the folder.
+        found: its results.
+        samples: its samples.
+    """
+
+    name: str
+    found: dict[str, Any]
+    samples: dict[Any, Sample]
+
+
+def read(folder: Path) -> Evaluation:
+    """Read a run.
+
+    Raises:
+        StoreError: it is not there, or not finished.
+    """
+    file = folder / "results.json"
+    if not file.exists():
+        raise StoreError(f"{file} is not there: name the folder of an evaluation, and let it finish first")
+    return Evaluation(folder.name, json.loads(file.read_text())["results"], Store(folder / "samples.jsonl").samples)
+
+
+def paired(one: Evaluation, other: Evaluation, benchmark: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Accuracy and tokens of each question that both have: accuracies a, b and tokens a, b, [Q] each.
+
+    Raises:
+        StoreError: they share no question.
+    """
+    first, second = (dict(by_question(run.samples, benchmark)) for run in (one, other))
+    shared = [question for question in first if question in second]
+    if not shared:
+        raise StoreError(f"{one.name} and {other.name} share no question of {benchmark}")
+    mean = lambda samples, what: float(np.mean([getattr(sample, what) for sample in samples]))  # noqa: E731
+    columns = [[mean(of[question], what) for question in shared] for what in ("score", "tokens") for of in (first, second)]
+    a, b, tokens_a, tokens_b = map(np.array, columns)
+    return a, b, tokens_a, tokens_b
+
+
+def comparison(runs: Sequence[Evaluation], published: Mapping[str, Any] | None = None) -> str:
+    """The table, as Markdown: each run against the first, on the questions that both have."""
+    base, *others = runs
+    lines = [
+        f"Against {base.name}, paired by question; 95 % bootstrap intervals over questions.",
+        "",
+        "| benchmark | run | questions | pass@1, % | Δ, points | tokens | tokens, ratio |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for benchmark, entry in base.found.items():
+        lines.append(_row(benchmark, base.name, entry["questions"], entry["pass@1"], "–", entry["tokens"], "1"))
+        for other in others:
+            if benchmark not in other.found:
+                lines.append(f"| {benchmark} | {other.name} | – | not evaluated | – | – | – |")
+                continue
+            a, b, tokens_a, tokens_b = paired(base, other, benchmark)
+            low, high = bootstrap(b - a)
+            difference = f"{100 * float((b - a).mean()):+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+            low, high = bootstrap(tokens_b, ratio_to=tokens_a)
+            ratio = f"{tokens_b.mean() / tokens_a.mean():.2f} ({low:.2f} to {high:.2f})"
+            lines.append(_row(benchmark, other.name, len(a), 100 * b.mean(), difference, tokens_b.mean(), ratio))
+        lines += _published_rows(benchmark, published)
+    if published:
+        lines += ["", f"*printed*: {published['source']}; none of them was measured here."]
+    return "\n".join(lines) + "\n"
+
+
+def published_of(model: str) -> dict[str, Any]:
+    """The paper's numbers for a model.
+
+    Raises:
+        ValueError: it has none; with the names that there are.
+    """
+    everything = json.loads(PUBLISHED.read_text())
+    if model not in everything["pass@1"]:
+        close = difflib.get_close_matches(model, everything["pass@1"], n=1, cutoff=0.3)
+        meant = f" Did you mean {close[0]}?" if close else ""
+        raise ValueError(f"the paper prints nothing of {model!r}.{meant} Known: {', '.join(everything['pass@1'])}")
+    return everything | {"pass@1": everything["pass@1"][model], "tokens": everything["tokens"][model]}
+
+
+def published_numbers(published: Mapping[str, Any], benchmark: str) -> dict[str, tuple[float, float | None]]:
+    """The paper's rows for one benchmark: pass@1 in %, and tokens relative to the model before training, if read off."""
+    (column,) = [name for name, ours in published["columns"].items() if ours == benchmark] or [None]
+    (tokens,) = [name for name, ours in published["token columns"].items() if benchmark in ours] or [None]
+    if column is None:
+        return {}
+    ratio = lambda arm: 1.0 if arm == "base" else published["tokens"].get(arm, {}).get(tokens)  # noqa: E731
+    return {arm: (row[column], ratio(arm)) for arm, row in published["pass@1"].items()}
+
+
+def write_comparison(folders: Sequence[Path], out: Path, model: str | None) -> str:
+    """Write compare.md, tokens.png and, where answers were forced, budgets.png.
+
+    Returns:
+        The table.
+
+    Raises:
+        StoreError: a folder is no finished evaluation, or the disk is full.
+        ValueError: fewer than two runs, or a model of which nothing is printed.
+    """
+    if len(folders) < 2:
+        raise ValueError("compare takes two folders or more")
+    from l2t_verl.evaluate.plots import plot_budgets, plot_tokens
+
+    published = published_of(model) if model else None
+    runs = [read(folder) for folder in folders]
+    out.mkdir(parents=True, exist_ok=True)
+    text = comparison(runs, published)
+    plot_tokens(runs, published, out / "tokens.png")
+    text += "\n![tokens](tokens.png)\n"
+    if any(entry["budgets"] for run in runs for entry in run.found.values()):
+        plot_budgets(runs, out / "budgets.png")
+        text += "\n![accuracy against a budget of tokens](budgets.png)\n"
+    write_whole(out / "compare.md", text)
+    return text
+
+
+def _row(benchmark: str, name: str, questions: int, accuracy: float, difference: str, tokens: float, ratio: str) -> str:
+    return f"| {benchmark} | {name} | {questions} | {accuracy:.1f} | {difference} | {tokens:.0f} | {ratio} |"
+
+
+def _published_rows(benchmark: str, published: Mapping[str, Any] | None) -> list[str]:
+    numbers = published_numbers(published, benchmark) if published else {}
+    lines = []
+    for arm, (accuracy, ratio) in numbers.items():
+        difference = "–" if arm == "base" else f"{accuracy - numbers['base'][0]:+.1f}"
+        lines.append(
+            f"| {benchmark} | *printed: {arm}* | – | {accuracy} | {difference} | – | {'–' if ratio is None else ratio} |"
+        )
+    return lines

@@ -1,0 +1,167 @@
+"""What samples responses: vLLM in this process, or a server that speaks OpenAI's protocol."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+class EngineError(RuntimeError):
+    """An engine that cannot be started or reached, with the remedy."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of an engine.
+
+    Attributes:
+        question: the user's message.
+        thought: a thought to be continued, with the text that forces an answer; empty for a new response.
+        seed: of this sample alone, so that it does not depend on what is sampled beside it.
+        max_tokens: of what is generated.
+        temperature: of the sampling; 0 takes the likeliest token.
+        top_p: of the sampling.
+    """
+
+    question: str
+    thought: str
+    seed: int
+    max_tokens: int
+    temperature: float
+    top_p: float
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What came back.
+
+    Attributes:
+        text: without special tokens.
+        tokens: how many.
+        finish: `stop` or `length`.
+    """
+
+    text: str
+    tokens: int
+    finish: str
+
+
+class Engine(Protocol):
+    """Samples a batch; `tokenizer` is None where nobody knows it."""
+
+    tokenizer: Any
+
+    def generate(self, requests: Sequence[Request]) -> list[Generated]:
+        """One response for each request, in their order."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what it holds."""
+        ...
+
+
+class VllmEngine:
+    """vLLM in this process, GPU or CPU.
+
+    Prefix caching is off: with it, what a batch computes depends on the batches before, and a resumed run would differ.
+
+    Raises:
+        EngineError: the model does not load.
+    """
+
+    def __init__(self, model: str, *, max_model_len: int | None, seed: int, options: dict[str, Any]):
+        import torch
+
+        if not torch.cuda.is_available():
+            os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
+            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
+            options = {"dtype": "float32", "enforce_eager": True} | options
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        from vllm import LLM
+
+        try:
+            self.llm = LLM(model, max_model_len=max_model_len, seed=seed, enable_prefix_caching=False, **options)
+        except Exception as error:  # vLLM's and the hub's, of many kinds
+            raise EngineError(f"vLLM does not load {model}: {type(error).__name__}: {str(error)[:300]}") from error
+        self.tokenizer = self.llm.get_tokenizer()
+
+    def generate(self, requests: Sequence[Request]) -> list[Generated]:
+        """See `Engine`."""
+        from vllm import SamplingParams
+
+        prompts = [{"prompt_token_ids": prompt_ids(self.tokenizer, request)} for request in requests]
+        settings = [
+            SamplingParams(temperature=r.temperature, top_p=r.top_p, max_tokens=r.max_tokens, seed=r.seed) for r in requests
+        ]
+        try:
+            outputs = self.llm.generate(prompts, settings, use_tqdm=False)
+        except Exception as error:  # vLLM's own, whose cause stands in its log
+            raise EngineError(f"vLLM failed: {str(error)[:300]}; VLLM_LOGGING_LEVEL=INFO shows more") from error
+        firsts = [output.outputs[0] for output in outputs]
+        return [Generated(o.text, len(o.token_ids), "length" if o.finish_reason == "length" else "stop") for o in firsts]
+
+    def close(self) -> None:
+        """End vLLM's processes."""
+        self.llm.llm_engine.engine_core.shutdown()
+
+
+class ServerEngine:
+    """A server with OpenAI's protocol; answers are forced by its plain completions, for which a tokenizer has to be named.
+
+    Raises:
+        EngineError: it is not reached, or refuses.
+    """
+
+    def __init__(self, url: str, model: str, *, tokenizer: Any, parallel: int):
+        from openai import OpenAI
+
+        self.client = OpenAI(base_url=url, api_key=os.environ.get("OPENAI_API_KEY", "none"), timeout=3600, max_retries=3)
+        self.url, self.model, self.tokenizer, self.parallel = url, model, tokenizer, parallel
+
+    def generate(self, requests: Sequence[Request]) -> list[Generated]:
+        """See `Engine`."""
+        with ThreadPoolExecutor(self.parallel) as pool:
+            return list(pool.map(self._one, requests))
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self.client.close()
+
+    def _one(self, request: Request) -> Generated:
+        settings = {"model": self.model, "seed": request.seed, "max_tokens": request.max_tokens}
+        settings |= {"temperature": request.temperature, "top_p": request.top_p}
+        try:
+            if request.thought:
+                text = self.tokenizer.decode(prompt_ids(self.tokenizer, request))
+                found = self.client.completions.create(prompt=text, **settings)
+                said = found.choices[0].text
+            else:
+                found = self.client.chat.completions.create(
+                    messages=[{"role": "user", "content": request.question}], **settings
+                )
+                said = _whole_text(found.choices[0].message)
+        except Exception as error:  # the client's, of many kinds
+            raise EngineError(f"{self.url} does not answer for {self.model}: {type(error).__name__}: {error}") from error
+        tokens = found.usage.completion_tokens if found.usage else 0
+        return Generated(said, tokens, "length" if found.choices[0].finish_reason == "length" else "stop")
+
+
+def prompt_ids(tokenizer: Any, request: Request) -> list[int]:
+    """The chat's prompt, and the thought that is continued.
+
+    The two are tokenised one by one, as a model had them when it thought.
+    """
+    message = [{"role": "user", "content": request.question}]
+    text = tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    return ids + (tokenizer.encode(request.thought, add_special_tokens=False) if request.thought else [])
+
+
+def _whole_text(message: Any) -> str:
+    """What was thought and said; some servers give the thought apart."""
+    thought = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
+    return f"<think>{thought}</think>{message.content or ''}" if thought else message.content or ""

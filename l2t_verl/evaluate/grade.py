@@ -1,0 +1,54 @@
+"""Grades of many responses at once, each in a process with a time limit."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from fractions import Fraction
+
+from l2t_verl.data import Problem
+from l2t_verl.grading import Grader, GradeResult, grade_code_score, grade_math_score
+from l2t_verl.grading.mathematics import last_box
+
+
+def grades(grader: Grader, responses: Sequence[str], problems: Sequence[Problem]) -> list[GradeResult]:
+    """The grade of each response to its problem: by its tests if it has any, else by math-verify."""
+
+    async def one(response: str, problem: Problem) -> GradeResult:
+        if problem.tests is not None:
+            return await grader.grade(grade_code_score, response, asdict(problem.tests))
+        return await grader.grade(grade_math_score, response, problem.answer)
+
+    async def all_of_them() -> list[GradeResult]:
+        return await asyncio.gather(*(one(*pair) for pair in zip(responses, problems, strict=True)))
+
+    return asyncio.run(all_of_them())
+
+
+def vote(response: str, problem: Problem) -> str | None:
+    r"""What a response votes for in maj@k: the text of its last box, or what follows its last `####`.
+
+    Spaces, dollar signs and the many ways to write a fraction are taken out, and numbers are written one way; answers that
+    are equal only by mathematics count as two. Programs vote for nothing.
+
+    Example:
+        >>> problem = Problem("0", "?", "1000")
+        >>> [vote(text, problem) for text in ("So \\boxed{ 1,000 }", "#### 1000.0", "\\boxed{\\dfrac 12}", "no idea")]
+        ['1000', '1000', '\\frac12', None]
+    """
+    if problem.tests is not None:
+        return None
+    text = last_box(response)
+    if text is None:
+        mark = response.rpartition("####")
+        text = mark[2].strip().partition("\n")[0] if mark[1] else None
+    if not text:
+        return None
+    text = re.sub(r"\s|\$|\\[,;!]|\\left|\\right", "", text).replace("dfrac", "frac").replace("tfrac", "frac")
+    number = text.replace(",", "")
+    try:
+        return str(Fraction(number))
+    except (ValueError, ZeroDivisionError):
+        return text

@@ -1,0 +1,92 @@
+"""Which model is evaluated: a hub name, a folder, or a checkpoint of verl's, whose shards are merged."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+WEIGHTS = ("*.safetensors", "*.bin")
+
+
+class ModelError(ValueError):
+    """A model that cannot be evaluated, with the remedy."""
+
+
+def resolved(model: str, cache: Path) -> str:
+    """The path or hub name that engines load.
+
+    A folder with `global_step_N` in it, such a folder, or its `actor` are verl's; the newest step counts. Its FSDP shards
+    are merged once, by verl's own merger, into `cache`.
+
+    Args:
+        model: as the user names it.
+        cache: folder for merged weights.
+
+    Raises:
+        ModelError: the folder holds no model, or the merger fails.
+    """
+    folder = Path(model)
+    if not folder.exists():
+        if model.startswith((".", "/", "~")):
+            raise ModelError(f"{model} is not there")
+        return model
+    if _has_weights(folder):
+        return str(folder.resolve())
+    shards = _shards(folder)
+    if shards is None:
+        raise ModelError(
+            f"{model} holds neither weights ({', '.join(WEIGHTS)}) nor a checkpoint of verl's (global_step_N/actor)"
+        )
+    merged = cache / f"{shards.parent.name}-{fingerprint(str(shards))[:12]}"
+    if not _has_weights(merged):
+        _merge(shards, merged)
+    return str(merged.resolve())
+
+
+def fingerprint(model: str) -> str:
+    """A hash by which a folder's model is known again: of its files' names, sizes, and first and last MiB.
+
+    A model that the hub names is known by its name.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        return model
+    found = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        size = file.stat().st_size
+        found.update(f"{file.relative_to(folder)} {size}\n".encode())
+        with open(file, "rb") as content:
+            found.update(content.read(1 << 20))
+            content.seek(max(0, size - (1 << 20)))
+            found.update(content.read())
+    return found.hexdigest()
+
+
+def _has_weights(folder: Path) -> bool:
+    return (folder / "config.json").exists() and any(any(folder.glob(pattern)) for pattern in WEIGHTS)
+
+
+def _shards(folder: Path) -> Path | None:
+    steps = sorted(folder.glob("global_step_*"), key=lambda path: int(path.name.rpartition("_")[2]))
+    for candidate in (*([steps[-1] / "actor"] if steps else []), folder / "actor", folder):
+        if any(candidate.glob("model_world_size_*_rank_*.pt")):
+            return candidate
+    return None
+
+
+def _merge(shards: Path, target: Path) -> None:
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    line = [sys.executable, "-m", "verl.model_merger", "merge", "--backend", "fsdp"]
+    line += ["--local_dir", str(shards), "--target_dir", str(partial)]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    if done.returncode or not _has_weights(partial):
+        last = (done.stderr or done.stdout).strip().splitlines()[-3:]
+        raise ModelError(f"verl's merger could not merge {shards}: " + " ".join(last))
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(partial, target)

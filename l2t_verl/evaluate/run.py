@@ -1,0 +1,193 @@
+"""The run: which samples are missing, batch by batch, sampled, graded and stored."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tqdm import tqdm
+
+from l2t_verl.data import Problem
+from l2t_verl.data.instruction import instruction, opens_thinking
+from l2t_verl.evaluate.budgets import ANSWER_TOKENS, cut
+from l2t_verl.evaluate.engines import Engine, Generated, Request
+from l2t_verl.evaluate.grade import grades, vote
+from l2t_verl.evaluate.store import Sample, Store
+from l2t_verl.gain import ForcingTemplate
+from l2t_verl.grading import Grader, GradeResult
+
+CLOSE = "</think>"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How samples are drawn.
+
+    Attributes:
+        samples: n of each question.
+        temperature: of the sampling.
+        top_p: of the sampling.
+        max_tokens: of a response.
+        seed: of the whole run; each sample has its own from it.
+        kind: of the episode instruction, as for training data.
+        budgets: tokens of thought at which answers are forced.
+        batch: requests that are sampled together, whatever was sampled before: so a resumed run is the same run.
+    """
+
+    samples: int = 20
+    temperature: float = 0.6
+    top_p: float = 0.95
+    max_tokens: int = 16384
+    seed: int = 0
+    kind: str = "adaptive"
+    budgets: tuple[int, ...] = ()
+    batch: int = 512
+
+
+@dataclass(frozen=True)
+class Task:
+    """A sample that is wanted."""
+
+    benchmark: str
+    problem: Problem
+    index: int
+    budget: int = 0
+
+    @property
+    def key(self) -> tuple[str, str, int, int]:
+        """As in `Sample`."""
+        return self.benchmark, self.problem.id, self.index, self.budget
+
+
+def seed_of(seed: int, task: Task) -> int:
+    """A sample's own seed, the same whenever and beside whatever it is drawn.
+
+    Example:
+        >>> seed_of(0, Task("b", Problem("1", "?", "2"), 0)) == seed_of(0, Task("b", Problem("1", "?", "2"), 0))
+        True
+    """
+    digest = hashlib.sha256(repr((seed, task.key)).encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
+def sample_all(
+    engine: Engine, benchmarks: Mapping[str, Sequence[Problem]], settings: Settings, store: Store, grader: Grader
+) -> None:
+    """Sample what the store lacks: whole responses first, then the forced answers, which go on from them.
+
+    Raises:
+        EngineError: the engine fails.
+        StoreError: the disk is full.
+    """
+    whole = [
+        Task(name, problem, index)
+        for name, problems in benchmarks.items()
+        for problem in problems
+        for index in range(settings.samples)
+    ]
+    maker = Maker(engine, settings, store, grader)
+    maker.make(whole, "responses")
+    forced = [
+        Task(task.benchmark, task.problem, task.index, budget)
+        for budget in settings.budgets
+        for task in whole
+        if task.problem.tests is None
+    ]
+    if forced:
+        maker.make(forced, "forced answers")
+
+
+class Maker:
+    """Makes samples of tasks."""
+
+    def __init__(self, engine: Engine, settings: Settings, store: Store, grader: Grader):
+        self.engine, self.settings, self.store, self.grader = engine, settings, store, grader
+        tokenizer = engine.tokenizer
+        self.opened = tokenizer is not None and opens_thinking(tokenizer)
+        self.template = ForcingTemplate()
+
+    def make(self, tasks: Sequence[Task], what: str) -> None:
+        """Sample, grade and store what is missing, in batches that are always the same."""
+        size = self.settings.batch
+        done = sum(task.key in self.store.samples for task in tasks)
+        with tqdm(total=len(tasks), initial=done, desc=what, unit="sample", smoothing=0.1) as bar:
+            for start in range(0, len(tasks), size):
+                batch = tasks[start : start + size]
+                missing = sum(task.key not in self.store.samples for task in batch)
+                if missing:
+                    self.store.add(self._samples(batch))
+                    bar.update(missing)
+
+    def _samples(self, batch: Sequence[Task]) -> list[Sample]:
+        asked = [self._request(task) for task in batch]
+        new = [(task, request) for task, request in zip(batch, asked, strict=True) if request is not None]
+        generated = self.engine.generate([request for _, request in new])
+        # a response that was over within its budget keeps its own grade
+        kept = [self._over(task) for task, request in zip(batch, asked, strict=True) if request is None]
+        texts = [self._graded_text(request, found) for (_, request), found in zip(new, generated, strict=True)]
+        results = grades(self.grader, texts, [task.problem for task, _ in new])
+        return kept + [
+            self._sample(task, request, found, text, result)
+            for (task, request), found, text, result in zip(new, generated, texts, results, strict=True)
+        ]
+
+    def _request(self, task: Task) -> Request | None:
+        """What the engine is asked; None where nothing has to be asked."""
+        settings, thought, limits = self.settings, "", (self.settings.max_tokens, self.settings.temperature)
+        if task.budget:
+            found = cut(self.engine.tokenizer, self._whole(task).response, task.budget, self.template, self.opened)
+            if found is None:
+                return None
+            thought, limits = found.text, (ANSWER_TOKENS, 0.0)
+        kind = "math" if task.problem.tests is None else "code"
+        asked = instruction(settings.kind, opened=self.opened, task=kind)
+        return Request(f"{task.problem.question}\n\n{asked}", thought, seed_of(settings.seed, task), *limits, settings.top_p)
+
+    def _whole(self, task: Task) -> Sample:
+        return self.store.samples[(task.benchmark, task.problem.id, task.index, 0)]
+
+    def _over(self, task: Task) -> Sample:
+        whole = self._whole(task)
+        return Sample(
+            *task.key, "", whole.finish, whole.tokens, whole.thinking_tokens, whole.score, whole.grading, whole.answer
+        )
+
+    def _graded_text(self, request: Request, found: Generated) -> str:
+        if not request.thought:
+            return found.text
+        return self.template.cut(self.template.suffix + found.text, len(self.template.suffix))
+
+    def _sample(self, task: Task, request: Request, found: Generated, text: str, result: GradeResult) -> Sample:
+        thinking = task.budget or self._thinking_tokens(found)
+        return Sample(
+            *task.key,
+            found.text,
+            found.finish,
+            found.tokens + task.budget,
+            thinking,
+            result.accuracy,
+            result.status,
+            vote(text, task.problem),
+        )
+
+    def _thinking_tokens(self, found: Generated) -> int:
+        """Tokens to the mark that closes the thought; all, if it is not closed; a share by letters without a tokenizer."""
+        begun = "<think>" in found.text or self.opened
+        thought, mark, _ = found.text.partition(CLOSE)
+        if not mark:
+            return found.tokens if begun else 0
+        if self.engine.tokenizer is None:
+            return round(found.tokens * len(thought + mark) / max(1, len(found.text)))
+        return min(found.tokens, len(self.engine.tokenizer.encode(thought + mark, add_special_tokens=False)))
+
+
+def by_question(samples: Mapping[Any, Sample], benchmark: str, budget: int = 0) -> Iterator[tuple[str, list[Sample]]]:
+    """The samples of each question of a benchmark, in the order of their indices."""
+    found: dict[str, list[Sample]] = {}
+    for sample in samples.values():
+        if sample.benchmark == benchmark and sample.budget == budget:
+            found.setdefault(sample.question, []).append(sample)
+    for question in sorted(found):
+        yield question, sorted(found[question], key=lambda sample: sample.index)
