@@ -18,6 +18,10 @@ COMMANDS = {
     "pip install .": "test_packaging.py",
     "python -m verl.trainer.main_ppo": "here and, with data and a model, test_end_to_end.py",
     "python -m l2t_verl.data": "test_data.py",
+    "bash recipes/deepscaler_1p5b/run.sh": "test_recipes.py and, with a small model, by its sweep",
+    "bash recipes/sweep.sh": "test_recipes.py",
+    "python -m l2t_verl.evaluate run": "test_evaluate.py, with a small model",
+    "python -m l2t_verl.evaluate compare": "test_evaluate.py, with made-up samples",
 }
 
 

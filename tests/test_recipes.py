@@ -1,6 +1,8 @@
-"""The recipes compose, differ in the reward alone, refuse what would not train, and train."""
+"""The recipes (`bash recipes/sweep.sh`, each `run.sh`) compose, differ in the reward alone, refuse what would not train, and train."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -127,20 +129,69 @@ def test_the_page_is_what_the_formulas_give():
     assert (ROOT / "recipes" / "SCALE.md").read_text() == arithmetic.page()
 
 
+def test_a_sweep_checks_all_arms_before_any_is_trained():
+    done = sweep("gsm8k_3b", "--dry-run", ARMS="grpo mrt")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("checks: passed") == 2
+    refused = sweep("gsm8k_3b", "data.train_batch_size=100", ARMS="grpo")
+    assert refused.returncode != 0
+    assert "no multiple of actor.ppo_mini_batch_size" in refused.stderr
+    assert not (ROOT / "runs" / "gsm8k_3b-grpo").exists()
+
+
+def test_slurm_starts_ray_on_each_node_and_the_launcher_on_the_first(tmp_path):
+    """No Slurm here: `srun` and `scontrol` only write down what they are asked; the rest is the script's."""
+    calls = tmp_path / "calls"
+    srun = f'#!/bin/sh\necho "$@" >> {calls}\ncase "$*" in *hostname*) echo 192.0.2.1 ;; esac\n'
+    scripts = {"srun": srun, "scontrol": "#!/bin/sh\nprintf 'n1\\nn2\\n'\n"}
+    for name, text in scripts.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    job = {"SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "n[1-2]"}
+    variables = os.environ | job | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "VENV": str(Path(sys.executable).parents[1])}
+    line = ["bash", str(ROOT / "recipes" / "slurm.sh"), "r1_distill_7b", "l2t", "data.seed=1"]
+    done = subprocess.run(line, env=variables, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "memory of one GPU of 16" in done.stdout
+    text = calls.read_text()
+    assert "-w n1" in text.split("ray start --head --node-ip-address=192.0.2.1 --port=6379")[0].splitlines()[-1]
+    assert "-w n2" in text.split("ray start --address 192.0.2.1:6379")[0].splitlines()[-1]
+    assert "launch.sh r1_distill_7b l2t trainer.nnodes=2 trainer.n_gpus_per_node=8 data.seed=1" in text
+
+
+def sweep(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
+    venv = {"VENV": str(Path(sys.executable).parents[1])}
+    line = ["bash", str(ROOT / "recipes" / "sweep.sh"), *arguments]
+    return subprocess.run(line, env=os.environ | venv | variables, capture_output=True, text=True, timeout=900, check=False)
+
+
 @pytest.mark.slow
-def test_a_recipe_trains_through_verl_with_a_small_model_in_place_of_its_own(tmp_path):
-    """The real configuration; model, data, lengths and device by overrides, as its README says."""
+def test_a_sweep_trains_evaluates_and_compares(tmp_path):
+    """The real configuration; model, data, lengths and device by overrides, as the recipe's README says."""
     train, validation = write_data(tmp_path / "data")
-    done = run(
-        *("deepscaler_1p5b", "l2t", "shrink=cpu"),
-        f"actor_rollout_ref.model.path={write_model(tmp_path / 'model')}",
-        *(f"data.train_files={train}", f"data.val_files={validation}"),
-        f"hydra.run.dir={tmp_path}",
-        *(f"trainer.{key}={tmp_path / key}" for key in ("default_local_dir", "rollout_data_dir", "validation_data_dir")),
-        f"trainer.experiment_name={os.path.relpath(tmp_path, ROOT / 'runs')}",
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    (metrics,) = tmp_path.glob("metrics-*.jsonl")
-    assert len(metrics.read_text().splitlines()) == 2
-    assert '"l2t/compression/mean"' in metrics.read_text()
-    assert (tmp_path / "rollout_data_dir" / "2.jsonl").exists()
+    runs = [ROOT / "runs" / f"gsm8k_3b-{name}" for name in ("grpo", "l2t_paper", "sweep")]
+    assert not any(run.exists() for run in runs), f"{runs} are somebody's: this test would write there"
+    problems = [{"question": f"{i}+1?", "answer": f"#### {i + 1}"} for i in range(3)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in problems))
+    try:
+        done = sweep(
+            *("gsm8k_3b", "shrink=cpu", f"actor_rollout_ref.model.path={write_model(tmp_path / 'model')}"),
+            *(f"data.train_files={train}", f"data.val_files={validation}", "trainer.save_freq=2"),
+            ARMS="grpo l2t_paper",
+            BENCHMARKS=f"gsm8k_test={tmp_path / 'rows.jsonl'}",
+            EVALUATE="--samples 2 --max-tokens 20 --max-model-len 512 --instruction none --budget 5",
+        )
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        for run in runs[:2]:
+            (metrics,) = run.glob("metrics-*.jsonl")
+            assert len(metrics.read_text().splitlines()) == 2
+            assert '"l2t/compression/mean"' in metrics.read_text()
+            assert (run / "rollouts" / "2.jsonl").exists()
+        table = (runs[2] / "compare.md").read_text()
+        assert "| gsm8k_test | grpo | 3 |" in table
+        assert "| gsm8k_test | l2t_paper | 3 |" in table
+        merged = next((runs[2] / "l2t_paper" / "merged").iterdir())  # FSDP shards, by verl's merger
+        assert (merged / "model.safetensors").exists()
+    finally:
+        for run in runs:
+            shutil.rmtree(run, ignore_errors=True)

@@ -78,7 +78,7 @@ class VllmEngine:
         if not torch.cuda.is_available():
             os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
-            options = {"dtype": "float32", "enforce_eager": True} | options
+            options = _cpu_options(model, max_model_len) | options
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         from vllm import LLM
@@ -148,6 +148,15 @@ class ServerEngine:
             raise EngineError(f"{self.url} does not answer for {self.model}: {type(error).__name__}: {error}") from error
         tokens = found.usage.completion_tokens if found.usage else 0
         return Generated(said, tokens, "length" if found.choices[0].finish_reason == "length" else "stop")
+
+
+def _cpu_options(model: str, max_model_len: int | None) -> dict[str, Any]:
+    """What vLLM needs on a CPU: it cannot seed a request there whose prompt is read in several pieces."""
+    from transformers import AutoConfig
+
+    longest = max_model_len or AutoConfig.from_pretrained(model).max_position_embeddings
+    whole_prompts = {"enable_chunked_prefill": False, "max_num_batched_tokens": longest}
+    return {"dtype": "float32", "enforce_eager": True} | whole_prompts
 
 
 def prompt_ids(tokenizer: Any, request: Request) -> list[int]:

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Trains the arms of a recipe one after the other, evaluates the last checkpoint of each, and makes the table:
+#   bash recipes/sweep.sh RECIPE [--dry-run] [Hydra overrides …]
+# ARMS="grpo l2t", BENCHMARKS="aime24 math500=PATH", EVALUATE="--samples 4" change what is done. Started again it goes on: an
+# arm that is trained is not trained twice, and training and evaluation resume where they stopped.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+recipe=${1:?usage: bash recipes/sweep.sh RECIPE [--dry-run] [Hydra overrides …]}
+shift
+arms=${ARMS:-grpo l2t l2t_paper length_penalty mrt gain_only}
+case $recipe in qwen2_7b_code) usual=humaneval ;; gsm8k_3b) usual=gsm8k_test ;; *) usual="aime24 aime25 amc23 math500 minerva_math" ;; esac
+benchmarks=()
+for benchmark in ${BENCHMARKS:-$usual}; do benchmarks+=(--benchmark "$benchmark"); done
+
+for arm in $arms; do # all of them before any is trained
+  bash "$root/recipes/$recipe/run.sh" "$arm" "$@" --dry-run
+done
+for argument in "$@"; do [ "$argument" != --dry-run ] || exit 0; done
+
+venv=${VENV:-$root/.venv}
+[ -n "${VENV:-}" ] || [ ! -x "$root/.venv-gpu/bin/python" ] || venv=$root/.venv-gpu
+folders=()
+cd "$root"
+for arm in $arms; do
+  run=runs/$recipe-$arm
+  if [ ! -e "$run/trained" ]; then
+    bash "recipes/$recipe/run.sh" "$arm" "$@"
+    touch "$run/trained"
+  fi
+  folders+=("runs/$recipe-sweep/$arm")
+  # shellcheck disable=SC2086
+  "$venv/bin/python" -m l2t_verl.evaluate run "$run/checkpoints" --out "runs/$recipe-sweep/$arm" "${benchmarks[@]}" ${EVALUATE:-}
+done
+if [ ${#folders[@]} -gt 1 ]; then
+  exec "$venv/bin/python" -m l2t_verl.evaluate compare "${folders[@]}" --out "runs/$recipe-sweep"
+fi
