@@ -1,4 +1,4 @@
-"""The recipes (`bash recipes/sweep.sh`, each `run.sh`) compose, differ in the reward alone, refuse what would not train, and train."""
+"""The recipes (`bash recipes/sweep.sh`, each `run.sh`): they compose, differ in the reward alone, refuse and train."""
 
 import json
 import os
