@@ -16,7 +16,7 @@ from l2t_verl.sandbox.inside import values
 LIMITS = Limits(seconds=3.0, memory_mib=256, disk_mib=8, answer_mib=1)
 TESTS = "assert f(20) == 42"
 HONEST = "def f(x):\n    return x + 22"
-HOSTILE = sorted((Path(__file__).parent / "hostile").glob("*.py"))  # the first line says which verdicts are right
+HOSTILE = sorted((Path(__file__).parent / "hostile").glob("*.py.txt"))  # their first line: which verdicts are right
 LOOKS = """
 import gc, os, sys
 def f(x):
@@ -82,7 +82,7 @@ def test_right_and_wrong():
         assert verdict(program).reason == "error"
 
 
-@pytest.mark.parametrize("file", HOSTILE, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", HOSTILE, ids=lambda file: file.name.split(".")[0])
 def test_hostile_programs_fail_and_end(file):
     program = file.read_text()
     assert verdict(program).reason in re.match(r"# ([a-z ]+)", program)[1].split()
