@@ -24,6 +24,7 @@ from l2t_verl.config import ConfigError
 from l2t_verl.credit import update_length_cost
 from l2t_verl.plugin import liveness, records, startup, step, weight_sync
 from l2t_verl.plugin.estimator import credit_context
+from l2t_verl.plugin.live import log_distributions
 from l2t_verl.plugin.metrics import report
 from l2t_verl.plugin.worker import L2TDetachWorker, L2TWorker
 
@@ -148,6 +149,7 @@ class L2TMixin:
             if context.advantages is None:  # another estimator's
                 context.advantages, context.response_mask = step.token_advantages(batch)
             metrics.update(report(self, rewards, context))
+            log_distributions(self.logger.logger, rewards, self.global_steps)
             if self.l2t.diagnostics.compare_grpo:
                 metrics["l2t/grpo_grad_norm"] = step.grpo_grad_norm(self, batch)
             if self.l2t.diagnostics.displacement:

@@ -1,0 +1,44 @@
+"""Distributions of the episodes' rewards, for the backends that draw some; means alone hide what a reward does."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from l2t_verl.plugin.step import ProcessRewards
+
+logger = logging.getLogger(__name__)
+
+
+def log_distributions(backends: Mapping[str, Any], rewards: ProcessRewards, step: int) -> None:
+    """Histograms of gain, penalty and reward over the episodes of a step, to TensorBoard and W&B where verl logs to them.
+
+    Never raises: a picture is not worth a run.
+
+    Args:
+        backends: verl's `Tracking.logger`, by name.
+        rewards: of the step.
+        step: number of it.
+    """
+    try:
+        for name, values in distributions(rewards).items():
+            if len(values) and "tensorboard" in backends:
+                backends["tensorboard"].writer.add_histogram(name, values, step)
+            if len(values) and "wandb" in backends:
+                wandb = backends["wandb"]
+                wandb.log({name: wandb.Histogram(values.numpy())}, step=step, commit=False)
+    except Exception as error:  # of two foreign libraries
+        logger.warning("l2t: no histograms for step %d: %s: %s", step, type(error).__name__, error)
+
+
+def distributions(rewards: ProcessRewards) -> dict[str, torch.Tensor]:
+    """Finite gains, penalties and rewards of all episodes that are not padding, [N] each, by the name of their histogram."""
+    rows = ~rewards.is_padding
+    live = (torch.arange(rewards.gains.shape[1]) < rewards.num_episodes[:, None]) & rows[:, None]
+    parts = {"fitting_gain": rewards.gains, "compression": rewards.penalty, "process_reward": rewards.process}
+    found = {f"l2t/{name}/episodes": values[live].detach().float().cpu() for name, values in parts.items()}
+    return {name: values[values.isfinite()] for name, values in found.items()}
