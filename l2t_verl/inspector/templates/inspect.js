@@ -145,7 +145,10 @@ list.addEventListener("click", (event) => {
 });
 document.querySelector(".toolbar").addEventListener("submit", (event) => event.preventDefault());
 search.addEventListener("input", update);
-show.addEventListener("change", update);
+show.addEventListener("change", () => {
+  if (show.value in tops) sort.value = tops[show.value];
+  update();
+});
 sort.addEventListener("change", update);
 theme.addEventListener("click", toggleTheme);
 byId("keys").addEventListener("click", keys["?"]);
