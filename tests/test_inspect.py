@@ -258,7 +258,7 @@ def test_the_command_scores_what_it_can_and_its_status_says_that_something_was_w
     assert "3 rollouts, 1 skipped" in done.output
     rows = [json.loads(line) for line in (out / "rollouts.jsonl").read_text().splitlines()]
     assert all(math.isfinite(episode["reward"]) for row in rows for episode in row["episodes"])
-    assert "1 records were skipped" in (out / "inspect.html").read_text()
+    assert "skipped: 1" in (out / "inspect.html").read_text()
     assert command(file, "--model", model, "--out", out, "--set", "beta=0.6").exit_code == 1  # results of other settings
     shown = command(out / "rollouts.jsonl", "--out", tmp_path / "shown")
     assert shown.exit_code == 0, shown.output

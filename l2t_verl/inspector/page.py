@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,8 @@ from l2t_verl.inspector.run import Inspected
 from l2t_verl.inspector.sparkline import Sparkline
 from l2t_verl.inspector.visible import plain, visible
 
-STRONGEST = 0.98  # quantile of |reward| that gets the full colour; what is beyond gets no more
+# Quantile of |reward| that gets the full colour; shades go by the square root, or most would be too pale to see
+STRONGEST = 0.98
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ def page(found: Inspected, beside: Inspected | None, *, names: Sequence[str], ab
         script=Markup(script),
         script_digest=digest,
         strongest=(strongest := scale(everything)),
-        strength=lambda reward: round(max(-1.0, min(1.0, reward / strongest)), 3),
+        digits=max(3, 2 - math.floor(math.log10(strongest))),
+        strength=lambda reward: round(min(1.0, abs(reward) / strongest) ** 0.5, 3),
         sparkline=Sparkline.fitting(everything).draw,
         verdict=verdict,
     )

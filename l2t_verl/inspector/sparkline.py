@@ -51,7 +51,7 @@ class Sparkline:
             >>> episodes = (Episode("", 0, 10, 0.5, 0.4, None, 0.4),)
             >>> rollout = Rollout("", "", "", "", ("1",), None, "", 20, 0.1, episodes, "")
             >>> Sparkline(0.0, 1.0).draw(rollout)
-            Drawing(points='0.0,90.0 500.0,50.0', bands=[(0.0, 500.0)], label='J from 0.100 to 0.500 over 1 episodes')
+            Drawing(points='0.0,90.0 500.0,50.0', bands=[(0.0, 500.0)], label='J from 0.100 to 0.500')
         """
         scores = rollout.scores
         cuts = [0, *(episode.end for episode in rollout.episodes)]
@@ -65,5 +65,5 @@ class Sparkline:
             (round(episode.start * across, 1), round((episode.end - episode.start) * across, 1))
             for episode in rollout.episodes
         ]
-        label = f"J from {scores[0]:.3f} to {scores[-1]:.3f} over {len(bands)} episodes" if scores else "J was not measured"
+        label = f"J from {scores[0]:.3f} to {scores[-1]:.3f}" if scores else "J was not measured"
         return Drawing(points, bands, label)

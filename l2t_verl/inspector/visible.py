@@ -18,7 +18,7 @@ def visible(text: str) -> Markup:
 
     Example:
         >>> print(visible("<b>\x07 \u202e"))
-        &lt;b&gt;<span class="hidden-character">␇</span> <span class="hidden-character">U+202E</span>
+        &lt;b&gt;<span class="hidden-character">^G</span> <span class="hidden-character">U+202E</span>
     """
     return Markup(HIDDEN.sub(_named, str(escape(text.replace("\r\n", "\n")))))
 
@@ -39,6 +39,4 @@ def _named(found: re.Match) -> str:
 
 def _name(character: str) -> str:
     code = ord(character)
-    if code < 0x20:
-        return chr(0x2400 + code)
-    return "␡" if code == 0x7F else f"U+{code:04X}"
+    return f"^{chr(code ^ 0x40)}" if code < 0x20 or code == 0x7F else f"U+{code:04X}"

@@ -154,4 +154,7 @@ theme.addEventListener("click", toggleTheme);
 byId("keys").addEventListener("click", keys["?"]);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paintTheme);
 addEventListener("pageshow", update); // a browser may bring back what stood in the form
+new ResizeObserver(([bar]) => document.documentElement.style.setProperty("--bar", `${bar.target.offsetHeight}px`)).observe(
+  document.querySelector(".toolbar"),
+);
 paintTheme();
