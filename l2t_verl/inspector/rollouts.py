@@ -1,0 +1,187 @@
+"""What is known of a response once it is scored, and the lines of JSON that hold it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from l2t_verl.inspector.records import Record
+
+KNOWN_SHARE = 0.95  # of J's way up, from which on the answer counts as known
+
+
+class ResultsError(RuntimeError):
+    """Results that cannot be read or written, with the file and the remedy."""
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One step of the reasoning; the names are those of the plugin's own dump.
+
+    Attributes:
+        text: of its tokens.
+        start: its first token.
+        end: the first token after it.
+        answer_score: J after it.
+        gain: by how much it changed J.
+        penalty: in nats; None where no reference was there to measure it.
+        reward: gain minus β times the penalty.
+        states_answer: whether its text holds the reference answer; None where it is not known.
+    """
+
+    text: str
+    start: int
+    end: int
+    answer_score: float
+    gain: float
+    penalty: float | None
+    reward: float
+    states_answer: bool | None = None
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A response with its rewards.
+
+    Attributes:
+        key: of its problem, answer and text.
+        place: file and line of its record.
+        label: where it comes from in its run.
+        problem: what was asked.
+        answer: the accepted answers.
+        outcome: more than 0 for a right answer; None without a grade.
+        grading: `ok`, `recorded`, or why there is no grade.
+        tokens: of the response.
+        answer_score_start: J before any thinking.
+        episodes: in their order.
+        tail: what follows the reasoning.
+    """
+
+    key: str
+    place: str
+    label: str
+    problem: str
+    answer: tuple[str, ...]
+    outcome: float | None
+    grading: str
+    tokens: int
+    answer_score_start: float | None
+    episodes: tuple[Episode, ...]
+    tail: str
+
+    @property
+    def scores(self) -> list[float]:
+        """J_0 … J_K; empty where nothing was scored."""
+        if self.answer_score_start is None:
+            return []
+        return [self.answer_score_start, *(episode.answer_score for episode in self.episodes)]
+
+    @property
+    def lowest_reward(self) -> float:
+        """Of its episodes; 0 where there is none."""
+        return min((episode.reward for episode in self.episodes), default=0.0)
+
+    @property
+    def redundancy(self) -> float:
+        """Share of the reasoning's tokens after J had come 95 % of its way from its lowest to its highest value.
+
+        Example:
+            >>> episodes = [Episode("", 0, 10, 0.5, 0.4, None, 0.4), Episode("", 10, 40, 0.5, 0.0, None, 0.0)]
+            >>> Rollout("", "", "", "", ("1",), None, "", 40, 0.1, tuple(episodes), "").redundancy
+            0.75
+        """
+        scores = self.scores
+        if len(scores) < 2:
+            return 0.0
+        level = min(scores) + KNOWN_SHARE * (max(scores) - min(scores))
+        reached = next(k for k, score in enumerate(scores) if score >= level)
+        end = self.episodes[-1].end
+        return 1 - (self.episodes[reached - 1].end if reached else 0) / end
+
+
+def key_of(record: Record) -> str:
+    """The same for the same problem, answer and text, wherever they stand."""
+    text = json.dumps([record.problem, record.messages, record.answers, record.response])
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:20]
+
+
+def recorded(record: Record) -> Rollout:
+    """The rollout with the rewards that are recorded with it.
+
+    Raises:
+        ValueError: there are none, or they do not have the form of a dump.
+    """
+    known = record.known
+    if known is None:
+        raise ValueError("no rewards are recorded with it: name a model to score it by --model")
+    names = [field.name for field in fields(Episode)]
+    try:
+        episodes = tuple(Episode(**{name: row[name] for name in names if name in row}) for row in known["episodes"])
+        return Rollout(
+            key=key_of(record),
+            place=record.place,
+            label=record.label,
+            problem=record.problem,
+            answer=record.answers,
+            outcome=known.get("outcome", record.outcome),
+            grading=known.get("grading") or "recorded",
+            tokens=known["tokens"],
+            answer_score_start=known["answer_score_start"],
+            episodes=episodes,
+            tail=known.get("tail", ""),
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"the rewards that are recorded with it have another form ({error!r})") from error
+
+
+class Results:
+    """Scored rollouts in one file that only grows, a line each; what a crash tore off is scored again.
+
+    Args:
+        file: made if it is not there.
+
+    Raises:
+        ResultsError: a line in the middle is no rollout.
+    """
+
+    def __init__(self, file: Path):
+        self.file = file
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self.by_key = {rollout.key: rollout for rollout in self._read()}
+
+    def add(self, rollout: Rollout) -> None:
+        """Append a rollout and see it on the disk.
+
+        Raises:
+            ResultsError: the file cannot be written.
+        """
+        line = json.dumps(asdict(rollout), ensure_ascii=False) + "\n"
+        try:
+            with open(self.file, "ab") as file:
+                file.write(line.encode("utf-8", "surrogatepass"))
+        except OSError as error:
+            raise ResultsError(f"{self.file} cannot be written: {error}; make room and start again") from error
+        self.by_key[rollout.key] = rollout
+
+    def _read(self) -> Iterator[Rollout]:
+        if not self.file.exists():
+            return
+        data = self.file.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        if whole < len(data):
+            os.truncate(self.file, whole)
+        for number, line in enumerate(data[:whole].decode("utf-8", "surrogatepass").split("\n")[:-1], 1):
+            try:
+                yield _of_json(json.loads(line))
+            except (ValueError, TypeError, KeyError) as error:
+                raise ResultsError(f"{self.file}, line {number} is no rollout ({error}); take another --out") from error
+
+
+def _of_json(row: Mapping[str, Any]) -> Rollout:
+    episodes = tuple(Episode(**episode) for episode in row["episodes"])
+    return Rollout(**{**row, "answer": tuple(row["answer"]), "episodes": episodes})
