@@ -1,0 +1,116 @@
+"""Training runs as their folders hold them: finished, under way, crashed, or without some of the metrics."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Series = dict[int, float]  # step → value
+
+
+class ReportError(ValueError):
+    """A run that cannot be reported, with the remedy."""
+
+
+@dataclass
+class Run:
+    """One run.
+
+    Attributes:
+        name: its folder's, or what it was given.
+        arm: runs of one arm differ in their seed and are drawn as one.
+        folder: where it is.
+        steps: metrics of each step, in order.
+        notes: what a reader should know: lines that do not parse, steps that were done twice.
+    """
+
+    name: str
+    arm: str
+    folder: Path
+    steps: dict[int, dict[str, float]]
+    notes: list[str] = field(default_factory=list)
+
+    def series(self, metric: str) -> Series:
+        """A metric by step, without the steps that lack it or have no finite value.
+
+        Example:
+            >>> Run("a", "a", Path(), {1: {"x": 2.0}, 2: {}, 3: {"x": float("nan")}}).series("x")
+            {1: 2.0}
+        """
+        found = {step: values.get(metric) for step, values in self.steps.items()}
+        return {step: value for step, value in found.items() if value is not None and math.isfinite(value)}
+
+    def total(self, metric: str) -> float:
+        """The sum of a metric over the steps."""
+        return sum(self.series(metric).values())
+
+
+def read_runs(given: Sequence[str]) -> list[Run]:
+    """Read runs, each a folder or ARM=FOLDER; several folders of one arm are its seeds.
+
+    Raises:
+        ReportError: a folder is not there, or holds no metrics.
+    """
+    runs = []
+    for item in given:
+        arm, mark, path = item.rpartition("=")
+        folder = Path(path)
+        runs.append(read_run(folder, arm if mark else folder.name))
+    counts = Counter(run.name for run in runs)
+    for index, run in enumerate(runs):
+        if counts[run.name] > 1:
+            run.name = f"{run.name} ({index + 1})"
+    return runs
+
+
+def read_run(folder: Path, arm: str) -> Run:
+    """Read a run's metrics: of all its starts, the later ones counting where they did a step again.
+
+    Raises:
+        ReportError: the folder is not there, or holds no metrics.
+    """
+    if not folder.is_dir():
+        raise ReportError(f"{folder} is not there; name a run's folder, or ARM=FOLDER")
+    files = sorted(folder.glob("metrics*.jsonl"), key=lambda file: file.stat().st_mtime)
+    run = Run(folder.name, arm, folder, {})
+    for file in files:
+        rows, bad = lines_of(file)
+        if bad:
+            run.notes.append(f"{file.name}: {len(bad)} lines do not parse (the first is line {bad[0]}); they are left out")
+        again = [row["step"] for row in rows if row["step"] in run.steps]
+        if again:
+            run.notes.append(f"steps from {min(again)} on were done again after a restart; the later ones are shown")
+        for row in rows:
+            run.steps[row["step"]] = {
+                name: float(value) for name, value in row["data"].items() if isinstance(value, (int, float))
+            }
+    if not run.steps:
+        raise ReportError(
+            f"{folder} holds no metrics: verl's logger has to have `file` (trainer.logger) and VERL_FILE_LOGGER_PATH has to "
+            "name a file metrics*.jsonl in this folder; the recipes do both"
+        )
+    run.steps = dict(sorted(run.steps.items()))
+    return run
+
+
+def lines_of(file: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """The lines of a file that verl logs to, and the numbers of those that are none; the last may still be written."""
+    text = file.read_text(encoding="utf-8", errors="replace")
+    rows, bad = [], []
+    for number, line in enumerate(text.split("\n")[:-1], 1):
+        try:
+            row = json.loads(line)
+            rows.append({"step": int(row["step"]), "data": dict(row["data"])})
+        except (ValueError, KeyError, TypeError):
+            bad.append(number)
+    return rows, bad
+
+
+def common(runs: Iterable[Run], metric: str) -> bool:
+    """Whether any run has a metric."""
+    return any(run.series(metric) for run in runs)
