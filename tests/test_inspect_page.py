@@ -2,7 +2,6 @@
 
 import json
 import random
-import shutil
 import time
 
 import pytest
@@ -13,7 +12,6 @@ from l2t_verl.inspector.run import Inspected
 from l2t_verl.inspector.visible import visible
 
 SEED = 20261127
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 HOSTILE = (
     "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>",
     "{{ 7 * 191 }} {% raw %} <!-- ]]> </textarea></style></svg><svg onload=window.hacked=3>",
@@ -43,41 +41,18 @@ ROLLOUTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def browser():
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip(f"no browser ({', '.join(BROWSERS)}) is installed; Debian, Ubuntu: apt-get install chromium")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def opened(browser, tmp_path):
-    """Opens a page from disk; whatever it says on the console or asks for is a failure when the test ends."""
-    said, asked = [], []
+def opened(visit, tmp_path):
+    """Writes a page of rollouts and opens it from disk."""
 
     def open_page(rollouts, others=None, **options):
         file = tmp_path / "inspect.html"
         beside = None if others is None else Inspected(others)
-        file.write_text(
-            page(Inspected(rollouts), beside, names=["a", "b"][: 1 + (others is not None)], about=[]), encoding="utf-8"
-        )
-        tab = browser.new_page(**options)
-        tab.on("console", lambda message: said.append(message.text))
-        tab.on("pageerror", lambda error: said.append(str(error)))
-        tab.on("request", lambda request: asked.append(request.url))
-        tab.goto(file.as_uri())
-        return tab
+        names = ["a", "b"][: 1 + (others is not None)]
+        file.write_text(page(Inspected(rollouts), beside, names=names, about=[]), encoding="utf-8")
+        return visit(file, **options)
 
-    yield open_page
-    for context in browser.contexts:
-        context.close()
-    assert said == []
-    assert all(url.startswith("file:") and url.endswith("/inspect.html") for url in asked), asked
+    return open_page
 
 
 def shown(tab) -> list[int]:

@@ -61,6 +61,36 @@ def test_a_page_of_two_arms(tmp_path):
     assert shown.count("<article") == 6  # three rollouts of the first and the last step that were dumped
 
 
+def test_a_browser_shows_it_and_it_leads_to_the_rollouts(visit, tmp_path):
+    assert made(RUNS / "paper", f"ours={RUNS / 'shaped'}", "--out", tmp_path).exit_code == 0
+    visit(tmp_path / "rollouts-1.html")  # the link below leads there
+    tab = visit(tmp_path / "report.html", viewport={"width": 1200, "height": 900})
+    assert tab.locator("figure:visible").count() == len(PANELS) + 1
+    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    drawn = tab.locator("#watch ~ .panels svg").evaluate_all("all => all.map((one) => one.getBoundingClientRect().height)")
+    assert len(drawn) == 5
+    assert min(drawn) > 100
+    headings = [tab.locator("h1, h2").nth(i).inner_text() for i in range(tab.locator("h1, h2").count())]
+    assert headings[:3] == ["Training with L2T", "Watch these first", "The rest"]
+    tab.keyboard.press("Tab")
+    assert tab.evaluate("document.activeElement.textContent") == "look at them"  # the keyboard is enough
+    numbers = tab.locator("details").first
+    numbers.locator("summary").click()
+    assert "at step 5" in numbers.inner_text()
+    tab.locator("a").first.click()
+    assert tab.locator("article").count() == 6
+
+
+def test_report_in_light_and_dark_and_on_a_narrow_screen(visit, tmp_path):
+    assert made(RUNS / "paper", "--out", tmp_path).exit_code == 0
+    grounds = set()
+    for scheme in ("light", "dark"):
+        tab = visit(tmp_path / "report.html", color_scheme=scheme, viewport={"width": 390, "height": 800})
+        grounds.add(tab.evaluate("getComputedStyle(document.body).backgroundColor"))
+        assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert len(grounds) == 2
+
+
 def test_a_run_that_still_goes_one_that_crashed_and_one_without_some_metrics(tmp_path):
     going = shutil.copytree(RUNS / "paper", tmp_path / "going")
     with open(going / "metrics.jsonl", "a") as file:
