@@ -1,8 +1,9 @@
 """Attention of packed rows, put in the place of a model's own for the time of one forward.
 
 A context's token sees its row up to itself. A branch's token sees its row's context up to the branch's boundary and its
-own branch. Contexts are therefore causal attention without any mask. Branches are taken a few neighbours at a time, so
-that what one of them does not see of the context is hardly computed; their masks are [their tokens, what they see].
+own branch. Contexts are therefore causal attention without any mask. On a CPU branches are taken a few neighbours at a
+time, so that what one of them does not see of the context is hardly computed; on a GPU all of a row's at once, since a
+call with few queries leaves most of it idle. Their masks are [their tokens, what they see].
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 NAME = "l2t_packed"
-GROUPS = 8  # of a row's branches, at most: more save work on the context, and cost a call each
+GROUPS = 8  # of a row's branches on a CPU, at most: more save work on the context, and cost a call each
 SHORT = 128  # tokens of the context that are not worth another group
 
 
@@ -67,7 +68,8 @@ def branch_groups(
         sizes: tokens of each branch.
         device: of the masks.
     """
-    reach = max(SHORT, -(-visible[-1] // GROUPS))
+    groups = 1 if device.type == "cuda" else GROUPS
+    reach = max(SHORT, -(-visible[-1] // groups))
     first = 0
     while first < len(visible):
         last = first

@@ -22,8 +22,8 @@ COLUMNS = (
     ("J before", "l2t/answer_score/start", "{:.3f}"),
     ("J after", "l2t/answer_score/end", "{:.3f}"),
     ("gain", "l2t/fitting_gain/mean", "{:+.4f}"),
-    ("penalty, nats", "l2t/compression/mean", "{:.2e}"),
-    ("seconds of a step", "timing_s/step", "{:.1f}"),
+    ("penalty", "l2t/compression/mean", "{:.2e}"),
+    ("seconds", "timing_s/step", "{:.1f}"),
 )
 
 
