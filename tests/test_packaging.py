@@ -76,10 +76,11 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     tops = {name.split("/")[0] for name in names}
     assert len(tops) == 2
     assert "l2t_verl" in tops
-    for name in ("l2t_verl/patches/gloo_backend.py", "l2t_verl/plugin/entry.py", "l2t_verl/credit/paper.py"):
+    for name in ("l2t_verl/patches/gloo_backend.py", "l2t_verl/plugin/entry.py", "l2t_verl/report/templates/report.html.j2"):
         assert name in names
     entries = zipfile.ZipFile(wheel).read(next(name for name in names if name.endswith("entry_points.txt"))).decode()
     assert "[verl.plugins]\nl2t = l2t_verl.plugin.entry" in entries
+    assert "[console_scripts]\nl2t-verl = l2t_verl.__main__:main" in entries
     assert "[vllm.general_plugins]\nl2t_cpu = l2t_verl.patches:apply_in_vllm" in entries
 
 
@@ -102,6 +103,10 @@ def test_the_plugin_loads_from_the_wheel_beside_verl(wheel, tmp_path):
     target = tmp_path / "wheelhouse"
     run(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", target, wheel, cwd=tmp_path)
     assert "vllm" in run(sys.executable, "-c", PLUGIN, cwd=tmp_path, PYTHONPATH=str(target), VERL_PLATFORM="cpu")
+    for tool, source in (("report", "trained/paper"), ("inspect", "trained/paper/rollouts")):  # with their templates
+        command = (sys.executable, "-m", "l2t_verl", tool, ROOT / "tests" / "fixtures" / source, "--out", tmp_path / tool)
+        run(*command, cwd=tmp_path, PYTHONPATH=str(target))
+        assert (tmp_path / tool / f"{tool}.html").exists()
 
 
 @pytest.mark.slow

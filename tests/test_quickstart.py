@@ -39,6 +39,8 @@ def test_one_step_shows_what_it_promises(tmp_path):
     assert summary["peak_memory_gib"] < 14
     for text in ("[", "step 1 of 1: outcome", "J before", "grad norm GRPO", "episode 1: gain", str(tmp_path / "run")):
         assert text in done.stdout
+    assert f"in {tmp_path / 'run' / 'report'}" in done.stdout
+    assert "Watch these first" in (tmp_path / "run" / "report" / "report.html").read_text()
     lines = done.stdout.splitlines()
     assert len(lines) < 80, "verl's flood belongs into the log"
 

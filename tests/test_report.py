@@ -113,6 +113,8 @@ def test_a_run_that_still_goes_one_that_crashed_and_one_without_some_metrics(tmp
     assert "1 lines do not parse (the first is line 4)" in runs[1].notes[0]
     assert "steps from 4 on were done again" in runs[1].notes[1]
     assert "done again" in done.output
+    file = shutil.copy(RUNS / "paper" / "metrics.jsonl", tmp_path / "experiment.jsonl")  # where verl puts it by itself
+    assert [(run.name, max(run.steps)) for run in read_runs([str(file)])] == [("experiment", 5)]
     only_bare = made(bare, "--out", tmp_path / "only")
     assert only_bare.exit_code == 0, only_bare.output
     assert "Not drawn, since no run logs them" in (tmp_path / "only" / "report.html").read_text()

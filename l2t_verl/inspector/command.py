@@ -42,7 +42,7 @@ def inspect(
     compare: Annotated[
         Path | None, typer.Option(help="a second source, shown beside the first; rewards in it are kept as they are")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="folder; default runs/inspect/NAME")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder; default runs/inspect/NAME of the source or run")] = None,
     segmenter: Annotated[str | None, typer.Option(help="short for --set episodes.method=NAME")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="NAME=VALUE below algorithm.l2t, as beta=0.6; repeat it")
@@ -74,7 +74,7 @@ def inspect(
         else:
             records = list(read(Path(source), columns_of, questions))[:limit]
         others = list(read(compare, columns_of, questions))[:limit] if compare else None
-        folder = out or Path("runs") / "inspect" / ("stdin" if source == "-" else Path(source).resolve().stem)
+        folder = out or Path("runs") / "inspect" / name_of(source)
         about = {
             "model": model and {"name": model, "weights": fingerprint(model)},
             "reference": reference and {"name": reference, "weights": fingerprint(reference)},
@@ -140,6 +140,17 @@ def spoken(text: str, problem: str | None, answer: str | None) -> Record | Skipp
     if not text.strip():
         return Skipped("stdin", "the response is empty")
     return Record("stdin", problem, None, text, (answer,), None)
+
+
+def name_of(source: str) -> str:
+    """What the results of a source are called: of a run's dumps the run's name.
+
+    Example:
+        >>> name_of("runs/a/rollouts"), name_of("x/answers.jsonl"), name_of("-")
+        ('a', 'answers', 'stdin')
+    """
+    path = Path(source).resolve()
+    return "stdin" if source == "-" else path.parent.name if path.name == "rollouts" else path.stem
 
 
 def describe(model: str | None, reference: str | None, config: L2TConfig) -> list[tuple[str, str]]:

@@ -33,6 +33,9 @@ def curves(panel: Panel, runs: Sequence[Run]) -> str:
             axes.fill_between(steps, mean - half, mean + half, color=colour, alpha=0.15, linewidth=0)
     axes.set_xlabel("step")
     axes.set_ylabel(panel.unit)
+    known = [step for run in runs for step in run.steps]
+    pad = max(0.5, 0.03 * (max(known) - min(known)))
+    axes.set_xlim(min(known) - pad, max(known) + pad)  # all panels alike, also those that know a step only
     axes.xaxis.get_major_locator().set_params(integer=True)
     return _svg(figure, axes)
 

@@ -20,7 +20,10 @@ MOST = 60  # rollouts of a run that are shown if nobody says which
 
 
 def report(
-    runs: Annotated[list[str], typer.Argument(help="folders of runs, or ARM=FOLDER: runs of one arm are its seeds")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(help="folders of runs or files of their metrics, or ARM=FOLDER: runs of one arm are its seeds"),
+    ],
     out: Annotated[Path, typer.Option(help="folder of the page")] = Path("runs") / "report",
     step: Annotated[
         list[int] | None, typer.Option(help="whose rollouts are shown; repeat it. Default: first, middle and last")

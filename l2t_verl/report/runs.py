@@ -51,16 +51,15 @@ class Run:
 
 
 def read_runs(given: Sequence[str]) -> list[Run]:
-    """Read runs, each a folder or ARM=FOLDER; several folders of one arm are its seeds.
+    """Read runs, each a place or ARM=PLACE; several places of one arm are its seeds.
 
     Raises:
-        ReportError: a folder is not there, or holds no metrics.
+        ReportError: a place is not there, or holds no metrics.
     """
     runs = []
     for item in given:
         arm, mark, path = item.rpartition("=")
-        folder = Path(path)
-        runs.append(read_run(folder, arm if mark else folder.name))
+        runs.append(read_run(Path(path), arm if mark else name_of(Path(path))))
     counts = Counter(run.name for run in runs)
     for index, run in enumerate(runs):
         if counts[run.name] > 1:
@@ -68,16 +67,26 @@ def read_runs(given: Sequence[str]) -> list[Run]:
     return runs
 
 
-def read_run(folder: Path, arm: str) -> Run:
+def name_of(place: Path) -> str:
+    """A folder's name, a file's without its ending."""
+    return place.stem if place.is_file() else place.resolve().name
+
+
+def read_run(place: Path, arm: str) -> Run:
     """Read a run's metrics: of all its starts, the later ones counting where they did a step again.
 
+    Args:
+        place: the run's folder, with metrics*.jsonl in it, or the one file that verl's logger wrote.
+        arm: the run's arm.
+
     Raises:
-        ReportError: the folder is not there, or holds no metrics.
+        ReportError: the place is not there, or holds no metrics.
     """
-    if not folder.is_dir():
-        raise ReportError(f"{folder} is not there; name a run's folder, or ARM=FOLDER")
-    files = sorted(folder.glob("metrics*.jsonl"), key=lambda file: file.stat().st_mtime)
-    run = Run(folder.name, arm, folder, {})
+    if not place.exists():
+        raise ReportError(f"{place} is not there; name a run's folder or its file of metrics, or ARM=FOLDER")
+    folder, files = (place.parent, [place]) if place.is_file() else (place, list(place.glob("metrics*.jsonl")))
+    files.sort(key=lambda file: file.stat().st_mtime)
+    run = Run(name_of(place), arm, folder, {})
     for file in files:
         rows, bad = lines_of(file)
         if bad:
@@ -91,8 +100,8 @@ def read_run(folder: Path, arm: str) -> Run:
             }
     if not run.steps:
         raise ReportError(
-            f"{folder} holds no metrics: verl's logger has to have `file` (trainer.logger) and VERL_FILE_LOGGER_PATH has to "
-            "name a file metrics*.jsonl in this folder; the recipes do both"
+            f"{place} holds no metrics: verl's logger has to have `file` (trainer.logger); name the file that it "
+            "writes, or let VERL_FILE_LOGGER_PATH name a file metrics*.jsonl in this folder, as the recipes do"
         )
     run.steps = dict(sorted(run.steps.items()))
     return run

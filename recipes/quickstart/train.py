@@ -171,6 +171,8 @@ def main() -> int:
     }
     (run / "summary.json").write_text(json.dumps(summary, indent=1))
     report.show(run)
+    # the same as a page, with every rollout's reward painted on; a run without it is still a run
+    subprocess.run([sys.executable, "-m", "l2t_verl", "report", str(run), "--out", str(run / "report")], check=False)
     return 0
 
 
