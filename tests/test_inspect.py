@@ -266,6 +266,15 @@ def test_the_command_scores_what_it_can_and_its_status_says_that_something_was_w
     assert [row["episodes"] for row in kept] == [row["episodes"] for row in rows]
 
 
+def test_two_sources_stand_side_by_side(model, tmp_path):
+    other = lines(tmp_path / "b.jsonl", *[json.loads(line) | {"response": "9"} for line in ROLLOUTS.open()])
+    done = command(ROLLOUTS, "--model", model, "--compare", other, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert done.output.count("3 rollouts, 0 skipped") == 2
+    assert len((tmp_path / "out" / "compare.jsonl").read_text().splitlines()) == 3
+    assert "b.jsonl" in (tmp_path / "out" / "inspect.html").read_text()
+
+
 def test_a_response_comes_on_standard_input(model, tmp_path):
     arguments = ("-", "--model", model, "--out", tmp_path, "--problem", "2+3?", "--answer", "5")
     done = command(*arguments, input="2 + 3 is 5.\n\nThe final answer is \\boxed{5}.")

@@ -8,6 +8,7 @@ import pytest
 from cluster import composed
 
 from l2t_verl.config import describe_fields
+from l2t_verl.report.panels import PANELS
 
 ROOT = Path(__file__).parent.parent.resolve()
 README = (ROOT / "README.md").read_text()
@@ -22,6 +23,8 @@ COMMANDS = {
     "bash recipes/sweep.sh": "test_recipes.py",
     "python -m l2t_verl.evaluate run": "test_evaluate.py, with a small model",
     "python -m l2t_verl.evaluate compare": "test_evaluate.py, with made-up samples",
+    "l2t-verl inspect": "test_inspect.py, with a small model",
+    "l2t-verl report": "test_report.py, on real runs",
 }
 
 
@@ -83,6 +86,14 @@ def test_the_metrics_are_the_code_s():
             whole = whole.rsplit("/", 1)[0] + name if name.startswith("/") else name
             written.add(re.sub(r"<\w+>", "*", whole))
     assert written == known
+
+
+def test_the_curves_to_watch_are_the_report_s():
+    rows = re.findall(r"^\| (.+?) \| (`(?:critic|response_length|l2t)/.+?) \| (.+?) \| (.+?) \|$", README, re.MULTILINE)
+    watched = [panel for panel in PANELS if panel.first]
+    metrics = [", ".join(f"`{metric}`" for _, metric in panel.metrics) for panel in watched]
+    expected = [(one.title, of, one.healthy, one.sick) for one, of in zip(watched, metrics, strict=True)]
+    assert rows == expected
 
 
 def test_versions_are_those_that_are_installed():
