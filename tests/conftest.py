@@ -17,8 +17,9 @@ settings.load_profile("repeatable")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
+    # as long as it lives, playwright's event loop runs in this thread, and `asyncio.run` refuses: a module, no longer
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
         pytest.skip(f"no browser ({', '.join(BROWSERS)}) is installed; Debian, Ubuntu: apt-get install chromium")
