@@ -102,6 +102,23 @@ def test_it_writes_nowhere_else(tmp_path):
     assert not Path("/tmp/mark").exists()
 
 
+def test_the_kernel_s_settings_are_out_of_reach():
+    program = """
+import os
+def f(x):
+    opened = []
+    for folder, _, files in os.walk("/proc/sys"):
+        for path in (os.path.join(folder, file) for file in files):
+            try:
+                os.close(os.open(path, os.O_WRONLY))
+                opened.append(path)
+            except OSError:
+                pass
+    return opened
+"""
+    assert verdict(program, "assert f(1) == [], f(1)") == Verdict(True)
+
+
 def test_it_reads_neither_the_tests_nor_this_machine_s_files():
     program = LOOKS.replace("{here}", str(Path(__file__).resolve()))
     assert verdict(program, "the_expected = [False] * 4\nassert f(1) == the_expected, f(1)") == Verdict(True)

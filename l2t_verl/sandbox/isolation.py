@@ -56,7 +56,8 @@ def start(limits: Limits, *arguments: str, **pipes: Any) -> subprocess.Popen:
         *(bubblewrap(), "--unshare-all", "--die-with-parent", "--new-session", "--clearenv", "--cap-drop", "ALL"),
         *("--uid", NOBODY, "--gid", NOBODY, *binds, "--ro-bind", str(INSIDE), "/inside"),
         *("--proc", "/proc", "--dev", "/dev", "--size", str(limits.disk_mib * MIB), "--tmpfs", "/tmp"),
-        *("--remount-ro", "/", "--remount-ro", "/dev", "--chdir", "/tmp", "--setenv", "HOME", "/tmp"),
+        # /proc, too: where root starts this, the kernel's settings in /proc/sys belong to the one who runs the program
+        *("--remount-ro", "/", "--remount-ro", "/dev", "--remount-ro", "/proc", "--chdir", "/tmp", "--setenv", "HOME", "/tmp"),
         *("--seccomp", str(reading), interpreter, "-I", "-S", "/inside/main.py", *arguments),
     ]
     try:
