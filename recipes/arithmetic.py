@@ -1,18 +1,20 @@
-"""Memory, tokens and hours of a training run by formulas; nothing here was measured on a GPU.
+"""Memory, tokens and hours of a training run by formulas; of it all, only `SCORES` was measured on a GPU.
 
 python -m recipes.arithmetic        writes recipes/SCALE.md
 
 One GPU of N holds, with FSDP2 over all of them and the mixed precision of verl's defaults:
 
     actor      16 P / N     float32 weights, gradients, two moments of AdamW
-    reference   4 P / N     float32 weights
+    reference   4 P / N     float32 weights; 0 with FSDP2, which keeps what only goes forward in the host's memory
     gathered    2 · 2 P_layer + 2 · 2 V h    two layers (one is prefetched), embedding and head, bfloat16
     update      L M h · 2 + M (12 h + 6 i) · 2 + 4 M V    checkpoints of M tokens, one layer's activations, logits and their
                                                         gradient in bfloat16
-    rollout     u · G       what vLLM takes of the GPU's G: weights 2 P / TP, the rest KV cache
+    rollout     u · G       what vLLM takes of the GPU's G: weights 2 P / TP, the rest KV cache, whose heads are spread over
+                            min(TP, heads of keys and values)
     scoring     M' (8 h + 4 i) · 2    one layer of a forward without gradients, and log-probs a few tokens at a time
 
-While vLLM samples, actor and reference stay; while the actor is updated, vLLM sleeps. Each state has to fit.
+While vLLM samples, actor and reference stay, unless they are offloaded; while the actor is updated, vLLM sleeps. Each state
+has to fit.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ RUNS = (
     ("r1_distill_7b", "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", 1280, 8000, 150),
     ("qwen2_7b_code", "Qwen/Qwen2-7B-Instruct", 320, 600, 50),
 )
-SCORES = 2.2  # of all answer scores of a rollout, in plain forwards: the one measured number (README, Limits)
+SCORES = 1.11  # of all answer scores of a rollout, in plain forwards: tests/bench/results/h200.json, T 8,192, K 30
 
 
 @dataclass(frozen=True)
@@ -124,8 +126,8 @@ class Plan:
         update_tokens: M, most tokens of a micro-batch.
         scoring_tokens: M', most tokens of a scoring forward.
         longest: tokens of the longest sequence.
-        reference: whether there is a reference policy.
-        offloaded: whether actor and reference wait in the host's memory while vLLM samples.
+        reference: whether a reference policy stays on the GPU.
+        offloaded: whether the actor waits in the host's memory while vLLM samples.
     """
 
     gpus: int
@@ -135,7 +137,7 @@ class Plan:
     update_tokens: int
     scoring_tokens: int
     longest: int
-    reference: bool = True
+    reference: bool = False
     offloaded: bool = False
 
 
@@ -148,7 +150,9 @@ def memory(model: ModelShape, plan: Plan) -> dict[str, float]:
     update = 2 * model.layers * tokens * width + 2 * tokens * (12 * width + 6 * inner) + 4 * tokens * model.vocabulary
     scoring = 2 * max(plan.scoring_tokens, plan.longest) * (8 * width + 4 * inner)
     rollout = plan.utilization * plan.memory
-    resident = 0 if plan.offloaded else actor + reference
+    resident = reference + (0 if plan.offloaded else actor)
+    training = plan.memory - RESERVE - actor - reference - gathered
+    cache = model.cache / min(plan.tensor_parallel, model.kv_heads)
     weights = 2 * parameters / plan.tensor_parallel
     return {
         "actor: weights, gradients, AdamW": actor,
@@ -159,10 +163,10 @@ def memory(model: ModelShape, plan: Plan) -> dict[str, float]:
         "rollout: vLLM": rollout,
         "of it weights": weights,
         "of it KV cache": rollout - weights,
-        "margin, updating": plan.memory - RESERVE - actor - reference * (not plan.offloaded) - gathered - update,
-        "margin, scoring": plan.memory - RESERVE - actor - reference * (not plan.offloaded) - gathered - scoring,
+        "margin, updating": training - update,
+        "margin, scoring": training - scoring,
         "margin, sampling": plan.memory - RESERVE - resident - rollout,
-        "margin, KV cache for one response": rollout - weights - model.cache * plan.longest / plan.tensor_parallel,
+        "margin, KV cache for one response": rollout - weights - cache * plan.longest,
     }
 
 
@@ -180,7 +184,7 @@ def seconds(model: ModelShape, plan: Plan, *, rollouts: int, tokens: int, prompt
         prompt: tokens.
     """
     replicas = plan.gpus / plan.tensor_parallel
-    room = memory(model, plan)["of it KV cache"] * plan.tensor_parallel
+    room = memory(model, plan)["of it KV cache"] * min(plan.tensor_parallel, model.kv_heads)
     together = max(1.0, min(rollouts / replicas, room / (model.cache * (prompt + tokens))))
     bytes_a_token = 2 * model.parameters + together * model.cache * (prompt + tokens / 2)
     seconds_a_token = bytes_a_token / plan.tensor_parallel / (BANDWIDTH * SAMPLING_SHARE)
@@ -240,8 +244,8 @@ sampling. A recipe's `--dry-run` does the same sums for your configuration and s
 {formulas}
 
 1,280 rollouts a step (256 prompts × 5), 8,000 tokens a response on average and 16,384 at most, 150 steps (10 epochs of 4,000
-problems). Margins in GiB of each GPU's 80, negative where it does not fit; 32B with actor and reference offloaded while vLLM
-samples. "Rest of a step" is old and reference log-probs, scores and update; the scores' share is of the whole step.
+problems). Margins in GiB of each GPU's 80, negative where it does not fit; 32B with the actor offloaded while vLLM samples.
+"Rest of a step" is old and reference log-probs, scores and update; the scores' share is of the whole step.
 
 | model | H100s | P, 10⁹ | TP | margin updating | scoring | sampling | KV cache | sampling, min | rest | scores | hours |
 |---|---|---|---|---|---|---|---|---|---|---|---|

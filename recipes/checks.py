@@ -26,7 +26,7 @@ def plan_of(config: Any, gpu_memory: float) -> Plan:
     """What the arithmetic needs of verl's configuration."""
     actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
     longest = config.data.max_prompt_length + config.data.max_response_length
-    l2t = config.algorithm.get("l2t") or {}
+    l2t, ref = config.algorithm.get("l2t") or {}, config.actor_rollout_ref.ref
     return Plan(
         gpus=config.trainer.nnodes * config.trainer.n_gpus_per_node,
         memory=gpu_memory,
@@ -35,7 +35,9 @@ def plan_of(config: Any, gpu_memory: float) -> Plan:
         update_tokens=actor.ppo_max_token_len_per_gpu,
         scoring_tokens=(l2t.get("gain") or {}).get("max_tokens_per_micro_batch", 16384),
         longest=longest,
-        reference=actor.use_kl_loss or l2t.get("beta", 1.2) > 0,
+        reference=(actor.use_kl_loss or l2t.get("beta", 1.2) > 0)
+        and ref.strategy != "fsdp2"
+        and not ref.fsdp_config.param_offload,
         offloaded=actor.fsdp_config.param_offload and actor.fsdp_config.optimizer_offload,
     )
 
@@ -64,15 +66,15 @@ def problems_of(config: Any, gpu_memory: float) -> list[str]:
         check_verl_config(config, read_config(config))
     except ConfigError as error:
         problems.append(str(error))
-    problems += _batches(config)
     model = shape_of(config.actor_rollout_ref.model.path)
+    problems += _batches(config, model)
     problems += _lengths(config, model)
     if model is not None:
         problems += _memory(model, plan_of(config, gpu_memory))
     return problems
 
 
-def _batches(config: Any) -> Iterator[str]:
+def _batches(config: Any, model: ModelShape | None) -> Iterator[str]:
     data, rollout, mini = config.data, config.actor_rollout_ref.rollout, config.actor_rollout_ref.actor.ppo_mini_batch_size
     gpus = config.trainer.nnodes * config.trainer.n_gpus_per_node
     if data.train_batch_size * rollout.n % gpus:
@@ -86,6 +88,11 @@ def _batches(config: Any) -> Iterator[str]:
         yield f"actor.ppo_mini_batch_size={mini} × rollout.n={rollout.n} does not divide by {gpus} GPUs"
     if gpus % rollout.tensor_model_parallel_size:
         yield f"rollout.tensor_model_parallel_size={rollout.tensor_model_parallel_size} does not divide {gpus} GPUs"
+    if model is not None and model.heads % rollout.tensor_model_parallel_size:
+        yield (
+            f"rollout.tensor_model_parallel_size={rollout.tensor_model_parallel_size} does not divide the model's "
+            f"{model.heads} heads; take one of {', '.join(str(n) for n in range(1, 17) if model.heads % n == 0)}"
+        )
 
 
 def _lengths(config: Any, model: ModelShape | None) -> Iterator[str]:
@@ -111,9 +118,9 @@ def _lengths(config: Any, model: ModelShape | None) -> Iterator[str]:
 
 def _memory(model: ModelShape, plan: Plan) -> Iterator[str]:
     remedies = {
-        "margin, updating": "lower actor.ppo_max_token_len_per_gpu, or set actor.fsdp_config.optimizer_offload=True",
+        "margin, updating": "lower actor.ppo_max_token_len_per_gpu, or take more GPUs",
         "margin, scoring": "lower algorithm.l2t.gain.max_tokens_per_micro_batch",
-        "margin, sampling": "lower rollout.gpu_memory_utilization, or offload the actor's parameters and optimizer",
+        "margin, sampling": "lower rollout.gpu_memory_utilization, or offload the actor meanwhile: shrink=offload",
         "margin, KV cache for one response": "raise rollout.gpu_memory_utilization or tensor_model_parallel_size",
     }
     held = memory(model, plan)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import importlib.util
 import json
 import os
 import shlex
@@ -19,6 +20,7 @@ from typing import Any
 
 from recipes.checks import gpus_of, memory_lines, problems_of
 from recipes.environment import bare_machine
+from recipes.run_folder import differences, keep
 
 FOLDER = Path(__file__).parent.resolve()
 ROOT = FOLDER.parent
@@ -48,7 +50,8 @@ def variables_of(run: Path) -> dict[str, str]:
 def through_ray(line: list[str], variables: dict[str, str]) -> list[str]:
     """The same as a job of a Ray cluster whose nodes see this checkout at this path; RAY_ADDRESS names the cluster."""
     there = f"cd {shlex.quote(str(ROOT))} && exec {shlex.join(line)}"
-    return ["ray", "job", "submit", f"--runtime-env-json={json.dumps({'env_vars': variables})}", "--", "sh", "-c", there]
+    ray = str(Path(sys.executable).with_name("ray"))  # this environment's
+    return [ray, "job", "submit", f"--runtime-env-json={json.dumps({'env_vars': variables})}", "--", "sh", "-c", there]
 
 
 def chosen(kind: str, name: str, known: list[str]) -> str:
@@ -65,29 +68,77 @@ def chosen(kind: str, name: str, known: list[str]) -> str:
 
 
 def make_data(config: Any) -> None:
-    """Build data that is not there, where the path says of which data set.
+    """Build data that is not there, where the path says of which data set; look whether what is there suits the model.
 
     Raises:
-        SystemExit: it cannot be built, or nobody knows how.
+        SystemExit: it cannot be built, nobody knows how, or its prompts are for another chat template.
     """
     from l2t_verl.data import TRAINING
 
-    for key in ("train_files", "val_files"):
-        file = Path(str(config.data[key]))
-        if file.exists():
-            continue
-        name = file.parent.name
-        if file.parent != Path("runs/data") / name or name not in TRAINING:
+    given = {key: config.data[key] for key in ("train_files", "val_files")}
+    files = [(key, Path(file)) for key, value in given.items() for file in ([value] if isinstance(value, str) else value)]
+    missing = [(key, file) for key, file in files if not file.exists()]
+    for key, file in missing:
+        name, folder = file.parent.name, file.parent
+        if folder != Path("runs/data") / name or name not in TRAINING:
             raise SystemExit(
                 f"launch: data.{key}={file} is not there; make it with python -m l2t_verl.data, or name another"
             )
-        print(f"data: {file} is not there yet and is built", flush=True)
-        build = [sys.executable, "-m", "l2t_verl.data", name, "--out", str(file.parent)]
+        if (folder / "manifest.json").exists():
+            against = " ".join(f"--against {benchmark}" for benchmark in TRAINING[name].validation)
+            raise SystemExit(
+                f"launch: data.{key}={file} is not there, though {folder} was built: without the problems for it. Build it "
+                f"again with {against} (NAME=PATH without a hub), or name another file"
+            )
+    for folder in {file.parent for _, file in missing}:
+        print(f"data: {folder} is not there yet and is built", flush=True)
+        build = [sys.executable, "-m", "l2t_verl.data", folder.name, "--out", str(folder)]
         build += ["--tokenizer", str(config.actor_rollout_ref.model.path)]
         if subprocess.run(build, check=False).returncode:
             raise SystemExit(
                 "launch: the data could not be built; build it by hand (--from PATH without a hub), start again"
             )
+    for folder in {file.parent for _, file in files}:
+        check_prompts(folder, str(config.actor_rollout_ref.model.path))
+
+
+def check_prompts(folder: Path, model: str) -> None:
+    """Whether the prompts there ask for `<think>` just where the model's chat template has not opened it.
+
+    Raises:
+        SystemExit: they do not.
+    """
+    from l2t_verl.data.instruction import opens_thinking
+
+    manifest = folder / "manifest.json"
+    if not manifest.exists() or "<think>" not in (made := json.loads(manifest.read_text()))["instruction"]:
+        return
+    from transformers import AutoTokenizer
+
+    try:
+        opens = opens_thinking(AutoTokenizer.from_pretrained(model))
+    except (OSError, ValueError) as error:
+        print(f"data: {model}'s chat template could not be looked at: {str(error)[:200]}", flush=True)
+        return
+    if bool(made["prompt opens <think>"]) != opens:
+        does, asks = ("opens", "asks for it again") if opens else ("does not open", "takes it for open")
+        raise SystemExit(
+            f"launch: {model}'s chat template {does} <think>, and the prompt in {folder} {asks}; build it again: "
+            f"python -m l2t_verl.data {made['data set']} --out {folder} --tokenizer {model}"
+        )
+
+
+def attention_problem(config: Any) -> str | None:
+    """What is missing for the attention that is asked for."""
+    model = config.actor_rollout_ref.model
+    asked = (model.get("override_config") or {}).get("attn_implementation", "flash_attention_2")  # verl's default
+    if asked != "flash_attention_2" or importlib.util.find_spec("flash_attn"):
+        return None
+    return (
+        f"verl attends with flash-attn, which is not in {sys.prefix}: pip install flash-attn==2.8.3 --no-build-isolation; "
+        "or, slower, actor_rollout_ref.model.use_remove_padding=False "
+        "+actor_rollout_ref.model.override_config.attn_implementation=sdpa"
+    )
 
 
 def main() -> None:
@@ -98,6 +149,11 @@ def main() -> None:
     parser.add_argument("--launcher", choices=("local", "ray"), default="local", help="ray: a job for the cluster that runs")
     parser.add_argument("--gpu", default="H100", help="for the memory's sums: A100-40, A100, H100, H200, or GiB")
     arguments, overrides = parser.parse_known_args()
+    for word in overrides:
+        if word.startswith("-"):
+            parser.error(f"there is no option {word}")
+        if word.startswith("arm="):
+            parser.error(f"{word}: the arm is the second word, by which the run is named, too")
     recipe, arm = chosen("recipe", arguments.recipe, RECIPES), chosen("arm", arguments.arm, ARMS)
     memory = gpus_of(arguments.gpu)
     overrides = [f"arm={arm}", f"trainer.experiment_name={recipe}-{arm}", *overrides]
@@ -107,17 +163,22 @@ def main() -> None:
         raise SystemExit(f"launch: the configuration does not compose: {error}") from error
     print(f"{recipe}, arm {arm}")
     print("\n".join(memory_lines(config, memory)))
-    line, variables = command(recipe, overrides), variables_of(ROOT / "runs" / config.trainer.experiment_name)
+    folder = ROOT / "runs" / config.trainer.experiment_name
+    line, variables = command(recipe, overrides), variables_of(folder)
     if arguments.launcher == "ray":
         line = through_ray(line, variables)
     print("command:\n  " + shlex.join(line), flush=True)
-    if problems := problems_of(config, memory):
+    if problems := problems_of(config, memory) + differences(config, folder):
         raise SystemExit("launch: this would not train:\n" + "\n".join(f"  {problem}" for problem in problems))
     print("checks: passed", flush=True)
+    missing = attention_problem(config)
     if arguments.dry_run:
+        print(f"note: {missing}\n" * bool(missing), end="", flush=True)
         return
+    if missing:
+        raise SystemExit(f"launch: {missing}")
     make_data(config)
-    Path(variables["VERL_FILE_LOGGER_PATH"]).parent.mkdir(parents=True, exist_ok=True)
+    keep(config, folder)
     os.execvpe(line[0], line, bare_machine() | variables)
 
 

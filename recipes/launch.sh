@@ -7,7 +7,7 @@ if [ -z "${VENV:-}" ]; then
   gpu=
   if command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; then gpu=--gpu; fi
   export VENV=$root/.venv${gpu:+-gpu}
-  bash "$root/recipes/setup.sh" $gpu
+  bash "$root/recipes/setup.sh" $gpu ${gpu:+--flash-attn}
 fi
 cd "$root"
 exec "$VENV/bin/python" -m recipes.launch "$@"

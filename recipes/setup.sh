@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
-# Makes .venv with the pinned CPU stack and this project, editable. Does nothing when it is up to date.
-# Sourced or run by the quickstart and the tests: bash recipes/setup.sh [--gpu]
+# Makes .venv with the pinned CPU stack, or .venv-gpu with verl's for GPUs, and this project, editable. Does nothing when it
+# is up to date. Run by the quickstart, the recipes and the tests: bash recipes/setup.sh [--gpu [--flash-attn]]; VENV=folder
+# takes another. Only the recipes' models need flash-attn, which is often compiled on the spot.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-venv=${VENV:-$root/.venv}
 kind=cpu
 [ "${1:-}" = "--gpu" ] && kind=gpu
+venv=.venv
+[ "$kind" = gpu ] && venv=.venv-gpu
+venv=${VENV:-$root/$venv}
 
 python=${PYTHON:-}
 for candidate in $python python3.11 python3.12 python3; do
@@ -21,14 +24,25 @@ if [ -z "$python" ] && [ ! -x "$venv/bin/python" ]; then
 fi
 
 stamp=$(cat "$root/pyproject.toml" "$root/constraints-$kind.txt" 2>/dev/null | cksum | tr ' ' -)-$kind
+pip=("$venv/bin/python" -m pip --disable-pip-version-check -qq)
+
+flash_attn() { # tried once: an environment where it cannot be built is not kept waiting again
+  [ "${2:-}" = "--flash-attn" ] && [ ! -e "$venv/flash-attn.log" ] || return 0
+  echo "setup: flash-attn, which may be compiled here (up to an hour; it needs CUDA's compiler); log in $venv/flash-attn.log"
+  "${pip[@]}" install packaging ninja psutil wheel
+  "${pip[@]}" install --no-build-isolation flash-attn==2.8.3 >"$venv/flash-attn.partial" 2>&1 ||
+    echo "setup: flash-attn could not be installed; a recipe's launch says what to set without it" >&2
+  mv "$venv/flash-attn.partial" "$venv/flash-attn.log"
+}
+
 if [ -x "$venv/bin/python" ] && [ "$(cat "$venv/.l2t-stamp" 2>/dev/null)" = "$stamp" ]; then
+  flash_attn "$@"
   exit 0
 fi
 
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
-pip=("$venv/bin/python" -m pip --disable-pip-version-check -qq)
 if [ "$kind" = gpu ]; then
-  # Without verl's extra `fsdp`, which wants flash-attn built: the quickstart attends with torch's SDPA.
+  # Without verl's extra `fsdp`, which wants flash-attn built
   echo "setup: verl, vLLM for GPUs and what they need"
   "${pip[@]}" install "verl[vllm,math]==0.9.1" -e "$root[dev,tools]"
 else
@@ -48,3 +62,4 @@ if torch.version.cuda:
 CHECK
 fi
 echo "$stamp" >"$venv/.l2t-stamp"
+flash_attn "$@"

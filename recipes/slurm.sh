@@ -2,7 +2,7 @@
 # A recipe on several nodes of a Slurm cluster: a Ray cluster inside the job, then the launcher on its first node.
 #   sbatch --nodes=2 --ntasks-per-node=1 --gpus-per-node=8 --cpus-per-task=64 recipes/slurm.sh RECIPE ARM [Hydra overrides …]
 # Started from the checkout's root, which has to be on a file system that all nodes see, with its environment in it
-# (VENV, default .venv-gpu; make it with: bash recipes/setup.sh --gpu).
+# (VENV, default .venv-gpu; make it with: bash recipes/setup.sh --gpu --flash-attn).
 #SBATCH --job-name=l2t
 #SBATCH --ntasks-per-node=1
 set -euo pipefail
@@ -12,7 +12,7 @@ recipe=${1:?RECIPE ARM}
 arm=${2:?RECIPE ARM}
 shift 2
 export VENV=${VENV:-$root/.venv-gpu}
-[ -x "$VENV/bin/ray" ] || { echo "slurm: no environment in $VENV; make it with: bash recipes/setup.sh --gpu" >&2; exit 1; }
+[ -x "$VENV/bin/ray" ] || { echo "slurm: no environment in $VENV; make it with: bash recipes/setup.sh --gpu --flash-attn" >&2; exit 1; }
 gpus=${SLURM_GPUS_ON_NODE:-8}
 options=(trainer.nnodes="$SLURM_JOB_NUM_NODES" trainer.n_gpus_per_node="$gpus" "$@")
 cd "$root"

@@ -7,6 +7,14 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 recipe=${1:?usage: bash recipes/sweep.sh RECIPE [--dry-run] [Hydra overrides …]}
 shift
+[ -e "$root/recipes/$recipe/$recipe.yaml" ] || { bash "$root/recipes/launch.sh" "$recipe" grpo --dry-run; exit 1; }
+for argument in "$@"; do
+  case $argument in trainer.experiment_name=* | trainer.default_local_dir=*)
+    echo "sweep: $argument: a sweep names its arms' runs itself" >&2
+    exit 2
+    ;;
+  esac
+done
 arms=${ARMS:-grpo l2t l2t_paper length_penalty mrt gain_only}
 case $recipe in qwen2_7b_code) usual=humaneval ;; gsm8k_3b) usual=gsm8k_test ;; *) usual="aime24 aime25 amc23 math500 minerva_math" ;; esac
 benchmarks=()
@@ -23,9 +31,9 @@ folders=()
 cd "$root"
 for arm in $arms; do
   run=runs/$recipe-$arm
-  if [ ! -e "$run/trained" ]; then
+  if [ "$(cat "$run/trained" 2>/dev/null)" != "trained: $*" ]; then
     bash "recipes/$recipe/run.sh" "$arm" "$@"
-    touch "$run/trained"
+    echo "trained: $*" >"$run/trained"
   fi
   folders+=("runs/$recipe-sweep/$arm")
   # shellcheck disable=SC2086

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,7 +13,7 @@ import pytest
 from omegaconf import OmegaConf
 from tiny import write_data, write_model
 
-from recipes import arithmetic
+from recipes import arithmetic, launch, run_folder
 from recipes.checks import problems_of
 from recipes.launch import ARMS, RECIPES, composed
 
@@ -66,11 +68,36 @@ def test_a_dry_run_needs_neither_weights_nor_data_nor_a_gpu():
     assert "GiB  margin, updating" in done.stdout
 
 
-def test_through_ray_the_same_line_is_a_job():
+def test_through_ray_the_same_line_is_a_job(tmp_path, monkeypatch):
     done = run("gsm8k_3b", "grpo", "--dry-run", "--launcher", "ray", "trainer.nnodes=2")
     assert done.returncode == 0, done.stderr
-    assert "ray job submit" in done.stdout
+    assert "bin/ray job submit" in done.stdout
     assert "memory of one GPU of 16" in done.stdout
+    # the environment's own `ray`, whatever the PATH says; here one that only does what the job would
+    (tmp_path / "ray").write_text(
+        f"#!{sys.executable}\nimport os, sys\nos.execvp('sh', sys.argv[sys.argv.index('--') + 1 :])\n"
+    )
+    (tmp_path / "ray").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    line = launch.through_ray(["echo", "a b", "'c'=$D"], {"A": "1"})
+    found = subprocess.run(line, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=True)
+    assert found.stdout == "a b 'c'=$D\n"
+
+
+def commands() -> list[list[str]]:
+    """What the recipes' pages tell to type, but for those lines that name what only the reader has."""
+    pages = [file.read_text() for recipe in RECIPES for file in (ROOT / "recipes" / recipe).glob("README.md")]
+    lines = [line for page in pages for line in page.splitlines() if re.match(r"bash recipes/\w+/run\.sh", line)]
+    assert len(lines) >= 4 * len(RECIPES)
+    return [shlex.split(line, comments=True)[1:] for line in lines if "SMALL_MODEL" not in line]
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_each_command_of_the_pages_would_train(words, monkeypatch, capsys):
+    recipe = Path(words[0]).parent.name
+    monkeypatch.setattr(sys, "argv", ["launch", recipe, *words[1:], "--dry-run"])
+    launch.main()
+    assert "checks: passed" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -85,23 +112,99 @@ def test_through_ray_the_same_line_is_a_job():
         (["l2t", "algorithm.l2t.alpah=1"], "alpah"),
         (["l2t", "+algorithm.l2t.alpah=1"], "algorithm.l2t.alpah"),
         (["l2t", "nosuch.key=1"], "does not compose"),
+        (["l2t", "actor_rollout_ref.rollout.tensor_model_parallel_size=8"], "does not divide the model's 12 heads"),
+        (["l2t", "shrink=offload", "--gpu", "24"], "GiB are missing (updating); lower actor.ppo_max_token_len_per_gpu"),
     ],
 )
 def test_what_would_not_train_is_refused_with_what_to_set(arguments, expected, capsys, monkeypatch):
-    from recipes import launch
-
     monkeypatch.setattr(sys, "argv", ["launch", "deepscaler_1p5b", *arguments, "--dry-run"])
     with pytest.raises(SystemExit) as refused:
         launch.main()
     assert expected in str(refused.value)
 
 
-def test_data_that_nobody_can_build_is_named(monkeypatch, tmp_path):
-    from recipes import launch
+@pytest.mark.parametrize(
+    ("word", "said"), [("--dryrun", "there is no option --dryrun"), ("arm=mrt", "the arm is the second word")]
+)
+def test_what_is_no_override_is_named(word, said, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["launch", "gsm8k_3b", "grpo", word])
+    with pytest.raises(SystemExit):
+        launch.main()
+    assert said in capsys.readouterr().err
 
+
+def test_data_that_nobody_can_build_is_named(monkeypatch, tmp_path):
     config = composed("gsm8k_3b", [f"data.train_files={tmp_path / 'nothing.parquet'}"])
     with pytest.raises(SystemExit, match=r"data.train_files=.*nothing.parquet is not there; make it with"):
         launch.make_data(config)
+
+
+def test_data_that_was_built_without_its_validation_problems_is_not_built_over(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    folder = Path("runs/data/aime_919")
+    folder.mkdir(parents=True)
+    for name in ("train.parquet", "manifest.json"):
+        (folder / name).write_text("mine")
+    with pytest.raises(SystemExit, match=r"validation\.parquet is not there, though .*--against aime24 .*NAME=PATH"):
+        launch.make_data(composed("deepscaler_1p5b", []))
+    assert (folder / "train.parquet").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("opens", "made", "said"),
+    [
+        (True, True, None),
+        (False, False, None),
+        (False, None, None),  # built without --tokenizer: for templates that open nothing
+        (
+            True,
+            None,
+            "opens <think>, and the prompt in .* asks for it again; build it again: python -m l2t_verl.data aime_919",
+        ),
+        (False, True, "does not open <think>, and the prompt in .* takes it for open"),
+    ],
+)
+def test_prompts_for_another_chat_template_are_refused(opens, made, said, tmp_path):
+    from transformers import AutoTokenizer
+
+    folder = write_model(tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = "{{ messages[0].content }}" + "<think>\n" * opens
+    tokenizer.save_pretrained(folder)
+    manifest = {"instruction": "Think between <think> and </think>.", "prompt opens <think>": made, "data set": "aime_919"}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    if said is None:
+        launch.check_prompts(tmp_path, str(folder))
+    else:
+        with pytest.raises(SystemExit, match=said):
+            launch.check_prompts(tmp_path, str(folder))
+
+
+def test_attention_that_is_not_installed_is_asked_for_before_anything_starts(monkeypatch):
+    sdpa = "+actor_rollout_ref.model.override_config.attn_implementation=sdpa"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "pip install flash-attn" in launch.attention_problem(composed("gsm8k_3b", []))
+    assert sdpa in launch.attention_problem(composed("gsm8k_3b", []))
+    assert launch.attention_problem(composed("gsm8k_3b", [sdpa])) is None
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "flash_attn")
+    assert launch.attention_problem(composed("gsm8k_3b", [])) is None
+
+
+def test_checkpoints_of_other_settings_are_not_gone_on_from(tmp_path):
+    def config(*overrides):
+        return composed("gsm8k_3b", [f"trainer.default_local_dir={tmp_path / 'checkpoints'}", *overrides])
+
+    assert run_folder.differences(config(), tmp_path) == []
+    run_folder.keep(config(), tmp_path)
+    other = config("actor_rollout_ref.actor.optim.lr=1e-5")
+    assert run_folder.differences(other, tmp_path) == []  # nothing was trained yet
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").write_text("10")
+    assert run_folder.differences(config("trainer.total_epochs=20", "trainer.logger=[console]"), tmp_path) == []
+    (said,) = run_folder.differences(other, tmp_path)
+    assert "actor_rollout_ref.actor.optim.lr: 1e-06 there, 1e-05 now" in said
+    assert said.count(" there, ") == 1
+    assert "trainer.experiment_name" in said
 
 
 def test_the_arithmetic_knows_the_models_it_names():
@@ -137,6 +240,8 @@ def test_a_sweep_checks_all_arms_before_any_is_trained():
     assert refused.returncode != 0
     assert "no multiple of actor.ppo_mini_batch_size" in refused.stderr
     assert not (ROOT / "runs" / "gsm8k_3b-grpo").exists()
+    assert "names its arms' runs itself" in sweep("gsm8k_3b", "trainer.experiment_name=mine").stderr
+    assert "Did you mean gsm8k_3b?" in sweep("gsm8k").stderr
 
 
 def test_slurm_starts_ray_on_each_node_and_the_launcher_on_the_first(tmp_path):
@@ -182,6 +287,8 @@ def test_a_sweep_trains_evaluates_and_compares(tmp_path):
             EVALUATE="--samples 2 --max-tokens 20 --max-model-len 512 --instruction none --budget 5",
         )
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        again = sweep("gsm8k_3b", "shrink=cpu", "data.seed=7", ARMS="grpo l2t_paper")  # nothing is trained: other settings
+        assert "has checkpoints made with other settings" in again.stderr
         for run in runs[:2]:
             (metrics,) = run.glob("metrics-*.jsonl")
             assert len(metrics.read_text().splitlines()) == 2

@@ -57,7 +57,8 @@ def start(limits: Limits, *arguments: str, **pipes: Any) -> subprocess.Popen:
         *("--uid", NOBODY, "--gid", NOBODY, *binds, "--ro-bind", str(INSIDE), "/inside"),
         *("--proc", "/proc", "--dev", "/dev", "--size", str(limits.disk_mib * MIB), "--tmpfs", "/tmp"),
         # /proc, too: where root starts this, the kernel's settings in /proc/sys belong to the one who runs the program
-        *("--remount-ro", "/", "--remount-ro", "/dev", "--remount-ro", "/proc", "--chdir", "/tmp", "--setenv", "HOME", "/tmp"),
+        *(word for path in ("/", "/dev", "/proc") for word in ("--remount-ro", path)),
+        *("--chdir", "/tmp", "--setenv", "HOME", "/tmp"),
         *("--seccomp", str(reading), interpreter, "-I", "-S", "/inside/main.py", *arguments),
     ]
     try:

@@ -1,8 +1,8 @@
 """The system calls that a sandboxed process may not make.
 
 Those that start another process: the kernel's own limit (RLIMIT_NPROC) does not hold for root, and root is who trainers in
-containers mostly are. Those that get memory which no limit counts. And those that no program needs, but attacks on the kernel
-do: new namespaces and mounts, tracing, kernel programs, keys.
+containers mostly are. Those that get memory which no limit counts. And those that attacks on the kernel need and programs do
+not: new namespaces and mounts, tracing, kernel programs, keys.
 """
 
 from __future__ import annotations
