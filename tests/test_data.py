@@ -136,6 +136,26 @@ def test_a_name_that_is_not_known_is_named(arguments, said):
     assert said in " ".join(done.output.split())
 
 
+def test_a_data_set_in_the_form_of_another_is_refused(tmp_path):
+    for name, file, said in (
+        ("mbpp", "aime.csv", "is not in the form of mbpp (google-research-datasets/mbpp): no task_id"),
+        ("gsm8k", "mbpp.jsonl", "no question: none of the columns"),
+        ("aime_919", "numina.jsonl", "no Year: none of the columns Year, year"),
+    ):
+        done = run(name, "--from", FIXTURES / file, "--against", "none", "--out", tmp_path / "out")
+        assert done.exit_code == 1
+        assert said in " ".join(done.output.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_questions_of_any_script_are_told_apart():
+    texts = ("求和", "求积", "Сколько яблок?", "Сколько груш?", "???", "!!!")
+    problems = [Problem(str(i), text, "1") for i, text in enumerate((*texts, "求 和!"))]
+    built = build(problems, {}, report=lambda _: None)
+    assert [problem.question for problem in built.kept] == list(texts)
+    assert built.dropped == {"seen before": 1}
+
+
 def test_without_a_network_the_remedy_is_said(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)

@@ -27,11 +27,11 @@ from l2t_verl.evaluate.budgets import cut
 from l2t_verl.evaluate.compare import comparison, published_numbers, published_of, read, write_comparison
 from l2t_verl.evaluate.engines import Generated, prompt_ids
 from l2t_verl.evaluate.grade import vote
-from l2t_verl.evaluate.model import ModelError, fingerprint, resolved
+from l2t_verl.evaluate.model import ModelError, _shards, fingerprint, resolved
 from l2t_verl.evaluate.results import results, table
 from l2t_verl.evaluate.run import Settings, Task, sample_all, seed_of
 from l2t_verl.evaluate.statistics import bootstrap, majority, pass_at_k
-from l2t_verl.evaluate.store import Sample, Store, StoreError, check_settings
+from l2t_verl.evaluate.store import Sample, Store, StoreError, check_settings, without_nan
 from l2t_verl.gain import ForcingTemplate
 from l2t_verl.grading import Grader
 
@@ -182,9 +182,30 @@ def test_a_model_is_known_by_its_weights(tmp_path, model):
     assert resolved("org/name", tmp_path) == "org/name"
     with pytest.raises(ModelError, match="is not there"):
         resolved("./nowhere", tmp_path)
+    with pytest.raises(ModelError, match="is not there"):
+        resolved("runs/gsm8k/checkpoints", tmp_path)  # no name on the hub has two slashes
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match="holds neither weights"):
         resolved(str(tmp_path / "empty"), tmp_path)
+
+
+def test_the_checkpoint_that_verl_marked_as_whole_counts(tmp_path):
+    def shards(step: str, ranks: tuple[int, ...], size: int = 2) -> Path:
+        actor = tmp_path / step / "actor"
+        actor.mkdir(parents=True)
+        for rank in ranks:
+            (actor / f"model_world_size_{size}_rank_{rank}.pt").write_bytes(b"x")
+        return actor
+
+    first, newest = shards("global_step_9", (0, 1)), shards("global_step_10", (0, 1))
+    shards("global_step_10.bak", (0, 1))
+    assert _shards(tmp_path) == newest
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("9\n")
+    assert _shards(tmp_path) == first
+    (first / "model_world_size_2_rank_1.pt").unlink()
+    with pytest.raises(ModelError, match=r"of 2 shards those of ranks \[1\] are missing"):
+        _shards(tmp_path)
+    assert _shards(tmp_path / "global_step_10") == newest == _shards(newest)
 
 
 # ---- the run
@@ -222,7 +243,8 @@ def test_forced_answers_go_on_from_the_stored_thought(tmp_path, model, grader):
         assert request.thought.endswith("The final answer is \\boxed{")
     for sample in store.samples.values():
         whole = store.samples[(*sample.key[:3], 0)]
-        if sample.budget and cut(engine.tokenizer, whole.response, 4, ForcingTemplate(), False) is None:
+        ended = whole.finish != "length"
+        if sample.budget and cut(engine.tokenizer, whole.response, 4, ForcingTemplate(), False, ended) is None:
             assert (sample.score, sample.tokens, sample.answer) == (whole.score, whole.tokens, whole.answer)
 
 
@@ -230,6 +252,8 @@ def test_where_a_thought_is_cut():
     tokenizer, template = byte_tokenizer(), ForcingTemplate()
     suffix = "\n\nThe final answer is \\boxed{"
     assert cut(tokenizer, "12345", 5, template, False) is None
+    over = cut(tokenizer, "<think>12345", 99, template, False, ended=False)  # the limit cut it off: no answer of its own
+    assert (over.text, over.kept) == ("<think>12345\n</think>" + suffix, 12)
     assert cut(tokenizer, "123456", 5, template, False).text == "12345" + suffix
     assert cut(tokenizer, "<think>123456", 9, template, False).text == "<think>12\n</think>" + suffix
     assert cut(tokenizer, "123456", 5, template, True).text == "12345\n</think>" + suffix  # the prompt opened it
@@ -269,6 +293,22 @@ def test_the_results_are_those_worked_out_by_hand():
     assert "| 8 | 50.0 | 0.0–100.0 |" in text
 
 
+def test_what_has_no_grade_is_said(tmp_path):
+    samples = made_up({"0": [(1, 100)], "1": [(0, 100)]})
+    samples = {key: replace(s, grading="ok" if s.score else "timeout") for key, s in samples.items()}
+    text = table(results(samples, {"b": sums(2)}, {}, Settings(samples=1)), "m")
+    assert "| no grade, counted as wrong | 1 timeout |" in text
+
+
+def test_levels_with_fractions_are_tiers_by_their_whole_part():
+    levels = [str(1 + i / 4) for i in range(37)]  # as Omni-MATH has them
+    problems = [Problem(str(i), "?", "1", level) for i, level in enumerate(levels)]
+    samples = made_up({str(i): [(1, 10)] for i in range(37)})
+    tiers = results(samples, {"b": problems}, {}, Settings(samples=1))["b"]["tiers"]
+    assert list(tiers) == [str(i) for i in range(1, 11)]
+    assert tiers["1"]["questions"] == 4
+
+
 def finished(folder: Path, questions: dict, budgets: tuple[int, ...] = ()) -> Path:
     samples = made_up(questions)
     for budget in budgets:
@@ -276,7 +316,7 @@ def finished(folder: Path, questions: dict, budgets: tuple[int, ...] = ()) -> Pa
     Store(folder / "samples.jsonl").add(list(samples.values()))
     problems = [replace(problem, level="") for problem in sums(len(questions))]
     found = results(samples, {"b": problems}, {}, Settings(samples=1, budgets=budgets))
-    (folder / "results.json").write_text(json.dumps({"results": found}))
+    (folder / "results.json").write_text(json.dumps({"results": without_nan(found)}, allow_nan=False))
     return folder
 
 
@@ -291,6 +331,21 @@ def test_runs_are_compared_question_by_question(tmp_path):
         assert (tmp_path / "out" / plot).read_bytes().startswith(b"\x89PNG")
     with pytest.raises(StoreError, match=r"results\.json is not there"):
         read(tmp_path / "nowhere")
+    twin = finished(tmp_path / "elsewhere" / "one", {"0": [(1, 100)]})
+    text = write_comparison([one, twin], tmp_path / "out", None)  # one question has no interval
+    assert f"| b | {one} | 3 |" in text
+    assert f"| b | {twin} | 1 |" in text
+
+
+def test_runs_that_were_not_sampled_alike_are_said_to_be(tmp_path):
+    folders = [finished(tmp_path / name, {"0": [(1, 100)], "1": [(0, 300)]}) for name in ("one", "other")]
+    assert "Not sampled alike" not in write_comparison(folders, tmp_path / "out", None)
+    for folder, tokens, digest in zip(folders, (4096, 8192), "ab", strict=True):
+        written = json.loads((folder / "results.json").read_text())
+        settings = {"max_tokens": tokens, "samples": 1, "benchmarks": {"b": {"rows.jsonl": digest, "questions": 2}}}
+        (folder / "results.json").write_text(json.dumps(written | {"settings": settings}))
+    text = write_comparison(folders, tmp_path / "out", None)
+    assert "- max_tokens: 4096 (one), 8192 (other)\n- b: its problems are not the same files" in text
 
 
 def test_printed_numbers_stand_beside_ours_and_say_so(tmp_path):
@@ -305,7 +360,7 @@ def test_printed_numbers_stand_beside_ours_and_say_so(tmp_path):
         one.samples.clear()
         one.samples.update(samples)
     text = comparison(evaluations, printed)
-    assert "| aime24 | *printed: L2T* | – | 48.5 | +5.7 | – | 0.62 |" in text
+    assert "| aime24 | *printed: L2T* | – | 48.5 | +5.7 to *printed: base* | – | 0.62 of *printed: base* |" in text
     assert "none of them was measured here" in text
     with pytest.raises(ValueError, match=r"Did you mean DeepScaleR-1\.5B-Preview\?"):
         published_of("DeepScaleR-1.5B")
@@ -315,6 +370,7 @@ def test_printed_numbers_stand_beside_ours_and_say_so(tmp_path):
     ("arguments", "said"),
     [
         (["math5000"], "Did you mean math500?"),
+        (["math500", "--instruction", "foo"], "--instruction foo: take one of adaptive, fixed, none"),
         (["math500=nowhere.jsonl"], "nowhere.jsonl is not there"),
         ([f"aime25={FIXTURES / 'mbpp.jsonl'}", "--out", "/proc/nowhere"], "l2t_verl.evaluate:"),
         ([f"math500={FIXTURES / 'math500.jsonl'}", "--server", "http://127.0.0.1:9/v1", "--budget", "9"], "--tokenizer"),

@@ -84,7 +84,7 @@ def _once(problems: Sequence[Problem], built: Built) -> list[Problem]:
     seen: set[tuple[str, ...]] = set()
     found = []
     for problem in problems:
-        key = tuple(normalised(problem.question))
+        key = tuple(normalised(problem.question)) or (problem.question,)
         if not problem.question:
             built.drop("no question", f"{problem.id}")
         elif not problem.answer:

@@ -5,12 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from l2t_verl.data.problems import Problem, Tests
-
-
-def is_code(row: Mapping[str, Any]) -> bool:
-    """Whether a row is a problem with tests."""
-    return "test_list" in row or "entry_point" in row
+from l2t_verl.data.problems import Problem, Tests, column
 
 
 def code_problem_of(row: Mapping[str, Any], position: int) -> Problem:
@@ -19,7 +14,7 @@ def code_problem_of(row: Mapping[str, Any], position: int) -> Problem:
     MBPP's question shows the first test, without which nobody would know the function's name; the others are held back.
 
     Raises:
-        KeyError: a column is missing.
+        MissingColumn: a column is missing.
 
     Example:
         >>> code = "def d(x):\r\n  return 2 * x"
@@ -30,13 +25,13 @@ def code_problem_of(row: Mapping[str, Any], position: int) -> Problem:
     """
     name = str(row.get("task_id", position))
     if "entry_point" in row:
-        entry, prompt = row["entry_point"], row["prompt"]
+        entry, prompt = row["entry_point"], column(row, "prompt")
         preamble = prompt[: prompt.index(f"def {entry}")].strip()
         question = f"Complete this Python function.\n\n```python\n{prompt.rstrip()}\n```"
-        answer = (prompt + row["canonical_solution"]).strip()
-        return Problem(name, question, answer, tests=Tests(row["test"].strip(), entry, preamble))
-    tests = [test.strip() for test in row["test_list"]]
+        answer = (prompt + column(row, "canonical_solution")).strip()
+        return Problem(name, question, answer, tests=Tests(column(row, "test").strip(), entry, preamble))
+    tests = [test.strip() for test in column(row, "test_list")]
     source = "\n".join([(row.get("test_setup_code") or "").strip(), *tests]).strip()
-    text = row["text"] if "text" in row else row["prompt"]
+    text = column(row, "text", "prompt", what="question")
     question = f"{text.strip()}\n\nIt should pass this test:\n{tests[0] if tests else ''}"
-    return Problem(name, question, row["code"].replace("\r\n", "\n").strip(), tests=Tests(source))
+    return Problem(name, question, column(row, "code").replace("\r\n", "\n").strip(), tests=Tests(source))

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from l2t_verl.data.code import code_problem_of, is_code
-from l2t_verl.data.problems import MissingColumn, Problem, problem_of
+from l2t_verl.data.code import code_problem_of
+from l2t_verl.data.problems import Problem, column, problem_of
 from l2t_verl.data.rows import DataError, Row, file_rows, hub_rows
 
 
@@ -39,12 +39,12 @@ class Dataset:
 
 
 def _before_2024(row: Row) -> bool:
-    return int(row.get("Year") or row["year"]) < 2024
+    return int(column(row, "Year", "year")) < 2024
 
 
 def _mbpp(first: int, last: int) -> Callable[[Row], bool]:
     """Rows of one of MBPP's splits, which are ranges of its numbers: its file holds all of them."""
-    return lambda row: first <= int(row["task_id"]) <= last
+    return lambda row: first <= int(column(row, "task_id")) <= last
 
 
 SMALL = ("aime24", "aime25", "amc23")
@@ -111,8 +111,9 @@ def load(name: str, source: Path | None = None) -> list[Problem]:
     where = source if source is not None else dataset.repository
     try:
         kept = [row for row in rows if dataset.keep is None or dataset.keep(row)]
-        found = [(code_problem_of if is_code(row) else problem_of)(row, position) for position, row in enumerate(kept)]
-    except (MissingColumn, KeyError, TypeError, ValueError) as error:
+        read = code_problem_of if dataset.task == "code" else problem_of
+        found = [read(row, position) for position, row in enumerate(kept)]
+    except (TypeError, ValueError) as error:
         raise DataError(f"{where} is not in the form of {name} ({dataset.repository}): {error}") from error
     if not found:
         raise DataError(f"{where} has no row for {name}: all {len(rows)} were left out")

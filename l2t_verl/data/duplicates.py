@@ -7,18 +7,21 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 WORDS = 3  # of a shingle
+NO_SPACES = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"  # Thai and Lao, kana, ideographs, Hangul
 THRESHOLD = 0.7  # of the Jaccard index from which two texts are one problem
 
 
 def normalised(text: str) -> list[str]:
     """Words, numbers and operators; what copies of a text differ by (case, spaces, brackets, dollar signs) is dropped.
 
+    Of scripts that put no space between words each character is one.
+
     Example:
-        >>> normalised(r"Let $x^2 - 1=10$ !")
-        ['let', 'x', '2', '-', '1', '=', '10']
+        >>> normalised(r"Let $x^2 - 1=10$ !"), normalised("Сколько? 求和 π")
+        (['let', 'x', '2', '-', '1', '=', '10'], ['сколько', '求', '和', 'π'])
     """
     text = re.sub(r"\\(?:left|right|[dt]?frac|text|mathrm|[,;!])", lambda m: "frac" if "frac" in m[0] else " ", text)
-    return re.findall(r"[a-z]+|\d+|[-+=<>/*]", text.lower())
+    return re.findall(rf"[{NO_SPACES}]|(?:(?![{NO_SPACES}])[^\W\d_])+|\d+|[-+=<>/*]", text.lower())
 
 
 def shingles(text: str) -> frozenset[tuple[str, ...]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -69,23 +69,31 @@ def problem_of(row: Mapping[str, Any], position: int) -> Problem:
         >>> problem_of({"problem": "x = 4?", "solution": "So \\boxed{\\frac{1}{2}}.", "year": 1983}, 0).answer
         '\\frac{1}{2}'
     """
-    question = _first(row, QUESTION, "question")
-    name = next(name for name in ANSWER if name in row) if any(name in row for name in ANSWER) else None
-    if name is None:
-        raise MissingColumn(f"no answer: none of the columns {', '.join(ANSWER)}; there are {', '.join(row)}")
+    question = column(row, *QUESTION, what="question")
+    answer = column(row, *ANSWER, what="answer")
+    name = next(name for name in ANSWER if name in row)
     return Problem(
         id=str(next((row[key] for key in ID if row.get(key) is not None), position)),
         question=str(question or "").strip(),
-        answer=_answer(row[name], is_solution=name.lower() == "solution"),
+        answer=_answer(answer, is_solution=name.lower() == "solution"),
         level=str(next((row[key] for key in LEVEL if row.get(key) is not None), "")),
     )
 
 
-def _first(row: Mapping[str, Any], names: Sequence[str], what: str) -> Any:
+def column(row: Mapping[str, Any], *names: str, what: str = "") -> Any:
+    """The first column of these names that the row has.
+
+    Raises:
+        MissingColumn: it has none of them.
+
+    Example:
+        >>> column({"Year": 1983}, "Year", "year")
+        1983
+    """
     for name in names:
         if name in row:
             return row[name]
-    raise MissingColumn(f"no {what}: none of the columns {', '.join(names)}; there are {', '.join(row)}")
+    raise MissingColumn(f"no {what or names[0]}: none of the columns {', '.join(names)}; there are {', '.join(row)}")
 
 
 def _answer(value: Any, *, is_solution: bool) -> str:

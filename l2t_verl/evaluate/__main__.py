@@ -7,18 +7,19 @@ import multiprocessing
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
 from l2t_verl.data import BENCHMARKS, DataError, Problem, load, rows
 from l2t_verl.data.build import checked
 from l2t_verl.data.datasets import named
+from l2t_verl.data.instruction import Instruction
 from l2t_verl.evaluate.engines import Engine, EngineError, ServerEngine, VllmEngine
 from l2t_verl.evaluate.model import ModelError, fingerprint, resolved
 from l2t_verl.evaluate.results import results, table
 from l2t_verl.evaluate.run import Settings, sample_all
-from l2t_verl.evaluate.store import Store, StoreError, check_settings, write_whole
+from l2t_verl.evaluate.store import Store, StoreError, check_settings, without_nan, write_whole
 from l2t_verl.grading import Grader
 from l2t_verl.sandbox import SandboxError, require
 
@@ -55,15 +56,28 @@ def run(
 ) -> None:
     """Sample, grade, and write OUT/samples.jsonl, results.json and results.md; start it again to go on after a crash."""
     try:
+        if kind not in get_args(Instruction):
+            raise ValueError(f"--instruction {kind}: take one of {', '.join(get_args(Instruction))}")
         settings = Settings(samples, temperature, top_p, max_tokens, seed, kind, tuple(sorted(set(budget or ()))), batch)
         if server and settings.budgets and tokenizer is None:
             raise ValueError("--budget continues a thought, for which --tokenizer has to name the server's model")
         problems, left_out, inputs = benchmarks_of(benchmark, limit)
+        if server and tokenizer is None:
+            typer.echo(
+                "no --tokenizer: if the server's chat template opens <think>, name it, or the prompt asks for it again"
+            )
         if any(problem.tests is not None for of in problems.values() for problem in of):
             require()
         folder = out or Path("runs") / "evaluate" / model.strip("/").replace("/", "--")
         path = model if server else resolved(model, folder / "merged")
-        about = {"model": model, "weights": fingerprint(path), "server": server, "benchmarks": inputs, **asdict(settings)}
+        about = {
+            "model": model,
+            "weights": fingerprint(path),
+            "server": server,
+            "tokenizer": tokenizer,
+            "benchmarks": inputs,
+        }
+        about |= {"max_model_len": max_model_len, "options": sorted(option or ()), "seconds": seconds, **asdict(settings)}
         folder.mkdir(parents=True, exist_ok=True)
         check_settings(folder / "settings.json", json.loads(json.dumps(about)))
         store = Store(folder / "samples.jsonl")
@@ -76,12 +90,16 @@ def run(
             engine.close()
         found = results(store.samples, problems, left_out, settings)
         text = table(found, model)
-        write_whole(folder / "results.json", json.dumps({"settings": about, "results": found}, indent=1) + "\n")
+        written = json.dumps(without_nan({"settings": about, "results": found}), indent=1, allow_nan=False)
+        write_whole(folder / "results.json", written + "\n")
         write_whole(folder / "results.md", text)
     except FAILURES as error:
         typer.echo(f"l2t_verl.evaluate: {error}", err=True)
         raise typer.Exit(1) from error
     typer.echo(text)
+    for name, entry in found.items():
+        if count := sum(entry["not graded"].values()):
+            typer.echo(f"{name}: {count} samples have no grade and count as wrong; samples.jsonl says which, as `grading`")
     typer.echo(f"samples, results.json and results.md in {folder}")
 
 

@@ -25,8 +25,10 @@ class Cut:
     start: int
 
 
-def cut(tokenizer: Any, response: str, budget: int, template: ForcingTemplate, opened: bool) -> Cut | None:
-    """Where a response stands after `budget` tokens; None if it is over by then, so that its own answer counts.
+def cut(
+    tokenizer: Any, response: str, budget: int, template: ForcingTemplate, opened: bool, ended: bool = True
+) -> Cut | None:
+    """Where a response stands after `budget` tokens; None if it has ended by then, so that its own answer counts.
 
     Args:
         tokenizer: the model's.
@@ -34,12 +36,13 @@ def cut(tokenizer: Any, response: str, budget: int, template: ForcingTemplate, o
         budget: tokens, ≥ 1.
         template: of forced answers.
         opened: whether the prompt ends inside a thought.
+        ended: whether it came to its end; else the limit on its length cut it off, and its answer is forced there.
     """
     ids = tokenizer.encode(response, add_special_tokens=False)
-    if len(ids) <= budget:
+    if len(ids) <= budget and ended:
         return None
-    kept = tokenizer.decode(ids[:budget])
+    kept = tokenizer.decode(ids[:budget]) if len(ids) > budget else response
     thinking = kept.rfind(template.think_open) > kept.rfind(template.think_close.strip())
     thinking = thinking or (opened and template.think_close.strip() not in kept)
     forcing = template.forcing("open" if thinking else "closed")
-    return Cut(kept + forcing, budget, len(kept) + len(forcing) - len(template.suffix))
+    return Cut(kept + forcing, min(budget, len(ids)), len(kept) + len(forcing) - len(template.suffix))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from l2t_verl.evaluate.run import by_question
 from l2t_verl.evaluate.statistics import bootstrap
 from l2t_verl.evaluate.store import Sample, Store, StoreError, write_whole
 
+COMPARED = ("kind", "samples", "temperature", "top_p", "max_tokens", "max_model_len")
 PUBLISHED = Path(__file__).parent / "published.json"
 
 
@@ -23,12 +24,14 @@ class Evaluation:
     """One run's folder, read.
 
     Attributes:
-        name: of the folder.
+        name: of the folder; the whole path where two folders have one name.
+        settings: of the run; empty where it does not say.
         found: its results.
         samples: its samples.
     """
 
     name: str
+    settings: dict[str, Any]
     found: dict[str, Any]
     samples: dict[Any, Sample]
 
@@ -42,7 +45,22 @@ def read(folder: Path) -> Evaluation:
     file = folder / "results.json"
     if not file.exists():
         raise StoreError(f"{file} is not there: name the folder of an evaluation, and let it finish first")
-    return Evaluation(folder.name, json.loads(file.read_text())["results"], Store(folder / "samples.jsonl").samples)
+    written = json.loads(file.read_text())
+    return Evaluation(folder.name, written.get("settings", {}), written["results"], Store(folder / "samples.jsonl").samples)
+
+
+def unlike(runs: Sequence[Evaluation]) -> list[str]:
+    """What makes runs hard to compare: settings of the sampling, or problems, that are not the same in all of them."""
+    lines = []
+    for setting in COMPARED:
+        values = {run.name: run.settings.get(setting) for run in runs}
+        if len(set(map(str, values.values()))) > 1:
+            lines.append(f"{setting}: " + ", ".join(f"{value} ({name})" for name, value in values.items()))
+    for benchmark in runs[0].found:
+        files = {str(run.settings.get("benchmarks", {}).get(benchmark)) for run in runs if benchmark in run.found}
+        if len(files) > 1:
+            lines.append(f"{benchmark}: its problems are not the same files, or not as many of them")
+    return lines
 
 
 def paired(one: Evaluation, other: Evaluation, benchmark: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -64,9 +82,11 @@ def paired(one: Evaluation, other: Evaluation, benchmark: str) -> tuple[np.ndarr
 def comparison(runs: Sequence[Evaluation], published: Mapping[str, Any] | None = None) -> str:
     """The table, as Markdown: each run against the first, on the questions that both have."""
     base, *others = runs
+    differing = [f"- {line}" for line in unlike(runs)]
     lines = [
         f"Against {base.name}, paired by question; 95 % bootstrap intervals over questions.",
         "",
+        *(["**Not sampled alike:**", "", *differing, ""] if differing else []),
         "| benchmark | run | questions | pass@1, % | Δ, points | tokens | tokens, ratio |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -128,6 +148,11 @@ def write_comparison(folders: Sequence[Path], out: Path, model: str | None) -> s
 
     published = published_of(model) if model else None
     runs = [read(folder) for folder in folders]
+    names = [run.name for run in runs]
+    runs = [
+        replace(run, name=str(folder)) if names.count(run.name) > 1 else run
+        for run, folder in zip(runs, folders, strict=True)
+    ]
     out.mkdir(parents=True, exist_ok=True)
     text = comparison(runs, published)
     plot_tokens(runs, published, out / "tokens.png")
@@ -147,8 +172,7 @@ def _published_rows(benchmark: str, published: Mapping[str, Any] | None) -> list
     numbers = published_numbers(published, benchmark) if published else {}
     lines = []
     for arm, (accuracy, ratio) in numbers.items():
-        difference = "–" if arm == "base" else f"{accuracy - numbers['base'][0]:+.1f}"
-        lines.append(
-            f"| {benchmark} | *printed: {arm}* | – | {accuracy} | {difference} | – | {'–' if ratio is None else ratio} |"
-        )
+        difference = "–" if arm == "base" else f"{accuracy - numbers['base'][0]:+.1f} to *printed: base*"
+        of_base = "–" if ratio is None else f"{ratio} of *printed: base*"
+        lines.append(f"| {benchmark} | *printed: {arm}* | – | {accuracy} | {difference} | – | {of_base} |")
     return lines

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 
@@ -24,6 +25,7 @@ class Request:
         max_tokens: of what is generated.
         temperature: of the sampling; 0 takes the likeliest token.
         top_p: of the sampling.
+        kept: tokens of the thought that is continued, without the text that forces an answer.
     """
 
     question: str
@@ -32,6 +34,7 @@ class Request:
     max_tokens: int
     temperature: float
     top_p: float
+    kept: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,18 +78,20 @@ class VllmEngine:
     def __init__(self, model: str, *, max_model_len: int | None, seed: int, options: dict[str, Any]):
         import torch
 
-        if not torch.cuda.is_available():
+        on_cpu = not torch.cuda.is_available()
+        if on_cpu:
             os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
-            options = _cpu_options(model, max_model_len) | options
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         from vllm import LLM
 
         try:
+            options = (_cpu_options(model, max_model_len) if on_cpu else {}) | options
             self.llm = LLM(model, max_model_len=max_model_len, seed=seed, enable_prefix_caching=False, **options)
         except Exception as error:  # vLLM's and the hub's, of many kinds
-            raise EngineError(f"vLLM does not load {model}: {type(error).__name__}: {str(error)[:300]}") from error
+            where = "" if Path(model).exists() else f"there is no folder {model}, and as a name on the hub: "
+            raise EngineError(f"vLLM does not load {model}: {where}{type(error).__name__}: {str(error)[:300]}") from error
         self.tokenizer = self.llm.get_tokenizer()
 
     def generate(self, requests: Sequence[Request]) -> list[Generated]:

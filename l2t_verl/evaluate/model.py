@@ -19,19 +19,20 @@ class ModelError(ValueError):
 def resolved(model: str, cache: Path) -> str:
     """The path or hub name that engines load.
 
-    A folder with `global_step_N` in it, such a folder, or its `actor` are verl's; the newest step counts. Its FSDP shards
-    are merged once, by verl's own merger, into `cache`.
+    A folder with `global_step_N` in it, such a folder, or its `actor` are verl's; the step counts that
+    `latest_checkpointed_iteration.txt` names, else the newest. Its FSDP shards are merged once, by verl's own merger, into
+    `cache`.
 
     Args:
         model: as the user names it.
         cache: folder for merged weights.
 
     Raises:
-        ModelError: the folder holds no model, or the merger fails.
+        ModelError: the folder holds no model or half of one, or the merger fails.
     """
     folder = Path(model)
     if not folder.exists():
-        if model.startswith((".", "/", "~")):
+        if model.startswith((".", "/", "~")) or model.count("/") > 1:  # the hub's names are ORGANISATION/NAME
             raise ModelError(f"{model} is not there")
         return model
     if _has_weights(folder):
@@ -71,11 +72,25 @@ def _has_weights(folder: Path) -> bool:
 
 
 def _shards(folder: Path) -> Path | None:
-    steps = sorted(folder.glob("global_step_*"), key=lambda path: int(path.name.rpartition("_")[2]))
-    for candidate in (*([steps[-1] / "actor"] if steps else []), folder / "actor", folder):
-        if any(candidate.glob("model_world_size_*_rank_*.pt")):
+    for candidate in (*_newest(folder), folder / "actor", folder):
+        for shard in candidate.glob("model_world_size_*_rank_*.pt"):
+            size = int(shard.name.split("_")[3])
+            missing = [i for i in range(size) if not (candidate / f"model_world_size_{size}_rank_{i}.pt").exists()]
+            if missing:
+                raise ModelError(
+                    f"{candidate} is not whole: of {size} shards those of ranks {missing} are missing; name an older step"
+                )
             return candidate
     return None
+
+
+def _newest(folder: Path) -> list[Path]:
+    """The step that verl marked when it was whole; else the one of the highest number."""
+    mark = folder / "latest_checkpointed_iteration.txt"
+    if mark.exists():
+        return [folder / f"global_step_{mark.read_text().strip()}" / "actor"]
+    steps = [path for path in folder.glob("global_step_*") if path.name.rpartition("_")[2].isdecimal()]
+    return [path / "actor" for path in sorted(steps, key=lambda path: int(path.name.rpartition("_")[2]))[-1:]]
 
 
 def _merge(shards: Path, target: Path) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from l2t_verl.evaluate.compare import Evaluation
 
@@ -29,7 +31,7 @@ def plot_tokens(runs: Sequence[Evaluation], published: Mapping[str, Any] | None,
                 bars.setdefault(run.name, []).append((position, ratio, max(0.0, ratio - low), max(0.0, high - ratio)))
         for arm, (_, ratio) in (published_numbers(published, benchmark) if published else {}).items():
             if ratio is not None and arm != "base":
-                bars.setdefault(f"printed: {arm}", []).append((position, ratio, 0.0, 0.0))
+                bars.setdefault(f"printed: {arm}, to printed: base", []).append((position, ratio, 0.0, 0.0))
     figure, axes = plt.subplots(figsize=(max(5, 1.6 * len(benchmarks) + 2), 3.5), layout="constrained")
     width = 0.8 / len(bars)
     for i, (name, values) in enumerate(bars.items()):
@@ -59,8 +61,9 @@ def plot_budgets(runs: Sequence[Evaluation], file: Path) -> None:
                 points = [(int(budget), of["pass@1"], of["interval"]) for budget, of in entry["budgets"].items()]
                 points.append((entry["tokens"], entry["pass@1"], entry["interval"]))
                 x, y, intervals = zip(*points, strict=True)
+                low, high = np.array(intervals, dtype=float).T  # None of a single question becomes nan
                 (line,) = axes.plot(x, y, marker="o", markersize=4, label=run.name)
-                axes.fill_between(x, *zip(*intervals, strict=True), color=line.get_color(), alpha=0.15)
+                axes.fill_between(x, low, high, color=line.get_color(), alpha=0.15)
         axes.set(title=benchmark, xlabel="tokens of thought, then the mean of whole responses", ylabel="pass@1, %")
         axes.legend(fontsize=8)
     _save(figure, file)

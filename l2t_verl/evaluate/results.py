@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -33,7 +34,7 @@ def results(
     for name, problems in benchmarks.items():
         questions = dict(by_question(samples, name))
         entry = measures(questions) | {"left out": left_out.get(name, 0)}
-        tiers = {problem.id: problem.level for problem in problems if problem.level}
+        tiers = tiers_of(problems)
         levels = sorted(set(tiers.values()), key=lambda level: (len(level), level))
         if 1 < len(levels) <= 20:
             split = {level: {q: s for q, s in questions.items() if tiers.get(q) == level} for level in levels}
@@ -45,6 +46,19 @@ def results(
         }
         found[name] = entry
     return found
+
+
+def tiers_of(problems: Sequence[Problem]) -> dict[str, str]:
+    """The tier of each problem that has a level: the level; of levels with fractions (Omni-MATH's 1 to 10) the whole part.
+
+    Example:
+        >>> tiers_of([Problem("a", "?", "1", "4.5"), Problem("b", "?", "1", "10.0"), Problem("c", "?", "1")])
+        {'a': '4', 'b': '10'}
+    """
+    levels = {problem.id: problem.level for problem in problems if problem.level}
+    if any(re.fullmatch(r"\d+\.\d+", level) for level in levels.values()):
+        return {name: re.sub(r"^(\d+)\.\d+$", r"\1", level) for name, level in levels.items()}
+    return levels
 
 
 def accuracy_of(questions: Mapping[str, Sequence[Sample]]) -> dict[str, Any]:
@@ -100,6 +114,7 @@ def table(found: Mapping[str, Any], model: str) -> str:
         lines.append(_line([key, *(form.format(entry[key]) if key in entry else "–" for entry in found.values()), ""]))
     lines.append(_line(["questions × samples", *(f"{e['questions']} × {e['samples']}" for e in found.values()), ""]))
     lines.append(_line(["left out: own answer not graded", *(str(entry["left out"]) for entry in found.values()), ""]))
+    lines.append(_line(["no grade, counted as wrong", *(_reasons(entry["not graded"]) for entry in found.values()), ""]))
     for name, entry in found.items():
         for title, part in (("tier", entry.get("tiers", {})), ("budget", entry["budgets"])):
             if part:
@@ -109,6 +124,10 @@ def table(found: Mapping[str, Any], model: str) -> str:
                     _line([key, f"{of['pass@1']:.1f}", "{:.1f}–{:.1f}".format(*of["interval"])]) for key, of in part.items()
                 ]
     return "\n".join(lines) + "\n"
+
+
+def _reasons(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items())) or "0"
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -135,15 +135,19 @@ class Maker:
 
     def _request(self, task: Task) -> Request | None:
         """What the engine is asked; None where nothing has to be asked."""
-        settings, thought, limits = self.settings, "", (self.settings.max_tokens, self.settings.temperature)
+        settings, thought, kept = self.settings, "", 0
+        limits = settings.max_tokens, settings.temperature
         if task.budget:
-            found = cut(self.engine.tokenizer, self._whole(task).response, task.budget, self.template, self.opened)
+            whole = self._whole(task)
+            ended = whole.finish != "length"
+            found = cut(self.engine.tokenizer, whole.response, task.budget, self.template, self.opened, ended)
             if found is None:
                 return None
-            thought, limits = found.text, (ANSWER_TOKENS, 0.0)
+            thought, kept, limits = found.text, found.kept, (ANSWER_TOKENS, 0.0)
         kind = "math" if task.problem.tests is None else "code"
         asked = instruction(settings.kind, opened=self.opened, task=kind)
-        return Request(f"{task.problem.question}\n\n{asked}", thought, seed_of(settings.seed, task), *limits, settings.top_p)
+        question, seed = f"{task.problem.question}\n\n{asked}", seed_of(settings.seed, task)
+        return Request(question, thought, seed, *limits, settings.top_p, kept)
 
     def _whole(self, task: Task) -> Sample:
         return self.store.samples[(task.benchmark, task.problem.id, task.index, 0)]
@@ -160,12 +164,13 @@ class Maker:
         return self.template.cut(self.template.suffix + found.text, len(self.template.suffix))
 
     def _sample(self, task: Task, request: Request, found: Generated, text: str, result: GradeResult) -> Sample:
-        thinking = task.budget or self._thinking_tokens(found)
+        forced = bool(request.thought)
+        thinking = min(request.kept, self._whole(task).thinking_tokens) if forced else self._thinking_tokens(found)
         return Sample(
             *task.key,
             found.text,
             found.finish,
-            found.tokens + task.budget,
+            found.tokens + request.kept,
             thinking,
             result.accuracy,
             result.status,

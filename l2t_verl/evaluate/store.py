@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -116,6 +117,20 @@ def write_whole(file: Path, text: str) -> None:
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise StoreError(f"{file} cannot be written: {error}; make room and start the same command again") from error
+
+
+def without_nan(value: Any) -> Any:
+    """The same with None for what is not a number, which JSON has no word for.
+
+    Example:
+        >>> without_nan({"interval": [math.nan, 1.0]})
+        {'interval': [None, 1.0]}
+    """
+    if isinstance(value, dict):
+        return {key: without_nan(of) for key, of in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(of) for of in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def check_settings(file: Path, settings: dict[str, Any]) -> None:
