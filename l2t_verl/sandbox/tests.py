@@ -31,9 +31,9 @@ def run_tests(program: str, tests: str, entry: str = "", limits: Limits | None =
     r"""Whether a program passes its tests.
 
     The program sees the arguments that its functions are called with, never the tests: it cannot read what is expected, nor
-    end the tests early, and what it returns has been made a plain value before it is compared. The price: tests see functions,
-    classes and names that the program assigns at its top level (not those that it imports, or binds in an `if` or a loop);
-    classes only as functions that return plain values; and of arguments only what is returned, not what is changed in place.
+    end the tests early, and what it returns has been made a plain value before it is compared. The price: tests see the
+    functions, classes and names that a program assigns at its top level (not those that it imports, or binds in an `if` or a
+    loop), classes only as functions that return plain values, and nothing that a function changes in its arguments.
 
     Args:
         program: Python source.
