@@ -82,7 +82,7 @@ def main() -> None:
     revision = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    versions = {name: importlib.metadata.version(name) for name in ("verl", "torch", "vllm", "transformers")}
+    versions = {name: importlib.metadata.version(name) for name in ("verl", "torch", "transformers", "ray")}
     machine = {
         "cores": os.cpu_count(),
         "system": platform.machine(),
