@@ -60,6 +60,16 @@ def test_each_recipe_has_its_files_and_its_line_in_the_table():
         assert f"[`{recipe}`]({recipe})" in table
 
 
+def test_what_the_table_says_was_run_is_on_record():
+    runs = json.loads((ROOT / "tests" / "bench" / "results" / "shrunk.json").read_text())["runs"]
+    assert all(run["steps"] == 2 for run in runs)
+    for recipe in RECIPES:
+        (line,) = [line for line in (ROOT / "recipes" / "README.md").read_text().splitlines() if f"({recipe})" in line]
+        said = re.search(r"composed; (.*) shrunk-run", line)[1]
+        arms = set(ARMS) if said == "all arms" else set(re.findall(r"`(\w+)`", said))
+        assert arms == {run["arm"] for run in runs if run["recipe"] == recipe}
+
+
 def test_a_dry_run_needs_neither_weights_nor_data_nor_a_gpu():
     done = run("r1_distill_7b", "l2t_paper", "--dry-run")
     assert done.returncode == 0, done.stderr

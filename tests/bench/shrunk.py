@@ -2,6 +2,8 @@
 
     python tests/bench/shrunk.py [--json tests/bench/results/shrunk.json]
 
+Runs that are in the file already are left as they are; delete it to run all again.
+
 All six arms of deepscaler_1p5b, and `l2t` of the others (of code also `mrt`, which samples programs); about two minutes each
 on two cores. The model has the recipes' architecture, Qwen2; the problems are sums, and functions that add.
 """
@@ -79,9 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, default=ROOT / "tests" / "bench" / "results" / "shrunk.json")
     file = parser.parse_args().json
-    revision = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    found = json.loads(file.read_text())["runs"] if file.exists() else []
     versions = {name: importlib.metadata.version(name) for name in ("verl", "torch", "transformers", "ray")}
     machine = {
         "cores": os.cpu_count(),
@@ -89,15 +89,18 @@ def main() -> None:
         "python": platform.python_version(),
         "versions": versions,
     }
-    found = []
+    git = ["git", "describe", "--always", "--dirty"]
+    revision = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
     with tempfile.TemporaryDirectory() as folder:
         write_model(Path(folder) / "model")
         for recipe, arm in RUNS:
-            found.append(train(recipe, arm, Path(folder)))
+            if any((run["recipe"], run["arm"]) == (recipe, arm) for run in found):
+                continue
+            found.append(train(recipe, arm, Path(folder)) | {"revision": revision})
             print(found[-1], flush=True)
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps({"revision": revision.stdout.strip(), "machine": machine, "runs": found}, indent=1) + "\n")
-    os.replace(partial, file)
+            partial = file.with_suffix(".partial")
+            partial.write_text(json.dumps({"machine": machine, "runs": found}, indent=1) + "\n")
+            os.replace(partial, file)
 
 
 if __name__ == "__main__":
