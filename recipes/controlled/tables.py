@@ -203,17 +203,20 @@ def quality_table(runs: list[Run], arms: list[str]) -> str:
         for kind in KINDS:
             of_kind = [run["quality"][kind] for run in own]
             average = lambda read, group=of_kind: np.mean([read(q) for q in group])  # noqa: E731
-            low, high = (average(lambda q, i=i: q["gain"]["interval"][i]) for i in (0, 1))
-            cells = [
-                TITLES[arm],
-                f"`{kind}`",
-                f"{average(lambda q: q['gain']['useful over removable']):.2f} ({low:.2f}–{high:.2f})",
-            ]
+            areas = []
+            for what in ("gain", "process reward"):
+                value = average(lambda q, what=what: q[what]["useful over removable"])
+                low, high = (average(lambda q, i=i, what=what: q[what]["interval"][i]) for i in (0, 1))
+                areas.append(f"{value:.2f} ({low:.2f}–{high:.2f})")
+            cells = [TITLES[arm], f"`{kind}`", areas[0]]
             cells += [
                 f"{average(lambda q, k=k: q['gain'][k]):.2f}" for k in ("before the answer is known", "useful over mistakes")
             ]
-            cells += [f"{average(lambda q: q['process reward']['useful over removable']):.2f}"]
-            cells += [f"{average(lambda q: q['J_K and correctness']):.2f}", f"{average(lambda q: q['sd(βC)/sd(g)']):.2f}"]
+            cells += [
+                areas[1],
+                f"{average(lambda q: q['J_K and correctness']):.2f}",
+                f"{average(lambda q: q['sd(βC)/sd(g)']):.2f}",
+            ]
             rows.append(cells)
         penalty = [run["quality"]["penalty"] for run in own]
         low, high = (np.mean([q["interval"][i] for q in penalty]) for i in (0, 1))
@@ -242,13 +245,13 @@ def credit_table(runs: list[Run], arms: list[str]) -> str:
             values = [run["quality"]["credit"][name] for run in own]
             keys = ("correlation", "within", "exploding", "flipped", "stop")
             means = [np.nanmean([v[k] for v in values]) if any(v[k] == v[k] for v in values) else float("nan") for k in keys]
-            rows.append([TITLES[arm], name, *[f"{m:.2f}" for m in means]])
+            rows.append([TITLES[arm], name, *["–" if np.isnan(m) else f"{m:.2f}" for m in means]])
     header = [
         "policy",
         "credit",
         "correlation with labels",
         "within a response",
-        "share |A| > 5",
+        "share beyond ±5",
         "sign flipped",
         "gap at the decision to stop",
     ]
