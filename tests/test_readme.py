@@ -116,9 +116,10 @@ def test_the_quickstart_s_settings_are_settings():
     assert composed("actor_rollout_ref.model.path=nowhere").algorithm.l2t.credit.method in README
 
 
-@pytest.mark.parametrize(
-    "page", sorted(ROOT.glob("README.md")) + sorted(ROOT.glob("recipes/**/*.md")), ids=lambda page: page.parent.name
-)
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("recipes/**/*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
 def test_tables_have_the_same_cells_in_each_line(page):
     """Else GitHub shows the source in place of the table."""
     for table in re.findall(r"(?:^\|.*\n)+", page.read_text(), re.MULTILINE):
