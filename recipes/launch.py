@@ -173,7 +173,8 @@ def main() -> None:
     print("checks: passed", flush=True)
     missing = attention_problem(config)
     if arguments.dry_run:
-        print(f"note: {missing}\n" * bool(missing), end="", flush=True)
+        if missing:
+            print(f"note: {missing}", flush=True)
         return
     if missing:
         raise SystemExit(f"launch: {missing}")

@@ -29,13 +29,6 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(line, env=os.environ | venv, capture_output=True, text=True, timeout=600, check=False)
 
 
-def leaves(config, prefix: str = "") -> dict[str, object]:
-    found = {}
-    for key, value in config.items():
-        found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return found
-
-
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_arm_composes_and_would_train(recipe):
     for arm in ARMS:
@@ -46,7 +39,7 @@ def test_every_arm_composes_and_would_train(recipe):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_arms_differ_in_the_reward_alone(recipe):
-    trees = {arm: leaves(OmegaConf.to_container(composed(recipe, [f"arm={arm}"]))) for arm in ARMS}
+    trees = {arm: run_folder.leaves(OmegaConf.to_container(composed(recipe, [f"arm={arm}"]))) for arm in ARMS}
     for arm, tree in trees.items():
         other = {name for name in tree | trees["grpo"] if tree.get(name) != trees["grpo"].get(name)}
         assert (other != set()) == (arm != "grpo")

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 
@@ -15,7 +15,7 @@ import l2t_verl
 from l2t_verl.data import rows
 from l2t_verl.data.build import Built, as_row, build
 from l2t_verl.data.datasets import ALL, BENCHMARKS, TRAINING, load, named
-from l2t_verl.data.instruction import Instruction, instruction, opens_thinking
+from l2t_verl.data.instruction import check_instruction, instruction, opens_thinking
 from l2t_verl.data.problems import Problem
 from l2t_verl.data.rows import DataError
 
@@ -48,8 +48,7 @@ def main(
     """Build OUT/train.parquet, OUT/validation.parquet (where benchmarks for it are at hand) and OUT/manifest.json."""
     try:
         dataset = named(name, TRAINING)
-        if kind not in get_args(Instruction):
-            raise DataError(f"--instruction {kind}: take one of {', '.join(get_args(Instruction))}")
+        check_instruction(kind)
         folder = out if out is not None else Path("runs") / "data" / name
         sources = benchmark_sources(against, dataset.task)
         opened = tokenizer is not None and opens_thinking(_tokenizer(tokenizer))

@@ -2,13 +2,23 @@ r"""What a prompt asks for: a thought cut into numbered episodes (arXiv 2505.104
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Instruction = Literal["adaptive", "fixed", "none"]
 ANSWERS = {
     "math": r"give the final answer within \boxed{}.",
     "code": "give the whole program in one ```python block.",
 }
+
+
+def check_instruction(kind: str) -> None:
+    """Refuse a kind of instruction that is none.
+
+    Raises:
+        ValueError: with those that there are.
+    """
+    if kind not in get_args(Instruction):
+        raise ValueError(f"--instruction {kind}: take one of {', '.join(get_args(Instruction))}")
 
 
 def instruction(

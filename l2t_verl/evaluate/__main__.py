@@ -7,14 +7,14 @@ import multiprocessing
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 
 from l2t_verl.data import BENCHMARKS, DataError, Problem, load, rows
 from l2t_verl.data.build import checked
 from l2t_verl.data.datasets import named
-from l2t_verl.data.instruction import Instruction
+from l2t_verl.data.instruction import check_instruction
 from l2t_verl.evaluate.engines import Engine, EngineError, ServerEngine, VllmEngine
 from l2t_verl.evaluate.model import ModelError, fingerprint, resolved
 from l2t_verl.evaluate.results import results, table
@@ -56,8 +56,7 @@ def run(
 ) -> None:
     """Sample, grade, and write OUT/samples.jsonl, results.json and results.md; start it again to go on after a crash."""
     try:
-        if kind not in get_args(Instruction):
-            raise ValueError(f"--instruction {kind}: take one of {', '.join(get_args(Instruction))}")
+        check_instruction(kind)
         settings = Settings(samples, temperature, top_p, max_tokens, seed, kind, tuple(sorted(set(budget or ()))), batch)
         if server and settings.budgets and tokenizer is None:
             raise ValueError("--budget continues a thought, for which --tokenizer has to name the server's model")
@@ -76,8 +75,11 @@ def run(
             "server": server,
             "tokenizer": tokenizer,
             "benchmarks": inputs,
+            "max_model_len": max_model_len,
+            "options": sorted(option or ()),
+            "seconds": seconds,
+            **asdict(settings),
         }
-        about |= {"max_model_len": max_model_len, "options": sorted(option or ()), "seconds": seconds, **asdict(settings)}
         folder.mkdir(parents=True, exist_ok=True)
         check_settings(folder / "settings.json", json.loads(json.dumps(about)))
         store = Store(folder / "samples.jsonl")

@@ -17,12 +17,10 @@ class Cut:
     Attributes:
         text: what is kept of it, with the text that forces an answer.
         kept: tokens of thought.
-        start: where in `text` the forced answer begins to be graded.
     """
 
     text: str
     kept: int
-    start: int
 
 
 def cut(
@@ -45,4 +43,4 @@ def cut(
     thinking = kept.rfind(template.think_open) > kept.rfind(template.think_close.strip())
     thinking = thinking or (opened and template.think_close.strip() not in kept)
     forcing = template.forcing("open" if thinking else "closed")
-    return Cut(kept + forcing, min(budget, len(ids)), len(kept) + len(forcing) - len(template.suffix))
+    return Cut(kept + forcing, min(budget, len(ids)))

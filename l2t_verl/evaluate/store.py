@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -133,6 +133,17 @@ def without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
+def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """A line for each setting that is not what it was.
+
+    Example:
+        >>> differing({"samples": 4, "seed": 0}, {"samples": 8, "seed": 0})
+        ['samples: 4 there, 8 now']
+    """
+    names = [name for name in {**now, **before} if now.get(name) != before.get(name)]
+    return [f"{name}: {before.get(name)} there, {now.get(name)} now" for name in names]
+
+
 def check_settings(file: Path, settings: dict[str, Any]) -> None:
     """Keep the settings of a run beside its samples, and refuse to go on with others.
 
@@ -146,10 +157,8 @@ def check_settings(file: Path, settings: dict[str, Any]) -> None:
         before = json.loads(file.read_text())
     except ValueError as error:
         raise StoreError(f"{file} does not parse ({error}); take another --out") from error
-    differing = [name for name in settings | before if settings.get(name) != before.get(name)]
-    if differing:
-        lines = [f"  {name}: {before.get(name)} there, {settings.get(name)} now" for name in differing]
+    if lines := differing(before, settings):
         raise StoreError(
             f"{file.parent} holds samples of another evaluation; take another --out, or the settings of that one:\n"
-            + "\n".join(lines)
+            + "\n".join(f"  {line}" for line in lines)
         )

@@ -25,6 +25,7 @@ from recipes.controlled.settings import FORCING, Settings
 from recipes.controlled.solutions import written_answer
 from recipes.controlled.task import problems
 from recipes.controlled.vocabulary import END
+from recipes.run_folder import leaves
 
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(__file__).parent / "through_verl"
@@ -53,7 +54,7 @@ def overrides(settings: Settings) -> list[str]:
     whole = {"alpha": 0.8} | tree | {"gain": FORCING | tree.get("gain", {}), "episodes": {"method": "episode_tags"}}
     return [
         "~algorithm.l2t",
-        *(f"+algorithm.l2t.{path}={_quoted(value)}" for path, value in _leaves(whole)),
+        *(f"+algorithm.l2t.{path}={_quoted(value)}" for path, value in leaves(whole).items()),
         f"algorithm.adv_estimator={settings.estimator}",
         f"reward.custom_reward_function.path={Path(__file__).resolve()}",
         "data.shuffle=False",
@@ -77,13 +78,6 @@ def overrides(settings: Settings) -> list[str]:
         f"{actor}.kl_loss_coef={settings.kl_loss}",
         f"{actor}.kl_loss_type=low_var_kl",
     ]
-
-
-def _leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found = []
-    for name, value in tree.items():
-        found += _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else [(prefix + name, value)]
-    return found
 
 
 def _quoted(value: Any) -> str:

@@ -30,6 +30,7 @@ from tiny import write_data, write_model
 
 from l2t_verl.data.build import as_row
 from l2t_verl.data.problems import Problem, Tests
+from l2t_verl.evaluate.store import write_whole
 from recipes.launch import ARMS, RECIPES
 
 ROOT = Path(__file__).parents[2]
@@ -98,9 +99,7 @@ def main() -> None:
                 continue
             found.append(train(recipe, arm, Path(folder)) | {"revision": revision})
             print(found[-1], flush=True)
-            partial = file.with_suffix(".partial")
-            partial.write_text(json.dumps({"machine": machine, "runs": found}, indent=1) + "\n")
-            os.replace(partial, file)
+            write_whole(file, json.dumps({"machine": machine, "runs": found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
