@@ -14,7 +14,7 @@ TUNING_SEEDS = (0, 1)
 SEEDS = tuple(range(100, 110))
 FEW = SEEDS[:4]  # each start twice
 ACROSS = tuple(range(130, 134))  # of the fresh starts, in turn
-MORE = tuple(range(110, 130))  # of the arms that the goal compares, until the interval decides
+MORE = tuple(range(110, 124))  # of the arms that the goal compares: fixed before any of them was run
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,9 @@ OTHERS = {
         (1.0, 2.0, 4.0),
         1.0,
     ),
+    "shaped_free": Arm(
+        "L2T `shaped`, λ = 0", "l2t", {"credit": {"method": "shaped", "length_cost_for": "correct"}}, "credit.length_cost", (), 0.0
+    ),
     # controls
     "zero_gains": _variant("control: length cost alone (gains 0, β = 0)", "change", "zero_gains", beta=0.0),
     "shuffled": _variant("control: rewards shuffled among episodes", "change", "shuffled"),
@@ -137,6 +140,16 @@ LONG = {
     )
     for name in ("grpo", "paper", "episode", BEST, "shaped")
 }
+GUARD = "long_paper_clipped"  # the one credit that is gamed, with the bound that its configuration offers
+LONG[GUARD] = Arm(
+    "L2T `paper`, `ratio_clip` = 1, long",
+    "l2t",
+    {"alpha": ARMS["paper"].chosen, "credit": {"method": "paper"}},
+    "credit.ratio_clip",
+    (),
+    1.0,
+    {"steps": LONG_STEPS},
+)
 ALL = ARMS | OTHERS | LONG
 
 
