@@ -1,14 +1,14 @@
-"""Runs by arm and seed, and the statistics that compare them."""
+"""Runs by arm and seed, and what is read from them to compare arms."""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from recipes.controlled.plans import ALL, FRONTIER
 
@@ -26,6 +26,31 @@ def confirming(runs: list[Run], arm: str, strength: float | str | None = None) -
     wanted = ALL[arm].chosen if strength is None and arm in ALL else strength
     of_arm = [run for run in runs if run["settings"]["arm"] == arm and run["settings"]["split"] == "test"]
     return {run["settings"]["seed"]: run for run in of_arm if arm not in ALL or strength_of(run["settings"]) == wanted}
+
+
+def accuracy(run: Run) -> float:
+    """Of the evaluation, in percent."""
+    return 100 * run["evaluation"]["accuracy"]
+
+
+def tokens(run: Run) -> float:
+    """Of a response of the evaluation, on average."""
+    return run["evaluation"]["tokens"]
+
+
+def start(run: Run) -> int:
+    """The start that it trained."""
+    return run["settings"]["start"]
+
+
+def values(runs: Iterable[Run], read: Callable[[Run], float]) -> list[tuple[int, float]]:
+    """Start and value of each run."""
+    return [(start(run), read(run)) for run in runs]
+
+
+def paired(own: dict[int, Run], base: dict[int, Run], compare: Callable[[Run, Run], float]) -> list[tuple[int, float]]:
+    """Start and comparison of the runs of each seed that both have."""
+    return [(start(own[seed]), compare(own[seed], base[seed])) for seed in sorted(set(own) & set(base))]
 
 
 def of_starts(runs: list[Run], starts: tuple[int, ...]) -> list[Run]:
@@ -82,7 +107,19 @@ def choose(points: dict[str, list[tuple[float, float, float]]]) -> dict[str, flo
     return found
 
 
-def length_penalty_at_equal_length(runs: list[Run], own: dict[int, Run]) -> dict[int, float]:
+class AtEqualLength(NamedTuple):
+    """What the length penalty reaches at a run's length.
+
+    Attributes:
+        accuracy: its.
+        beyond: whether the run is shorter than the penalty's shortest, or longer than its longest, which then stands there.
+    """
+
+    accuracy: float
+    beyond: bool
+
+
+def length_penalty_at_equal_length(runs: list[Run], own: dict[int, Run]) -> dict[int, AtEqualLength]:
     """What GRPO with the length penalty reaches, for each seed by itself, at as many tokens as another arm's run has.
 
     Its accuracy is interpolated between its strengths (0, which is GRPO, and those run on fresh seeds); beyond its ends the
@@ -93,14 +130,16 @@ def length_penalty_at_equal_length(runs: list[Run], own: dict[int, Run]) -> dict
         own: the other arm's runs by seed.
 
     Returns:
-        Accuracy by seed, for the seeds that have the whole frontier.
+        By seed, for the seeds that have the whole frontier.
     """
     strengths = {ALL["length_penalty"].chosen, *FRONTIER["length_penalty"]}
     line = [confirming(runs, "grpo"), *(confirming(runs, "length_penalty", value) for value in sorted(strengths))]
     found = {}
     for seed in sorted(set(own).intersection(*line)):
-        points = sorted((of_seed[seed]["evaluation"]["tokens"], of_seed[seed]["evaluation"]["accuracy"]) for of_seed in line)
-        found[seed] = float(np.interp(own[seed]["evaluation"]["tokens"], *zip(*points, strict=True)))
+        lengths, accuracies = zip(*sorted((tokens(of_seed[seed]), accuracy(of_seed[seed])) for of_seed in line), strict=True)
+        length = tokens(own[seed])
+        inside = lengths[0] <= length <= lengths[-1]
+        found[seed] = AtEqualLength(float(np.interp(length, lengths, accuracies)), not inside)
     return found
 
 
@@ -111,39 +150,3 @@ def removed(run: Run, base: Run, labels: frozenset[str]) -> float:
         for r in (run, base)
     )
     return 1 - own / other if other else float("nan")
-
-
-def mean_and_half(values: list[float]) -> tuple[float, float]:
-    """Mean and half the width of its 95 % interval; NaN for a single value's width."""
-    if len(values) < 2:
-        return (values[0] if values else float("nan")), float("nan")
-    return float(np.mean(values)), float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
-
-
-def with_interval(values: list[float], scale: float = 1.0, digits: int = 1) -> str:
-    """Mean and 95 % interval (Student's t) as text; of two values their range, of one itself.
-
-    Example:
-        >>> with_interval([1.0, 2.0, 3.0]), with_interval([1.0, 2.0]), with_interval([1.0])
-        ('2.0 ± 2.5', '1.5 (1.0 to 2.0)', '1.0')
-    """
-    mean, half = mean_and_half(values)
-    if len(values) < 3:
-        low, high = (f"{scale * bound(values):.{digits}f}" for bound in (min, max))
-        return f"{scale * mean:.{digits}f}" + (f" ({low} to {high})" if len(values) == 2 else "")
-    return f"{scale * mean:.{digits}f} ± {scale * half:.{digits}f}"
-
-
-def holm(p_values: list[float]) -> list[float]:
-    """Holm's correction.
-
-    Example:
-        >>> holm([0.01, 0.04, 0.03])
-        [0.03, 0.06, 0.06]
-    """
-    order = np.argsort(p_values)
-    found, largest = [0.0] * len(p_values), 0.0
-    for rank, i in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
-        found[i] = round(largest, 12)
-    return found

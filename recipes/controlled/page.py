@@ -49,7 +49,7 @@ def all_tables(every: list[Run], real: Run, through: list[Run]) -> dict[str, str
         "real": tables.real_table(real),
         "verl": tables.verl_table(runs, through),
         "arms": tables.arms_table(runs, list(ARMS)),
-        "controls": tables.arms_table(runs, ["grpo", BEST, *OTHERS], BEST, equal_length=True),
+        "controls": tables.controls_table(runs, ["grpo", BEST, *OTHERS], BEST),
         "by start": tables.starts_table(every),
         "across starts": tables.across_table(every),
         "tiers": tables.tiers_table(runs, list(ARMS)),

@@ -112,7 +112,12 @@ OTHERS = {
         1.0,
     ),
     "shaped_free": Arm(
-        "L2T `shaped`, λ = 0", "l2t", {"credit": {"method": "shaped", "length_cost_for": "correct"}}, "credit.length_cost", (), 0.0
+        "L2T `shaped`, λ = 0",
+        "l2t",
+        {"credit": {"method": "shaped", "length_cost_for": "correct"}},
+        "credit.length_cost",
+        (),
+        0.0,
     ),
     # controls
     "zero_gains": _variant("control: length cost alone (gains 0, β = 0)", "change", "zero_gains", beta=0.0),
@@ -123,6 +128,7 @@ OTHERS = {
     "true_labels_free": Arm("bound: the true labels alone, λ = 0", "l2t", IMMEDIATE, "change", (), "true_labels"),
     "length_factor": _variant("control: outcome / T on every token", "change", "length_factor", estimator="grpo"),
     "kl_in_reward": _variant("control: β = 0, KL in the reward", "kl_in_reward", 0.03, beta=0.0),
+    "kl_in_reward_less": _variant("control: β = 0, half of that KL in the reward", "kl_in_reward", 0.015, beta=0.0),
     # one factor at a time
     "all_charged": _variant("all rollouts charged", "credit.length_cost_for", "all"),
     "beta_6": _variant("β = 6", "beta", 6.0),

@@ -11,31 +11,44 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from recipes.controlled.comparison import TITLES, Run, confirming, frontier, mean_and_half
+from recipes.controlled.comparison import TITLES, Run, accuracy, confirming, of_starts, tokens, values
 from recipes.controlled.evaluation import BUDGETS
+from recipes.controlled.intervals import estimate
 from recipes.controlled.labels import LABELS
-from recipes.controlled.plans import ARMS
+from recipes.controlled.plans import ARMS, FRONTIER, STARTS
 
 
 def plot_main(runs: list[Run], file: Path) -> None:
-    """Accuracy over tokens: confirmed arms with intervals, tuning runs as thin lines."""
-    figure, axes = plt.subplots(figsize=(7.5, 4.8), constrained_layout=True)
+    """Accuracy over tokens for each start: confirmed arms with intervals, and lines through the strengths of two of them."""
+    numbers = [number for number in STARTS if of_starts(runs, (number,))]
+    figure, panels = plt.subplots(1, len(numbers), figsize=(5 * len(numbers), 4.4), constrained_layout=True, squeeze=False)
     colours = {arm: f"C{i}" for i, arm in enumerate(ARMS)}
-    for arm, points in frontier(runs).items():
-        if arm not in ARMS:
-            continue
-        _, tokens, accuracy = zip(*points, strict=True)
-        axes.plot(tokens, 100 * np.array(accuracy), "-", marker=".", color=colours[arm], alpha=0.35, linewidth=1)
-    for arm in ["start", *ARMS]:
-        own = list(confirming(runs, arm).values())
-        if own:
-            (x, dx), (y, dy) = (mean_and_half([r["evaluation"][k] for r in own]) for k in ("tokens", "accuracy"))
-            style = {"fmt": "X" if arm == "start" else "o", "color": colours.get(arm, "black"), "capsize": 3}
-            axes.errorbar(x, 100 * y, xerr=dx, yerr=100 * dy, label=f"{TITLES[arm].replace('`', '')} ({len(own)})", **style)
-    axes.set(xlabel="tokens of a response (test problems)", ylabel="accuracy, %")
-    axes.grid(alpha=0.3)
-    axes.legend(title="arm (seeds), 95 % interval", fontsize=8)
+    for number, axes in zip(numbers, panels[0], strict=True):
+        of_start = of_starts(runs, (number,))
+        for arm in FRONTIER:
+            weakest = _point(list(confirming(of_start, "grpo").values())) if arm == "length_penalty" else ()
+            strengths = sorted({ARMS[arm].chosen, *FRONTIER[arm]})
+            groups = [list(confirming(of_start, arm, strength).values()) for strength in strengths]
+            line = [point for point in (weakest, *map(_point, groups)) if point]
+            if len(line) > 1:
+                axes.plot(*zip(*line, strict=True), "-", marker=".", color=colours[arm], alpha=0.5, linewidth=1)
+        for arm in ["start", *ARMS]:
+            own = list(confirming(of_start, arm).values())
+            if own:
+                x, y = (estimate(values(own, read)) for read in (tokens, accuracy))
+                style = {"fmt": "X" if arm == "start" else "o", "color": colours.get(arm, "black"), "capsize": 3}
+                bars = {} if np.isnan(x.half) else {"xerr": x.half, "yerr": y.half}
+                label = TITLES[arm].replace("`", "") + f" ({len(own)})" * (arm != "start")
+                axes.errorbar(x.mean, y.mean, label=label, **bars, **style)
+        axes.set(title=f"start {number}", xlabel="tokens of a response (test problems)")
+        axes.grid(alpha=0.3)
+    panels[0, 0].set_ylabel("accuracy, %")
+    panels[0, -1].legend(title="arm (seeds), 95 % interval", fontsize=8, loc="lower right")
     _save(figure, file)
+
+
+def _point(own: list[Run]) -> tuple[float, float] | tuple[()]:
+    return (float(np.mean([tokens(run) for run in own])), float(np.mean([accuracy(run) for run in own]))) if own else ()
 
 
 def plot_curves(runs: list[Run], file: Path) -> None:
@@ -59,10 +72,10 @@ def plot_budgets(runs: list[Run], file: Path) -> None:
     for arm in ["start", *ARMS]:
         own = list(confirming(runs, arm).values())
         if own:
-            values = np.array([[run["evaluation"]["budgets"][str(b)] for b in BUDGETS] for run in own]).mean(axis=0)
+            shares = np.array([[run["evaluation"]["budgets"][str(b)] for b in BUDGETS] for run in own]).mean(axis=0)
             axes.plot(
                 BUDGETS,
-                100 * values,
+                100 * shares,
                 marker=".",
                 color="black" if arm == "start" else None,
                 label=TITLES[arm].replace("`", ""),
@@ -79,7 +92,7 @@ def plot_labels(runs: list[Run], file: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 3.6), constrained_layout=True)
     left = np.zeros(len(arms))
     for label in LABELS:
-        values = np.array(
+        lengths = np.array(
             [
                 np.mean(
                     [
@@ -90,8 +103,8 @@ def plot_labels(runs: list[Run], file: Path) -> None:
                 for arm in arms
             ]
         )
-        axes.barh([TITLES[arm].replace("`", "") for arm in arms], values, left=left, label=label)
-        left += values
+        axes.barh([TITLES[arm].replace("`", "") for arm in arms], lengths, left=left, label=label)
+        left += lengths
     axes.invert_yaxis()
     axes.set(xlabel="tokens of a response, mean over tiers")
     axes.legend(fontsize=7, ncols=7, loc="lower center", bbox_to_anchor=(0.4, 1.0))

@@ -97,15 +97,18 @@ def shuffled(solution: Solution, draws: random.Random) -> tuple[Solution, list[i
 
 def scores(
     model: torch.nn.Module, tokenizer: Any, written: list[Solution], decoys: list[list[str]], name: str, seed: int
-) -> list[dict[str, torch.Tensor]]:
-    """[K+1] scores of each kind for each solution, with a forcing suffix.
+) -> tuple[list[dict[str, torch.Tensor]], dict[str, float]]:
+    """[K+1] scores of each kind for each solution, with a forcing suffix; and what each kind reads.
+
+    What is read are the forced answers' tokens over the responses' own: once for a score, once for each of the answers that
+    `contrastive` compares, once for each sample.
 
     Raises:
         ValueError: the paragraphs that the segmenter finds are not the steps.
     """
     template = gain.ForcingTemplate(SUFFIXES[name], CLOSINGS[name], think_close="</think>")
     generator = np.random.default_rng(seed)
-    rows, lengths = [], []
+    rows, lengths, read = [], [], np.zeros(3)
     for solution, wrong in zip(written, decoys, strict=True):
         message = [{"role": "user", "content": f"{solution.question} {INSTRUCTION}"}]
         prompt = tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=True, return_dict=False)
@@ -123,6 +126,8 @@ def scores(
             of_answers.append(torch.tensor([len(target.answer_ids) for target in targets]))
         rows.append(PackedRow([*prompt, *response], branches))
         lengths.append(of_answers)
+        forced = [len(branch.suffix) + len(branch.answer) for branch in branches]
+        read += (len(response), sum(forced[: len(ends) + 1]), sum(forced))
     found = []
     for of_answers, log_probs in zip(lengths, scoring.forward(model, rows).answers, strict=True):
         width, split = len(of_answers[0]), iter(log_probs)
@@ -138,7 +143,8 @@ def scores(
         likely = [gain.reduce_log_probs(t, n, kind="geometric").double() for t, n in zip(tables, of_answers, strict=True)]
         of_kind["contrastive"] = likely[0] / sum(likely)
         found.append(of_kind)
-    return found
+    own, every = read[1:] / read[0]
+    return found, {kind: {"monte_carlo": SAMPLES * own, "contrastive": every}.get(kind, own) for kind in KINDS}
 
 
 def measure(model: torch.nn.Module, tokenizer: Any, count: int, seed: int) -> dict[str, Any]:
@@ -154,7 +160,7 @@ def measure(model: torch.nn.Module, tokenizer: Any, count: int, seed: int) -> di
     found: dict[str, Any] = {"solutions": len(written), "steps": int((labels == "step").sum())}
     found["needless"] = {kind: int((labels == kind).sum()) for kind in NEEDLESS}
     for name in SUFFIXES:
-        of_written, of_inserted, of_mixed = (
+        (of_written, read), (of_inserted, _), (of_mixed, _) = (
             scores(model, tokenizer, texts, decoys, name, seed)
             for texts in (written, inserted, [solution for solution, _ in mixed])
         )
@@ -178,6 +184,7 @@ def measure(model: torch.nn.Module, tokenizer: Any, count: int, seed: int) -> di
                 "by label": {label: auc(gains, useful, labels == label) for label in NEEDLESS},
                 "in order over shuffled": auc(both, first, ~first),
                 "negative before the answer": float((gains[useful & early & ~_states(inserted)] < 0).mean()),
+                "read": float(read[kind]),
             }
     return found
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import stats
 
 from recipes.controlled.comparison import (
     TITLES,
+    AtEqualLength,
     Run,
+    accuracy,
     confirming,
     frontier,
-    holm,
     length_penalty_at_equal_length,
     of_starts,
+    paired,
     removed,
-    with_interval,
+    start,
+    tokens,
+    values,
 )
+from recipes.controlled.intervals import Estimate, estimate, holm
 from recipes.controlled.labels import REMOVABLE, USEFUL
 from recipes.controlled.plans import ACROSS_ARMS, ALL, ARMS, FRESH_STARTS, FRONTIER, LONG, LONG_STEPS, STARTS
 from recipes.controlled.quality import KINDS
@@ -29,96 +33,105 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
 
 
-def arms_table(runs: list[Run], arms: list[str], other: str = "grpo", equal_length: bool = False) -> str:
-    """Accuracy and tokens of each arm, and the differences paired by seed with another, Holm-corrected over the arms.
+def arms_table(runs: list[Run], arms: list[str]) -> str:
+    """Accuracy and tokens of each arm, and the differences paired by seed with GRPO's, Holm-corrected over the arms."""
+    base = confirming(runs, "grpo")
+    differences = {}
+    for arm in arms:
+        own = confirming(runs, arm)
+        if arm != "grpo" and len(set(own) & set(base)) > 1:
+            differences[arm] = gaps(own, base)
+    return _arms(runs, arms, differences, {})
 
-    With `equal_length` the accuracy is also compared with the length penalty's at as many tokens.
+
+def controls_table(runs: list[Run], arms: list[str], best: str) -> str:
+    """The same for few seeds, with the differences from all of the best arm's runs on the same starts, not paired by seed.
+
+    The last column is the accuracy over the length penalty's at as many tokens, paired by seed.
     """
-    base, start = confirming(runs, other), confirming(runs, "start")
-    rows, tests = [], []
+    base = confirming(runs, best).values()
+    of_start = {number: np.mean([tokens(run) for run in base if start(run) == number]) for number in map(start, base)}
+    differences, equal_length = {}, {}
+    for arm in arms:
+        own = confirming(runs, arm)
+        if arm != best and len(own) > 1:
+            differences[arm] = tuple(
+                estimate(values(own.values(), read), values(base, read))
+                for read in (accuracy, lambda run: 100 * tokens(run) / of_start[start(run)])
+            )
+        there = {} if arm == "grpo" else length_penalty_at_equal_length(runs, own)
+        equal_length[arm] = _over(own, there) if there else "–"
+    return _arms(runs, arms, differences, {"over the length penalty at equal length, points": equal_length})
+
+
+def gaps(own: dict[int, Run], base: dict[int, Run]) -> tuple[Estimate, Estimate]:
+    """Differences paired by seed: accuracy in points, tokens in percent of the base's."""
+    return (
+        estimate(paired(own, base, lambda a, b: accuracy(a) - accuracy(b))),
+        estimate(paired(own, base, lambda a, b: 100 * (tokens(a) / tokens(b) - 1))),
+    )
+
+
+def _over(own: dict[int, Run], there: dict[int, AtEqualLength]) -> str:
+    """Accuracy over the length penalty's at equal length, marked where some run lies beyond its ends."""
+    found = estimate([(start(own[seed]), accuracy(own[seed]) - of_seed.accuracy) for seed, of_seed in there.items()])
+    return found.text() + " †" * any(of_seed.beyond for of_seed in there.values())
+
+
+def _arms(
+    runs: list[Run],
+    arms: list[str],
+    differences: dict[str, tuple[Estimate, Estimate]],
+    further: dict[str, dict[str, str]],
+) -> str:
+    untrained = confirming(runs, "start")
+    corrected = [holm([found[i].p for found in differences.values()]) for i in (0, 1)]
+    p_values = {arm: of_arm for arm, *of_arm in zip(differences, *corrected, strict=True)}
+    rows = []
     for arm in ["start", *arms]:
         own = confirming(runs, arm)
         if not own:
             continue
-        row = [TITLES[arm], str(len(own))]
-        row += [with_interval([r["evaluation"]["accuracy"] for r in own.values()], 100)]
-        row += [with_interval([r["evaluation"]["tokens"] for r in own.values()])]
-        kls = [np.mean([point["kl"] for point in r["curve"][-10:]]) for r in own.values() if r["curve"]]
-        row += [with_interval(kls) if kls else "0"]
-        shared = sorted(set(own) & set(base))
-        if arm in (other, "start") or len(shared) < 2:
-            row += ["–"] * 4
-        else:
-            gaps = [own[s]["evaluation"]["accuracy"] - base[s]["evaluation"]["accuracy"] for s in shared]
-            ratios = [own[s]["evaluation"]["tokens"] / base[s]["evaluation"]["tokens"] - 1 for s in shared]
-            row += [with_interval(gaps, 100), None, with_interval(ratios, 100), None]
-            tests.append((len(rows), gaps, ratios))
-        if start and arm != "start":
-            of_start = {
-                s: start[min(start, key=lambda seed: start[seed]["settings"]["start"] != r["settings"]["start"])]
-                for s, r in own.items()
-            }
-            for labels in (REMOVABLE, USEFUL):
-                row.append(with_interval([removed(own[s], of_start[s], labels) for s in own], 100, 0))
-        else:
-            row += ["–", "–"]
-        if equal_length:
-            there = {} if arm in ("start", "grpo") else length_penalty_at_equal_length(runs, own)
-            gaps = [own[s]["evaluation"]["accuracy"] - there[s] for s in there]
-            row.append(with_interval(gaps, 100) if gaps else "–")
-        rows.append(row)
-    for column, which in ((6, 1), (8, 2)):
-        corrected = holm([float(stats.ttest_1samp(test[which], 0).pvalue) for test in tests])
-        for test, p in zip(tests, corrected, strict=True):
-            rows[test[0]][column] = f"{p:.2g}"
-    header = [
-        "arm",
-        "seeds",
-        "accuracy, %",
-        "tokens",
-        "KL, nats",
-        "Δ accuracy, points",
-        "p",
-        "Δ tokens, %",
-        "p",
-        "removable tokens gone, %",
-        "necessary lost, %",
-        *(["over the length penalty at equal length, points"] if equal_length else []),
-    ]
-    return table(header, rows)
+        row = [TITLES[arm], str(len(own)), *(estimate(values(own.values(), read)).text() for read in (accuracy, tokens))]
+        trained = [run for run in own.values() if run["curve"]]
+        row.append(estimate(values(trained, _late_kl)).text() if trained else "0")
+        for i in (0, 1):
+            row += [differences[arm][i].text(), f"{p_values[arm][i]:.2g}"] if arm in differences else ["–", "–"]
+        for labels in (REMOVABLE, USEFUL):
+            if arm == "start" or not untrained:
+                row.append("–")
+                continue
+            of_start = {start(run): run for run in reversed(untrained.values())}
+            shares = values(own.values(), lambda run, of=of_start, labels=labels: removed(run, of[start(run)], labels))
+            row.append(estimate(shares).text(100, 0))
+        rows.append(row + [column.get(arm, "–") for column in further.values()])
+    header = ["arm", "seeds", "accuracy, %", "tokens", "KL, nats", "Δ accuracy, points", "p", "Δ tokens, %", "p"]
+    return table([*header, "removable tokens gone, %", "necessary lost, %", *further], rows)
+
+
+def _late_kl(run: Run) -> float:
+    return float(np.mean([point["kl"] for point in run["curve"][-10:]]))
 
 
 def short_table(runs: list[Run]) -> str:
     """What the first screen of the README shows: differences are paired by seed with GRPO."""
     base = confirming(runs, "grpo")
     rows = []
-    for arm in ARMS:
+    for arm in ["start", *ARMS]:
         own = confirming(runs, arm)
-        if not own:
-            continue
-        shared = [] if arm == "grpo" else sorted(set(own) & set(base))
-        gaps = [100 * (own[s]["evaluation"]["accuracy"] - base[s]["evaluation"]["accuracy"]) for s in shared]
-        ratios = [100 * (own[s]["evaluation"]["tokens"] / base[s]["evaluation"]["tokens"] - 1) for s in shared]
-        values = [[r["evaluation"][key] for r in own.values()] for key in ("accuracy", "tokens")]
-        rows.append(
-            [
-                TITLES[arm],
-                str(len(own)),
-                with_interval(values[0], 100),
-                with_interval(values[1]),
-                with_interval(gaps) if gaps else "–",
-                with_interval(ratios, digits=0) if ratios else "–",
-            ]
-        )
+        if own:
+            row = [TITLES[arm], str(len(own)), *(estimate(values(own.values(), read)).text() for read in (accuracy, tokens))]
+            found = gaps(own, base) if arm not in ("start", "grpo") and set(own) & set(base) else ()
+            rows.append(row + ([found[0].text(), found[1].text(digits=0)] if found else ["–", "–"]))
     return table(["arm", "seeds", "accuracy, %", "tokens", "Δ accuracy, points", "Δ tokens, %"], rows)
 
 
 def starts_table(runs: list[Run]) -> str:
     """Accuracy and differences from GRPO for each start: `short_table` of its seeds."""
     rows = []
-    for start in (*STARTS, *FRESH_STARTS):
-        for line in short_table(of_starts(runs, (start,))).splitlines()[2:]:
-            rows.append([str(start), *[cell.strip() for cell in line.strip("| ").split("|")]])
+    for number in (*STARTS, *FRESH_STARTS):
+        for line in short_table(of_starts(runs, (number,))).splitlines()[2:]:
+            rows.append([str(number), *[cell.strip() for cell in line.strip("| ").split("|")]])
     return table(["start", "arm", "seeds", "accuracy, %", "tokens", "Δ accuracy, points", "Δ tokens, %"], rows)
 
 
@@ -127,14 +140,14 @@ def across_table(runs: list[Run]) -> str:
     rows = []
     for arm in ACROSS_ARMS[1:]:
         means = []
-        for start in (*STARTS, *FRESH_STARTS):
-            own, base = (confirming(of_starts(runs, (start,)), name) for name in (arm, "grpo"))
-            pairs = [(own[seed]["evaluation"], base[seed]["evaluation"]) for seed in sorted(set(own) & set(base))]
-            if pairs:
-                gaps = [(a["accuracy"] - b["accuracy"], a["tokens"] / b["tokens"] - 1) for a, b in pairs]
-                means.append(np.mean(gaps, axis=0))
+        for number in (*STARTS, *FRESH_STARTS):
+            own, base = (confirming(of_starts(runs, (number,)), name) for name in (arm, "grpo"))
+            if set(own) & set(base):
+                means.append([found.mean for found in gaps(own, base)])
         if means:
-            rows.append([TITLES[arm], str(len(means)), *(with_interval([m[i] for m in means], 100) for i in (0, 1))])
+            # starts are the unit here, so none is held fixed
+            cells = [estimate([(0, of_start[i]) for of_start in means]).text() for i in (0, 1)]
+            rows.append([TITLES[arm], str(len(means)), *cells])
     return table(["arm", "starts", "Δ accuracy, points", "Δ tokens, %"], rows)
 
 
@@ -144,11 +157,13 @@ def tiers_table(runs: list[Run], arms: list[str]) -> str:
     for arm in ["start", *arms]:
         own = confirming(runs, arm).values()
         if own:
-            cells = [
-                f"{with_interval([r['evaluation']['tiers'][tier]['accuracy'] for r in own], 100)} / "
-                f"{with_interval([r['evaluation']['tiers'][tier]['tokens'] for r in own])}"
-                for tier in TIERS
-            ]
+            cells = []
+            for tier in TIERS:
+                right, length = (
+                    estimate(values(own, lambda run, key=key, tier=tier: run["evaluation"]["tiers"][tier][key]))
+                    for key in ("accuracy", "tokens")
+                )
+                cells.append(f"{right.text(100)} / {length.text()}")
             rows.append([TITLES[arm], *cells])
     return table(["arm (accuracy, % / tokens)", *TIERS], rows)
 
@@ -156,9 +171,9 @@ def tiers_table(runs: list[Run], arms: list[str]) -> str:
 def frontier_table(runs: list[Run]) -> str:
     """The tuning runs."""
     rows = [
-        [TITLES[arm], f"`{ALL[arm].strength}`={strength:g}", f"{100 * accuracy:.1f}", f"{tokens:.1f}"]
+        [TITLES[arm], f"`{ALL[arm].strength}`={strength:g}", f"{100 * right:.1f}", f"{length:.1f}"]
         for arm, points in frontier(runs).items()
-        for strength, tokens, accuracy in points
+        for strength, length, right in points
     ]
     return table(["arm", "strength", "accuracy, %", "tokens"], rows)
 
@@ -168,24 +183,25 @@ def against_penalty_table(runs: list[Run]) -> str:
     rows = []
     for arm in ARMS:
         for strength in [] if arm in ("grpo", "length_penalty") else sorted({ALL[arm].chosen, *FRONTIER.get(arm, ())}):
-            own = confirming(runs, arm, strength)
-            there = length_penalty_at_equal_length(runs, own)
-            if len(there) < 2:
+            every = confirming(runs, arm, strength)
+            there = length_penalty_at_equal_length(runs, every)
+            own = {seed: every[seed] for seed in there}
+            if len(own) < 2:
                 continue
-            accuracy = {seed: own[seed]["evaluation"]["accuracy"] for seed in there}
             rows.append(
                 [
                     TITLES[arm],
                     f"`{ALL[arm].strength}`={strength:g}",
-                    str(len(there)),
-                    with_interval([own[seed]["evaluation"]["tokens"] for seed in there]),
-                    f"{100 * np.mean(list(accuracy.values())):.1f}",
-                    f"{100 * np.mean(list(there.values())):.1f}",
-                    with_interval([accuracy[seed] - there[seed] for seed in there], 100),
+                    str(len(own)),
+                    estimate(values(own.values(), tokens)).text(),
+                    f"{np.mean([accuracy(run) for run in own.values()]):.1f}",
+                    f"{np.mean([of_seed.accuracy for of_seed in there.values()]):.1f}",
+                    _over(own, there),
+                    *(_over(own, {seed: there[seed] for seed in there if start(own[seed]) == number}) for number in STARTS),
                 ]
             )
     header = ["arm", "strength", "seeds", "tokens", "accuracy, %", "length penalty's there, %", "difference, points"]
-    return table(header, rows)
+    return table([*header, *(f"on start {number}" for number in STARTS)], rows)
 
 
 def quality_runs(runs: list[Run], arm: str) -> list[Run]:
@@ -275,6 +291,7 @@ def real_table(found: Run) -> str:
                     f"{own['in order over shuffled']:.2f}",
                     f"{100 * own['negative before the answer']:.0f}",
                     f"{own['J start']:.2f} → {own['J end']:.2f}",
+                    f"{100 * own['read']:.0f}",
                 ]
             )
     header = [
@@ -286,6 +303,7 @@ def real_table(found: Run) -> str:
         "in order over shuffled",
         "negative before a*, %",
         "J_0 → J_K",
+        "read beside the response, %",
     ]
     return table(header, rows)
 
