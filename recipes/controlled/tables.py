@@ -96,7 +96,11 @@ def _arms(
         trained = [run for run in own.values() if run["curve"]]
         row.append(estimate(values(trained, _late_kl)).text() if trained else "0")
         for i in (0, 1):
-            row += [differences[arm][i].text(), f"{p_values[arm][i]:.2g}"] if arm in differences else ["–", "–"]
+            row += (
+                [differences[arm][i].text(), f"{p:.2g}" if (p := p_values[arm][i]) >= 1e-9 else "< 1e-9"]
+                if arm in differences
+                else ["–", "–"]
+            )
         for labels in (REMOVABLE, USEFUL):
             if arm == "start" or not untrained:
                 row.append("–")
@@ -321,12 +325,12 @@ def long_table(runs: list[Run]) -> str:
             labels = [tier["tokens by label"] for run in own for tier in run["evaluation"]["tiers"].values()]
             rows.append(
                 [
-                    TITLES[arm],
+                    TITLES[f"long_{arm}"].removesuffix(", long"),
                     title,
                     f"{100 * np.mean([run['evaluation']['accuracy'] for run in own]):.1f}",
                     f"{np.mean([run['evaluation']['tokens'] for run in own]):.1f}",
                     f"{mean['episodes']:.2f}",
-                    f"{mean['tokens'] / max(mean['episodes'], 1e-9):.1f}",
+                    f"{mean['tokens'] / mean['episodes']:.1f}" if mean["episodes"] > 0.01 else "–",
                     f"{np.mean([of_tier['other'] for of_tier in labels]):.2f}",
                     f"{np.mean([of_tier['mistake'] for of_tier in labels]):.2f}",
                     f"{mean['J start']:.2f} → {mean['J end']:.2f}",
