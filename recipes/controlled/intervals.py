@@ -61,7 +61,7 @@ def estimate(values: Values, base: Values = ()) -> Estimate:
 
     Example:
         >>> estimate([(1, 1.0), (1, 3.0), (2, 11.0), (2, 13.0)]).text()  # the starts' own difference widens nothing
-        '7.0 ± 4.3'
+        '7.0 ± 3.0'
         >>> estimate([(1, 2.0), (1, 4.0)], [(1, 1.0), (1, 1.0), (2, 9.0)]).mean
         2.0
     """
