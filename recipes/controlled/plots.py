@@ -43,7 +43,7 @@ def plot_main(runs: list[Run], file: Path) -> None:
         axes.set(title=f"start {number}", xlabel="tokens of a response (test problems)")
         axes.grid(alpha=0.3)
     panels[0, 0].set_ylabel("accuracy, %")
-    panels[0, -1].legend(title="arm (seeds), 95 % interval", fontsize=8, loc="lower right")
+    panels[0, 0].legend(title="arm (seeds), 95 % interval", fontsize=8, loc="center right")
     _save(figure, file)
 
 
