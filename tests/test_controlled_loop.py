@@ -228,5 +228,11 @@ def test_an_arm_goes_through_verl_itself(tmp_path):
     )
     asked = itertools.islice(problems("train", 1_000_000 + seed), settings.prompts)
     unanswered = [Rollout(problem, prompt_ids(tokenizer, problem), [tokenizer.eos_token_id]) for problem in asked]
-    before = scoring.score(model, model, tokenizer, unanswered, loop.method(settings)).scores[:, 0]
-    assert first["J start"] == pytest.approx(before.mean().item(), abs=1e-3)
+    before = scoring.score(model, model, tokenizer, unanswered, loop.method(settings)).scores[:, 0].tolist()
+    rows = [json.loads(line) for line in (tmp_path / "run" / "rollouts" / "1.jsonl").read_text().splitlines()]
+    seen = [(row["input"], row["l2t"]["answer_score_start"]) for row in rows if row["l2t"]["episodes"]]
+    assert len(rows) == settings.prompts * settings.group and len(seen) > len(rows) / 2
+    of_problem = {str(rollout.problem): score for rollout, score in zip(unanswered, before, strict=True)}
+    for text, score in seen:
+        assert score == pytest.approx(of_problem[text.removesuffix("<think>")], abs=1e-4)
+    assert first["J start"] == pytest.approx(sum(score for _, score in seen) / len(seen), abs=1e-5)
