@@ -337,8 +337,8 @@ def long_table(runs: list[Run]) -> str:
                     f"{mean['kl']:.1f}",
                 ]
             )
-    header = ["arm", "steps", "accuracy, %", "tokens", "episodes", "tokens of one", "tokens of unknown steps", "of mistakes"]
-    return table([*header, "J_0 → J_K", "KL, nats"], rows)
+    header = ["arm", "steps", "accuracy, %", "tokens", "episodes", "tokens to each, tail included"]
+    return table([*header, "tokens of unknown steps", "of mistakes", "J_0 → J_K", "KL, nats"], rows)
 
 
 def verl_table(runs: list[Run], through: list[Run]) -> str:
