@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from loop_process import rank_main
+from tiny import read_jsonl
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from recipes.controlled import comparison, evaluation, grid, loop, page, quality, scoring, start
@@ -229,7 +230,7 @@ def test_an_arm_goes_through_verl_itself(tmp_path):
     asked = itertools.islice(problems("train", 1_000_000 + seed), settings.prompts)
     unanswered = [Rollout(problem, prompt_ids(tokenizer, problem), [tokenizer.eos_token_id]) for problem in asked]
     before = scoring.score(model, model, tokenizer, unanswered, loop.method(settings)).scores[:, 0].tolist()
-    rows = [json.loads(line) for line in (tmp_path / "run" / "rollouts" / "1.jsonl").read_text().splitlines()]
+    rows = read_jsonl(tmp_path / "run" / "rollouts" / "1.jsonl")
     seen = [(row["input"], row["l2t"]["answer_score_start"]) for row in rows if row["l2t"]["episodes"]]
     assert len(rows) == settings.prompts * settings.group and len(seen) > len(rows) / 2
     of_problem = {str(rollout.problem): score for rollout, score in zip(unanswered, before, strict=True)}

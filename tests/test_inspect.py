@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import typer
-from tiny import byte_tokenizer, metaspace_tokenizer, qwen2, write_model
+from tiny import byte_tokenizer, metaspace_tokenizer, qwen2, read_jsonl, write_model
 from typer.testing import CliRunner
 
 from l2t_verl import gain
@@ -69,7 +69,7 @@ def test_columns_go_by_their_usual_names_or_by_those_that_are_given(tmp_path):
 def test_json_and_parquet_hold_the_same_as_lines(tmp_path):
     import pandas as pd
 
-    rows = [json.loads(line) for line in ROLLOUTS.read_text().splitlines()[:2]]
+    rows = read_jsonl(ROLLOUTS)[:2]
     (tmp_path / "a.json").write_text(json.dumps(rows))
     pd.DataFrame(rows).to_parquet(tmp_path / "a.parquet")
     keys = [[key_of(record) for record in read(tmp_path / name)] for name in ("a.json", "a.parquet")]
@@ -256,18 +256,18 @@ def test_the_command_scores_what_it_can_and_its_status_says_that_something_was_w
     assert done.exit_code == 1, done.output
     assert "a.jsonl:4 is skipped: does not parse" in done.output
     assert "3 rollouts, 1 skipped" in done.output
-    rows = [json.loads(line) for line in (out / "rollouts.jsonl").read_text().splitlines()]
+    rows = read_jsonl(out / "rollouts.jsonl")
     assert all(math.isfinite(episode["reward"]) for row in rows for episode in row["episodes"])
     assert "skipped: 1" in (out / "inspect.html").read_text()
     assert command(file, "--model", model, "--out", out, "--set", "beta=0.6").exit_code == 1  # results of other settings
     shown = command(out / "rollouts.jsonl", "--out", tmp_path / "shown")
     assert shown.exit_code == 0, shown.output
-    kept = [json.loads(line) for line in (tmp_path / "shown" / "rollouts.jsonl").read_text().splitlines()]
+    kept = read_jsonl(tmp_path / "shown" / "rollouts.jsonl")
     assert [row["episodes"] for row in kept] == [row["episodes"] for row in rows]
 
 
 def test_two_sources_stand_side_by_side(model, tmp_path):
-    other = lines(tmp_path / "b.jsonl", *[json.loads(line) | {"response": "9"} for line in ROLLOUTS.open()])
+    other = lines(tmp_path / "b.jsonl", *[row | {"response": "9"} for row in read_jsonl(ROLLOUTS)])
     done = command(ROLLOUTS, "--model", model, "--compare", other, "--out", tmp_path / "out")
     assert done.exit_code == 0, done.output
     assert done.output.count("3 rollouts, 0 skipped") == 2
