@@ -204,7 +204,7 @@ def test_a_near_duplicate_index_is_exact():
 
 
 def test_an_answer_that_no_grader_reads_is_dropped():
-    problems = [Problem("0", "How much?", "\\$1.05"), Problem("1", "How many?", "1,000")]
+    problems = [Problem("0", "How much?", "\\frac{1}{2"), Problem("1", "How many?", "1,000")]
     built = build(problems, {}, report=lambda _: None)
     assert [problem.id for problem in built.kept] == ["1"]
     assert built.dropped == {"answer that cannot be graded": 1}

@@ -481,7 +481,7 @@ def test_programs_are_graded_by_their_tests(response, score):
     assert grade_code_score(response, tests) == score
 
 
-@pytest.mark.parametrize("response", ["def f(x): return 2 * x", "```python\ndef f(x): return 2 * x", "<think>```\n1\n```"])
-def test_a_response_without_a_closed_block_has_no_program(response):
+@pytest.mark.parametrize("response", ["def f(x): return 2 * x", "```json\n{}", "<think>```\n1\n```"])
+def test_a_response_without_a_block_has_no_program(response):
     with pytest.raises(Unparsable, match="no fenced block"):
         grade_code_score(response, {"source": "assert f(2) == 4"})

@@ -87,6 +87,8 @@ def _once(problems: Sequence[Problem], built: Built) -> list[Problem]:
         key = tuple(normalised(problem.question)) or (problem.question,)
         if not problem.question:
             built.drop("no question", f"{problem.id}")
+        elif not _whole(problem):
+            built.drop("half a character (a lone surrogate)", f"{problem.id}")
         elif not problem.answer:
             built.drop("no answer", f"{problem.id}: {problem.question[:100]}")
         elif key in seen:
@@ -95,6 +97,15 @@ def _once(problems: Sequence[Problem], built: Built) -> list[Problem]:
             seen.add(key)
             found.append(problem)
     return found
+
+
+def _whole(problem: Problem) -> bool:
+    """Whether its texts can be written and tokenised."""
+    try:
+        f"{problem.question}{problem.answer}".encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def checked(problems: Sequence[Problem]) -> list[tuple[Problem, tuple[str, str] | None]]:

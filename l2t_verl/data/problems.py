@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from l2t_verl.grading.mathematics import last_box
+from l2t_verl.grading.answer import last_box
+from l2t_verl.grading.truth import accepted_answers
 
 QUESTION = ("problem", "question", "prompt", "Problem", "Question")
-ANSWER = ("answer", "final_answer", "expected_answer", "Answer", "solution", "Solution")
+ANSWER = ("answer", "final_answer", "expected_answer", "Answer", "ground_truth", "reward_model", "solution", "Solution")
 LEVEL = ("difficulty", "level", "year", "Year")
 ID = ("unique_id", "id", "ID", "task_id", "idx")
 
@@ -74,7 +76,7 @@ def problem_of(row: Mapping[str, Any], position: int) -> Problem:
     name = next(name for name in ANSWER if name in row)
     return Problem(
         id=str(next((row[key] for key in ID if row.get(key) is not None), position)),
-        question=str(question or "").strip(),
+        question=question_of(question),
         answer=_answer(answer, is_solution=name.lower() == "solution"),
         level=str(next((row[key] for key in LEVEL if row.get(key) is not None), "")),
     )
@@ -96,13 +98,40 @@ def column(row: Mapping[str, Any], *names: str, what: str = "") -> Any:
     raise MissingColumn(f"no {what or names[0]}: none of the columns {', '.join(names)}; there are {', '.join(row)}")
 
 
-def _answer(value: Any, *, is_solution: bool) -> str:
+def question_of(value: Any) -> str:
+    r"""The text of a question; of a list of messages what the user says in it.
+
+    Raises:
+        ValueError: a list without a message of a user, or with one that is no text.
+
+    Example:
+        >>> question_of([{"role": "system", "content": "Short!"}, {"role": "user", "content": "1 + 2?"}]), question_of(None)
+        ('1 + 2?', '')
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if not isinstance(value, (list, tuple)):
+        return str(value).strip()
+    asked = [_content(turn.get("content")) for turn in value if isinstance(turn, Mapping) and turn.get("role") == "user"]
+    if not asked or None in asked:
+        raise ValueError("the problem is a list without a message of a user, or with one that is no text")
+    return "\n\n".join(filter(None, asked)).strip()
+
+
+def _content(value: Any) -> str | None:
+    """The text of a message, which may come in parts."""
     if isinstance(value, (list, tuple)):
-        value = value[0] if value else ""
-    text = str("" if value is None else value).strip()
-    if "####" in text:
-        return text.split("####")[-1].strip().replace(",", "")
-    if is_solution:
-        return last_box(text) or ""
-    text = re.sub(r"^(-?\d+)\.0$", r"\1", text)  # integers that a spreadsheet has been at
-    return text[1:-1] if re.fullmatch(r"\$[^$]*\$", text) else text
+        parts = [part.get("text") if isinstance(part, Mapping) else part for part in value]
+        return "".join(parts) if all(isinstance(part, str) for part in parts) else None
+    return value if isinstance(value, str) else None
+
+
+def _answer(value: Any, *, is_solution: bool) -> str:
+    """The first of the accepted answers; of a written solution what its last box or its `####` holds."""
+    if isinstance(value, Mapping):  # verl's column
+        value = value.get("ground_truth")
+    if is_solution and isinstance(value, str) and "####" not in value:
+        value = last_box(value)
+    found = accepted_answers(value)
+    # integers that a spreadsheet has been at
+    return re.sub(r"^(-?\d+)\.0$", r"\1", found[0]) if found else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import hashlib
+import io
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -73,7 +74,9 @@ def _read(file: Path) -> list[Row]:
 
 def _text(file: Path) -> str:
     data = file.read_bytes()
-    return (gzip.decompress(data) if file.suffix == ".gz" else data).decode("utf-8")
+    return (gzip.decompress(data) if file.suffix == ".gz" else data).decode(
+        "utf-8-sig"
+    )  # spreadsheets begin with a byte order mark
 
 
 def _json(file: Path) -> list[Row]:
@@ -93,7 +96,7 @@ def _jsonl(file: Path) -> Iterator[Row]:
 
 
 def _csv(file: Path) -> Iterator[Row]:
-    return csv.DictReader(_text(file).splitlines(keepends=True))
+    return csv.DictReader(io.StringIO(_text(file), newline=""))  # no other separator than a line feed ends a row
 
 
 def _parquet(file: Path) -> list[Row]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from l2t_verl.episodes.body import THINK_MARKS
 from l2t_verl.episodes.episode_tags import TAGS
+from l2t_verl.thought import MARKS, Marks
 
 
-def format_ok(text: str) -> bool:
+def format_ok(text: str, marks: Marks = MARKS) -> bool:
     """Whether the text is one closed thought made of episodes 1 … K, numbered in order, each closed, none nested.
 
-    The opening `<think>` may stand in the prompt.
+    The opening mark may stand in the prompt.
 
     Example:
         >>> format_ok("<think><episode_1>a</episode_1> <episode_2>b</episode_2></think> 7")
@@ -17,12 +17,12 @@ def format_ok(text: str) -> bool:
         >>> format_ok("<think><episode_2>a</episode_2></think>"), format_ok("<episode_1>a</episode_1>")
         (False, False)
     """
-    marks = [(found.group(), found.start()) for found in THINK_MARKS.finditer(text)]
-    if [mark for mark, _ in marks] not in (["<think>", "</think>"], ["</think>"]):
+    found = list(marks.found_in(text))
+    if [closes for closes, _ in found] not in ([False, True], [True]):
         return False
-    start = marks[0][1] if len(marks) == 2 else 0
+    start, end = found[0][1] if len(found) == 2 else 0, found[-1][1]
     tags = list(TAGS.finditer(text))
-    if not tags or tags[0].start() < start or tags[-1].end() > marks[-1][1]:
+    if not tags or tags[0].start() < start or tags[-1].end() > end:
         return False
     expected = [(close, str(number)) for number in range(1, len(tags) // 2 + 1) for close in ("", "/")]
     return [(tag["close"], tag["number"]) for tag in tags] == expected

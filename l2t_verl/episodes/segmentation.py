@@ -16,6 +16,7 @@ from l2t_verl.episodes.offsets import TokenText, token_text
 from l2t_verl.episodes.paragraphs import paragraphs
 from l2t_verl.episodes.surprise import surprise_ends
 from l2t_verl.episodes.think_blocks import think_blocks
+from l2t_verl.thought import MARKS, Marks
 
 METHODS = ("episode_tags", "think_blocks", "paragraphs", "discourse_markers", "fixed_tokens", "surprise")
 FALLBACKS = ("think_blocks", "paragraphs", "discourse_markers", "fixed_tokens")
@@ -36,6 +37,7 @@ def segment(
     tokens_per_episode: int = 256,
     log_probs: Sequence[float] | torch.Tensor | None = None,
     surprise_threshold: float = 4.0,
+    marks: Marks = MARKS,
 ) -> list[int]:
     r"""Cut a response into episodes (arXiv 2505.10425, section 4.1).
 
@@ -58,6 +60,7 @@ def segment(
         tokens_per_episode: in tokens, for `fixed_tokens`.
         log_probs: [T] log-probs of the tokens in nats, for `surprise`.
         surprise_threshold: in nats, for `surprise`.
+        marks: texts that open and close a thought.
 
     Returns:
         End positions b_1 < … < b_K in tokens, 0 < b_k ≤ T; empty if there is no episode.
@@ -82,7 +85,7 @@ def segment(
     apply_limits([], **limits)  # checks them, also for responses that are empty
     ids = [int(token) for token in (token_ids.tolist() if isinstance(token_ids, torch.Tensor) else token_ids)]
     response = token_text(ids, tokenizer)
-    body = find_body(response.text, answer_markers, thinking)
+    body = find_body(response.text, answer_markers, thinking, marks)
     end = response.token_end(body.end)
     if method == "surprise":
         if log_probs is None or len(log_probs) != len(ids):

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from l2t_verl.thought import MARKS, decode
+
 
 class EngineError(RuntimeError):
     """An engine that cannot be started or reached, with the remedy."""
@@ -107,7 +109,11 @@ class VllmEngine:
         except Exception as error:  # vLLM's own, whose cause stands in its log
             raise EngineError(f"vLLM failed: {str(error)[:300]}; VLLM_LOGGING_LEVEL=INFO shows more") from error
         firsts = [output.outputs[0] for output in outputs]
-        return [Generated(o.text, len(o.token_ids), "length" if o.finish_reason == "length" else "stop") for o in firsts]
+        texts = [decode(o.token_ids, self.tokenizer) for o in firsts]
+        return [
+            Generated(text, len(o.token_ids), "length" if o.finish_reason == "length" else "stop")
+            for text, o in zip(texts, firsts, strict=True)
+        ]
 
     def close(self) -> None:
         """End vLLM's processes."""
@@ -148,11 +154,11 @@ class ServerEngine:
                 found = self.client.chat.completions.create(
                     messages=[{"role": "user", "content": request.question}], **settings
                 )
-                said = _whole_text(found.choices[0].message)
+                said = _whole_text(found.choices[0].message, found.choices[0].finish_reason == "length")
         except Exception as error:  # the client's, of many kinds
             raise EngineError(f"{self.url} does not answer for {self.model}: {type(error).__name__}: {error}") from error
         tokens = found.usage.completion_tokens if found.usage else 0
-        return Generated(said, tokens, "length" if found.choices[0].finish_reason == "length" else "stop")
+        return Generated(whole_characters(said), tokens, "length" if found.choices[0].finish_reason == "length" else "stop")
 
 
 def _cpu_options(model: str, max_model_len: int | None) -> dict[str, Any]:
@@ -175,7 +181,20 @@ def prompt_ids(tokenizer: Any, request: Request) -> list[int]:
     return ids + (tokenizer.encode(request.thought, add_special_tokens=False) if request.thought else [])
 
 
-def _whole_text(message: Any) -> str:
-    """What was thought and said; some servers give the thought apart."""
+def _whole_text(message: Any, is_cut: bool = False) -> str:
+    """What was thought and said; some servers give the thought apart, and nothing else where it was cut off."""
     thought = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
-    return f"<think>{thought}</think>{message.content or ''}" if thought else message.content or ""
+    if not thought:
+        return message.content or ""
+    is_over = message.content or not is_cut
+    return f"{MARKS.opening}{thought}{MARKS.closing if is_over else ''}{message.content or ''}"
+
+
+def whole_characters(text: str) -> str:
+    r"""A text in which halves of characters (lone surrogates), which no tokenizer takes, are replaced by U+FFFD.
+
+    Example:
+        >>> whole_characters("a\ud83d b") == "a\ufffd b", whole_characters("\ud83d\ude00") == "\U0001f600"
+        (True, True)
+    """
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

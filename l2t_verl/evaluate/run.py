@@ -17,8 +17,7 @@ from l2t_verl.evaluate.grade import grades, vote
 from l2t_verl.evaluate.store import Sample, Store
 from l2t_verl.gain import ForcingTemplate
 from l2t_verl.grading import Grader, GradeResult
-
-CLOSE = "</think>"
+from l2t_verl.thought import MARKS
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,8 @@ class Maker:
         # a response that was over within its budget keeps its own grade
         kept = [self._over(task) for task, request in zip(batch, asked, strict=True) if request is None]
         texts = [self._graded_text(request, found) for (_, request), found in zip(new, generated, strict=True)]
-        results = grades(self.grader, texts, [task.problem for task, _ in new])
+        opened = [self._thinking(request) for _, request in new]
+        results = grades(self.grader, texts, [task.problem for task, _ in new], opened)
         return kept + [
             self._sample(task, request, found, text, result)
             for (task, request), found, text, result in zip(new, generated, texts, results, strict=True)
@@ -174,13 +174,17 @@ class Maker:
             thinking,
             result.accuracy,
             result.status,
-            vote(text, task.problem),
+            vote(text, task.problem, self._thinking(request)),
         )
+
+    def _thinking(self, request: Request) -> bool | None:
+        """True where the prompt has opened the thought that the response goes on with; else its own marks decide."""
+        return True if self.opened and not request.thought else None
 
     def _thinking_tokens(self, found: Generated) -> int:
         """Tokens to the mark that closes the thought; all, if it is not closed; a share by letters without a tokenizer."""
-        begun = "<think>" in found.text or self.opened
-        thought, mark, _ = found.text.partition(CLOSE)
+        begun = MARKS.opening in found.text or self.opened
+        thought, mark, _ = found.text.partition(MARKS.closing)
         if not mark:
             return found.tokens if begun else 0
         if self.engine.tokenizer is None:

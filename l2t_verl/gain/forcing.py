@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from l2t_verl.gain.target import AnswerTarget, answer_target
+from l2t_verl.grading.truth import unwrapped
+from l2t_verl.thought import Marks, opens_thought
 
 if TYPE_CHECKING:
     from l2t_verl.config import GainConfig
@@ -40,6 +42,11 @@ class ForcingTemplate:
     def from_config(cls, gain: GainConfig) -> ForcingTemplate:
         """The template that the configuration's section `gain` describes."""
         return cls(gain.forcing_suffix, gain.closing, gain.think_open, gain.think_close, gain.thinks)
+
+    @property
+    def marks(self) -> Marks:
+        """The marks of the thought, as text is searched for them."""
+        return Marks.of(self.think_open, self.think_close)
 
     def forcing(self, state: State) -> str:
         r"""The text for a prefix: an open thought is closed; a model that thinks gets an empty thought where none is open.
@@ -94,11 +101,12 @@ def thinking_states(
     Returns:
         K+1 states.
     """
-    opening, closing = template.think_open.strip(), template.think_close.strip()
+    marks = template.marks
+    opening, closing = marks.opening, marks.closing
     decode = lambda ids: tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)  # noqa: E731
     # the tokens before the response that may hold an opening mark put there by the chat template
     text = decode(list(prompt_ids)[-64:])
-    state: State = "open" if text.rfind(opening) > text.rfind(closing) else "none"
+    state: State = "open" if opens_thought(text, marks) else "none"
     single = len(tokenizer.encode(closing, add_special_tokens=False)) == 1
     thinks = single or state == "open" if template.thinks is None else template.thinks
     states: list[State] = [state]
@@ -128,6 +136,7 @@ def answer_targets(
     Raises:
         ValueError: the answer is empty.
     """
+    answer = unwrapped(answer) if answer.strip() else answer  # a box in the box would make J many times too small
     prompt = prompt_ids.tolist() if isinstance(prompt_ids, torch.Tensor) else list(prompt_ids)
     response = response_ids.tolist() if isinstance(response_ids, torch.Tensor) else list(response_ids)
     states = thinking_states(tokenizer, prompt, response, episode_ends, template)

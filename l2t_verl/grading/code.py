@@ -2,34 +2,61 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
 import re
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
 from l2t_verl.grading.pool import Unparsable
 from l2t_verl.sandbox import Limits, Verdict, run_tests
+from l2t_verl.thought import MARKS, Marks, answer_part
 
-_BLOCK = re.compile(r"^[ \t]*```[ \t]*(?:python3?|py)?[ \t]*\r?\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE | re.IGNORECASE)
+# What follows the language, such as a title, belongs to the fence; a fence that the limit on length cut off ends the text
+_FENCE = re.compile(r"^[ \t>]*(?P<fence>`{3,}|~{3,})[ \t]*(?P<info>[^\n`]*)$", re.MULTILINE)
+_PYTHON = re.compile(r"(?:\{?\.?\s*(?:python\d?(?:\.\d+)?|py3?|py3k)\b.*)?", re.IGNORECASE | re.DOTALL)
 LIMITS = Limits(seconds=5.0)  # well within what a grading process has for a sample
 
 
-def program_of(response: str) -> str:
-    r"""The program that a response ends in: its last fenced block of Python, the thought left out.
+def program_of(
+    response: str, tests: Mapping[str, Any] | None = None, marks: Marks = MARKS, opened: bool | None = None
+) -> str:
+    r"""The program in a response, the thought left out: the last fenced block that defines what the tests call.
+
+    Where none does, or nothing is known of the tests, it is the last block of Python. Blocks of usage, asserts or output
+    may follow the program.
+
+    Args:
+        response: the text.
+        tests: see `judge`.
+        marks: of the thought.
+        opened: whether the prompt has opened a thought.
 
     Raises:
-        Unparsable: there is none.
+        Unparsable: there is no block.
 
     Example:
         >>> program_of("<think>```\nno\n```</think>So:\n```python\nx = 1\n```\nDone.")
         'x = 1\n'
+        >>> program_of("```py\ndef f(): pass\n```\nUse:\n```python\nf()\n```", {"source": "assert f() is None"})
+        'def f(): pass\n'
     """
-    blocks = _BLOCK.findall(response.rpartition("</think>")[2])
+    blocks = _blocks(answer_part(response, marks, opened) or "")
     if not blocks:
         raise Unparsable("the response has no fenced block of Python after its thought")
-    return blocks[-1]
+    wanted = _called(tests or {})
+    defining = [block for block in blocks if wanted & _defined(block)]
+    return max(reversed(defining), key=lambda block: len(wanted & _defined(block))) if defining else blocks[-1]
 
 
-def judge(response: str, tests: Mapping[str, Any], limits: Limits = LIMITS) -> Verdict:
+def judge(
+    response: str,
+    tests: Mapping[str, Any],
+    limits: Limits = LIMITS,
+    marks: Marks = MARKS,
+    opened: bool | None = None,
+) -> Verdict:
     """What becomes of a response's program.
 
     Args:
@@ -37,15 +64,81 @@ def judge(response: str, tests: Mapping[str, Any], limits: Limits = LIMITS) -> V
         tests: `source` of the tests; `entry`, the function that they are for, if they define `check`; `preamble`, code that
             the program may rely on.
         limits: of the program and its tests.
+        marks: of the thought.
+        opened: whether the prompt has opened a thought.
 
     Raises:
         Unparsable: there is no program.
         SandboxError: nothing can be sandboxed on this machine.
     """
-    program = f"{tests.get('preamble') or ''}\n{program_of(response)}"
+    program = f"{tests.get('preamble') or ''}\n{program_of(response, tests, marks, opened)}"
     return run_tests(program, tests["source"], tests.get("entry") or "", limits)
 
 
-def grade_code_score(response: str, tests: Mapping[str, Any]) -> float:
+def grade_code_score(response: str, tests: Mapping[str, Any], marks: Marks = MARKS, opened: bool | None = None) -> float:
     """The outcome reward: 1 if the program passes all its tests, else 0."""
-    return float(judge(response, tests).passed)
+    return float(judge(response, tests, LIMITS, marks, opened).passed)
+
+
+def _blocks(text: str) -> list[str]:
+    """The fenced blocks of Python, or of no language, each without the indentation of its fence."""
+    found, opening = [], None
+    for fence in _FENCE.finditer(text.replace("\r\n", "\n") if "\r\n" in text else text):
+        source = fence.string
+        if opening is None:
+            opening = fence
+        elif fence["fence"].startswith(opening["fence"]) and not fence["info"].strip():
+            found.append((opening, source[opening.end() + 1 : fence.start()]))
+            opening = None
+        elif fence["fence"][0] == opening["fence"][0] and fence["info"].strip():  # the one before was never closed
+            found.append((opening, source[opening.end() + 1 : fence.start()]))
+            opening = fence
+    if opening is not None:
+        found.append((opening, opening.string[opening.end() + 1 :]))
+    return [_plain(opening, body) for opening, body in found if _PYTHON.fullmatch(opening["info"].strip()) and body.strip()]
+
+
+def _plain(fence: re.Match[str], body: str) -> str:
+    """A block without what its lines begin with since its fence does."""
+    quote = re.match(r"[ \t]*>[ \t]?", fence[0])
+    if quote:
+        body = re.sub(r"(?m)^[ \t]*>[ \t]?", "", body)
+    return textwrap.dedent(body) if fence[0][0] in " \t>" or body[:1] in " \t" else body
+
+
+def _called(tests: Mapping[str, Any]) -> set[str]:
+    """The names that tests take from the program: the entry, or whatever they use and do not define."""
+    if entry := tests.get("entry"):
+        return {str(entry)}
+    tree = _parsed(str(tests.get("source") or ""))
+    if tree is None:
+        return set()
+    used = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    return used - _names(tree) - set(dir(builtins))
+
+
+def _defined(program: str) -> set[str]:
+    tree = _parsed(program)
+    if tree is not None:
+        return _names(tree)
+    return set(re.findall(r"^(?:async\s+)?(?:def|class)\s+(\w+)", program, re.MULTILINE))  # cut off, or no Python
+
+
+def _names(tree: ast.Module) -> set[str]:
+    """What a module's own statements define or import."""
+    found: set[str] = set()
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign):
+            found |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            found |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+    return found
+
+
+def _parsed(source: str) -> ast.Module | None:
+    try:
+        return ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None

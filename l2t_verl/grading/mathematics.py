@@ -1,107 +1,86 @@
-"""Mathematical equality by math-verify."""
+"""Mathematical answers: whether what a response states is the truth."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
+from l2t_verl.grading.answer import Answer, final_answer, last_box
+from l2t_verl.grading.equality import equal
 from l2t_verl.grading.pool import Unparsable
+from l2t_verl.grading.reading import Reading, read
+from l2t_verl.grading.truth import accepted_answers
+from l2t_verl.thought import MARKS, Marks
 
-# What stands before a final answer, the most explicit first; the last occurrence of the first that occurs counts. Something
-# that math-verify reads must follow, unlike in "I hope that this answer is right".
-_MARKS = tuple(re.compile(mark + r"\s*(?=[^\n]{0,200}?[\d$\\])") for mark in ("####", r"(?i:answer\s+is|answer:)"))
-# A number and then words: the words may hold other numbers, and math-verify would take the last
-_NUMBER_THEN_WORDS = re.compile(r"[-+]?[$€£]?\d[\d,]*(?:\.\d+)?(?:/\d+)?(?=[.,;:]?\s+(?!x\b|pi\b|sqrt\b)[A-Za-z])")
-_BOX = re.compile(r"\\boxed\s*(?P<brace>\{?)")
-_BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
-_PERCENTAGE = re.compile(r"\s*(-?[\d.,]+)\s*\\?%\s*")
-_LONGEST = 4096  # characters of an answer; a longer one is not an answer
+__all__ = ["grade_math", "grade_math_score", "last_box"]
 
 
-def grade_math(response: str, ground_truth: str | Sequence[str]) -> bool:
+def grade_math(response: str, ground_truth: str | Sequence[str], marks: Marks = MARKS, opened: bool | None = None) -> bool:
     r"""Whether the response's final answer equals the ground truth, or one of several.
 
-    The final answer is the last `\boxed{…}`, else what follows the last `####`, else the last "answer is"; the end of a
-    response without any of these is searched, as math-verify does. A last box that is not closed is no answer.
+    The final answer is what `l2t_verl.grading.answer.final_answer` finds after the thought. It is compared as a whole:
+    nothing is taken out of a formula that is not read.
+
+    Args:
+        response: the text, special tokens of the thought included.
+        ground_truth: the truth, or several that are accepted.
+        marks: of the thought.
+        opened: whether the prompt has opened a thought, so that a response without marks was cut off in it.
 
     Raises:
-        Unparsable: no answer is found in the response or in the ground truth.
+        Unparsable: no answer is found in the response or in the ground truth, or the answer is not read as a whole.
 
     Example:
         >>> grade_math("so \\boxed{\\frac{1}{2}}", "0.5"), grade_math("#### 1,000 apples", "1000")
         (True, True)
+        >>> grade_math("<think>Try \\boxed{7}. No.</think> The answer is 3.", "7")
+        False
     """
-    from math_verify import parse, verify
+    truths = [
+        read(truth) for truth in accepted_answers([ground_truth] if isinstance(ground_truth, str) else list(ground_truth))
+    ]
+    answer = final_answer(response, marks, opened)
+    if not any(truth.text for truth in truths):
+        raise Unparsable("the ground truth is empty")
+    verdicts = [_is(truth, answer) for truth in truths]
+    if any(verdicts):
+        return True
+    if all(verdict is None for verdict in verdicts):
+        raise Unparsable("the response states no answer that is read as a whole")
+    return False
 
-    candidate = _final_answer(response)
-    # math-verify's own limits need SIGALRM and the main thread; the process around this has one
-    found = parse(candidate, parsing_timeout=None)
-    truths = [ground_truth] if isinstance(ground_truth, str) else list(ground_truth)
-    golds = [gold for truth in truths if (gold := _parse_truth(parse, truth))]
-    if not found:
-        raise Unparsable("the response states no answer that math-verify reads")
-    if not golds:
-        raise Unparsable("math-verify does not read the ground truth")
-    return any(verify(gold, found, timeout_seconds=None) for gold in golds)
 
-
-def grade_math_score(response: str, ground_truth: str | Sequence[str]) -> float:
+def grade_math_score(
+    response: str, ground_truth: str | Sequence[str], marks: Marks = MARKS, opened: bool | None = None
+) -> float:
     """`grade_math` as an outcome reward: 1 or 0."""
-    return float(grade_math(response, ground_truth))
+    return float(grade_math(response, ground_truth, marks, opened))
 
 
-def last_box(text: str) -> str | None:
-    r"""What stands in the last `\boxed{…}`; None where there is none, or where it is not closed.
+def _is(truth: Reading, answer: Answer) -> bool | None:
+    """Whether the truth is what is stated; None where nothing could be read."""
+    if len(answer.texts) > 1:
+        joined = equal(truth, read(", ".join(answer.texts)))
+        return joined or all(equal(truth, read(text)) for text in answer.texts)
+    if answer.is_whole:
+        return equal(truth, read(answer.texts[0]))
+    if answer.sentence and (truth.is_only_option or truth.words is not None):
+        return equal(truth, read(answer.sentence))
+    if answer.sentence and equal(truth, read(answer.sentence)):
+        return True
+    found = _searched(answer.texts[0])
+    return None if found is None else equal(truth, found)
 
-    Example:
-        >>> last_box("\\boxed{1}, no, \\boxed{\\frac{1}{2}}."), last_box("\\boxed{1")
-        ('\\frac{1}{2}', None)
-    """
-    box = _last(_BOX, text)
-    try:
-        return _in_braces(text, box.end()) if box is not None and box["brace"] else None
-    except Unparsable:
+
+def _searched(text: str) -> Reading | None:
+    """What math-verify finds in a text that is not an answer and nothing else."""
+    from math_verify import parse
+    from sympy import Basic, MatrixBase
+
+    text = re.sub(r"\\?\$(?=[\d.,]+(?![^$\n]*\$))|[£€¥₹]", "", text)
+    found = next((of for of in parse(text, parsing_timeout=None) if isinstance(of, (Basic, MatrixBase))), None)
+    if found is None:
         return None
-
-
-def _parse_truth(parse: object, truth: str) -> list:
-    text = truth.strip()
-    if "\\boxed" in text or "$" in text:
-        return parse(text, parsing_timeout=None)
-    return parse(_boxed(text), parsing_timeout=None) or parse(text, parsing_timeout=None)
-
-
-def _final_answer(response: str) -> str:
-    box = _last(_BOX, response)
-    if box is not None:
-        return _boxed(_in_braces(response, box.end())) if box["brace"] else response[box.start() :][:_LONGEST]
-    for pattern in _MARKS:
-        mark = _last(pattern, response)
-        if mark is not None:
-            answer = response[mark.end() :].partition("\n")[0].strip()
-            number = _NUMBER_THEN_WORDS.match(answer)
-            return number.group() if number else answer[:_LONGEST]
-    return response[-_LONGEST:]
-
-
-def _boxed(text: str) -> str:
-    """An answer as math-verify reads it; of percentages it only reads the plain ones between dollar signs."""
-    percentage = _PERCENTAGE.fullmatch(text)
-    return f"${percentage[1]}%$" if percentage else f"\\boxed{{{text}}}"
-
-
-def _last(pattern: re.Pattern, text: str) -> re.Match | None:
-    found = None
-    for found in pattern.finditer(text):  # noqa: B007
-        pass
-    return found
-
-
-def _in_braces(text: str, start: int) -> str:
-    """What stands before the brace that closes the one before `start`."""
-    depth = 1
-    for mark in _BRACES.finditer(text, start, start + _LONGEST):
-        depth += {"{": 1, "}": -1}.get(mark.group(), 0)
-        if depth == 0:
-            return text[start : mark.start()]
-    raise Unparsable("the last box is not closed, or too long for an answer")
+    reading = Reading(str(found), False)
+    reading.__dict__["expression"] = found
+    return reading

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from l2t_verl.data.problems import question_of
+from l2t_verl.grading.truth import accepted_answers
 
 # Where each thing stands, the first name that a row has counts; dots lead into objects
 COLUMNS = {
@@ -117,7 +121,10 @@ def _lines(file: Path) -> Iterator[tuple[str, Any]]:
             if not line.strip():
                 continue
             try:
-                yield place, json.loads(line.decode("utf-8", "surrogatepass"))
+                yield (
+                    place,
+                    json.loads(line.removeprefix(codecs.BOM_UTF8 if number == 1 else b"").decode("utf-8", "surrogatepass")),
+                )
             except ValueError as error:
                 yield place, Skipped(place, f"does not parse ({error})")
 
@@ -125,7 +132,7 @@ def _lines(file: Path) -> Iterator[tuple[str, Any]]:
 def _table(file: Path) -> Iterator[tuple[str, Any]]:
     if file.suffix == ".json":
         try:
-            rows = json.loads(file.read_text(encoding="utf-8"))
+            rows = json.loads(file.read_text(encoding="utf-8-sig"))
         except ValueError as error:
             raise SourceError(f"{file} does not parse ({error}); one object a line reads as .jsonl") from error
     else:
@@ -165,13 +172,15 @@ def _record(place: str, row: Any, columns: Mapping[str, str]) -> Record | Skippe
         raise ValueError("the response is empty")
     problem = _value(row, "problem", columns)
     messages = [dict(turn) for turn in problem] if isinstance(problem, list) else None
+    answers = _answers(_value(row, "answer", columns))
+    _check_characters(response=response, problem=json.dumps(problem, ensure_ascii=False), answer=" ".join(answers))
     label = row.get("label") or (f"step {row['step']}" if "step" in row else "")
     return Record(
         place=place,
         problem=_question(problem),
         messages=messages,
         response=response,
-        answers=_answers(_value(row, "answer", columns)),
+        answers=answers,
         outcome=_outcome(_value(row, "outcome", columns, needed=False)),
         label=str(label),
         known=known if isinstance(known, Mapping) else None,
@@ -208,10 +217,7 @@ def _response(row: Mapping[str, Any], known: Any, columns: Mapping[str, str]) ->
 
 def _question(problem: Any) -> str:
     if isinstance(problem, list):
-        asked = [turn.get("content") for turn in problem if isinstance(turn, Mapping) and turn.get("role") == "user"]
-        if not asked or len(asked) != sum(isinstance(text, str) for text in asked):
-            raise ValueError("the problem is a list without a message of a user, or with one that is no text")
-        return "\n\n".join(asked)
+        return question_of(problem)
     if not isinstance(problem, str):
         raise ValueError(f"the problem is {_kind(problem)} where a text or a list of messages is needed")
     turns = TURNS.search(problem)
@@ -226,10 +232,26 @@ def _answers(value: Any) -> tuple[str, ...]:
         (('7',), ('1', 'one'))
     """
     values = value if isinstance(value, list | tuple) else [value]
-    found = tuple(str(item).rpartition("####")[2].strip() for item in values)
-    if not found or not all(found):
+    each = [accepted_answers(item) for item in values]
+    if not each or not all(each):
         raise ValueError("the reference answer is empty")
-    return found
+    return tuple(dict.fromkeys(text for found in each for text in found))
+
+
+def _check_characters(**texts: str) -> None:
+    """Refuse halves of characters, which no tokenizer takes.
+
+    Raises:
+        ValueError: a text holds a lone surrogate, with its place.
+    """
+    for name, text in texts.items():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            half = f"U+{ord(text[error.start]):04X}"
+            raise ValueError(
+                f"the {name} holds half a character ({half}, a lone surrogate), which no tokenizer takes"
+            ) from None
 
 
 def _outcome(value: Any) -> float | None:

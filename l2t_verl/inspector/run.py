@@ -73,16 +73,17 @@ def _one(record: Record, results: Results, scorer: Scorer | None, grader: Grader
         if scorer is None or (keep_known and record.known is not None):
             rollout = recorded(record)
         else:
-            rollout = scorer.rollout(record, *_grade(record, grader))
+            rollout = scorer.rollout(record, *_grade(record, grader, scorer))
     except ValueError as error:
         return Skipped(record.place, str(error))
     results.add(rollout)
     return rollout
 
 
-def _grade(record: Record, grader: Grader) -> tuple[float | None, str]:
+def _grade(record: Record, grader: Grader, scorer: Scorer) -> tuple[float | None, str]:
     """The outcome, and how it was found."""
     if record.outcome is not None:
         return record.outcome, "recorded"
-    result = asyncio.run(grader.grade(grade_math_score, record.response, list(record.answers)))
+    sample = record.response, list(record.answers), scorer.template.marks, scorer.thinking(record)
+    result = asyncio.run(grader.grade(grade_math_score, *sample))
     return result.score if result.status in ("ok", "unparsable") else None, result.status

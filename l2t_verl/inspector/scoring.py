@@ -97,6 +97,13 @@ class Scorer:
             tail=text.text[cuts[-1] :],
         )
 
+    def thinking(self, record: Record) -> bool | None:
+        """True where the prompt has opened a thought; else the response's own marks decide."""
+        return self._opened(self._prompt(record))
+
+    def _opened(self, prompt: list[int]) -> bool | None:
+        return gain.thinking_states(self.tokenizer, prompt, [], [], self.template)[0] == "open" or None
+
     def _prompt(self, record: Record) -> list[int]:
         if self.chat:
             messages = record.messages or [{"role": "user", "content": record.problem}]
@@ -145,7 +152,6 @@ class Scorer:
 
     def _ends(self, prompt: list[int], response: list[int], own: torch.Tensor | None) -> list[int]:
         settings = self.config.episodes
-        state = gain.thinking_states(self.tokenizer, prompt, response, [], self.template)[0]
         markers = {"markers": settings.markers, "answer_markers": settings.answer_markers}
         return episodes.segment(
             response,
@@ -154,7 +160,8 @@ class Scorer:
             max_episodes=settings.max_episodes,
             min_episode_tokens=settings.min_episode_tokens,
             fallback=settings.fallback,
-            thinking=True if state == "open" else None,
+            thinking=self._opened(prompt),
+            marks=self.template.marks,
             tokens_per_episode=settings.tokens_per_episode,
             log_probs=own,
             surprise_threshold=settings.surprise_threshold,

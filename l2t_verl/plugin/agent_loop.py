@@ -25,6 +25,7 @@ from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorke
 from l2t_verl.gain import ForcingTemplate, forced_prompts, sampled_scores
 from l2t_verl.plugin import fields
 from l2t_verl.plugin.startup import read_config
+from l2t_verl.thought import decode
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ class L2TAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
             return None
 
     def _text(self, ids: list[int]) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=True)
+        return decode(ids, self.tokenizer, self.template.marks)
 
     async def _in_thread(self, function: Callable[[], Any]) -> Any:
         """Other rollouts of this worker wait for its event loop."""

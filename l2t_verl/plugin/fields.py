@@ -7,12 +7,11 @@ one JSON string: a list with an entry for each output of the trajectory, `{"ends
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
+from l2t_verl.grading.truth import accepted_answers as accepted_answers  # one definition, with the graders
 
 # Fields of a row in the TransferQueue
 BOUNDARIES = "l2t_boundaries"  # int64 [K+1]: 0, b_1 … b_K
@@ -72,23 +71,6 @@ def encode_scores(outputs: Sequence[Sequence[float] | None]) -> str:
 def decode_scores(text: str | None) -> list[list[float] | None]:
     """Read what `encode_scores` wrote; nothing where it never wrote."""
     return json.loads(text) if text else []
-
-
-def accepted_answers(ground_truth: Any) -> list[str]:
-    """The texts that count as the reference answer; empty if there is none.
-
-    Example:
-        >>> accepted_answers(" 72 "), accepted_answers(["1/2", "", "0.5"]), accepted_answers(None), accepted_answers(7)
-        (['72'], ['1/2', '0.5'], [], ['7'])
-    """
-    if isinstance(ground_truth, np.ndarray):
-        ground_truth = ground_truth.tolist()
-    if isinstance(ground_truth, (list, tuple, set)):
-        return [text for item in ground_truth for text in accepted_answers(item)]
-    if ground_truth is None or (isinstance(ground_truth, float) and math.isnan(ground_truth)):  # as pandas writes None
-        return []
-    text = str(ground_truth).strip()
-    return [text] if text else []
 
 
 def ground_truth_of(reward_model: Any) -> Any:

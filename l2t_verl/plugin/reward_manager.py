@@ -23,6 +23,7 @@ from l2t_verl.config import L2TConfig
 from l2t_verl.grading import Grader, GradeResult, grade_code_score, grade_math_score
 from l2t_verl.plugin import fields
 from l2t_verl.plugin.startup import read_config
+from l2t_verl.thought import Marks, answer_part, decode, opens_thought
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,7 @@ class L2TRewardManager(RewardManagerBase):
     ):
         super().__init__(config, tokenizer, compute_score)
         self.l2t: L2TConfig = read_config(config)
+        self.marks = Marks.of(self.l2t.gain.think_open, self.l2t.gain.think_close)
         self.custom = compute_score if config.reward.custom_reward_function.path is not None else None
         sandbox = config.reward.get("sandbox_fusion")
         self.sandboxed = compute_score if sandbox and sandbox.get("url") else None
@@ -90,7 +92,7 @@ class L2TRewardManager(RewardManagerBase):
             accuracies = [result.accuracy for result in results]
             return {"reward_score": 0.0, "reward_extra_info": {fields.FORCED: accuracies}}
         ids = [_valid_ids(data[row]) for row in range(len(data))]
-        result = await _safely(self._grade_tokens(extra, ids[-1][1], truth))
+        result = await _safely(self._grade_tokens(extra, *ids[-1], truth))
         outputs, format_ok = await self._in_thread(lambda: self._episodes(ids, fields.accepted_answers(truth)))
         return {
             "reward_score": result.score,
@@ -108,23 +110,25 @@ class L2TRewardManager(RewardManagerBase):
         self.grader.close()
         self.verl_grader.close()
 
-    async def _grade_tokens(self, extra: dict[str, Any], response: list[int], truth: Any) -> GradeResult:
-        text = await self._in_thread(lambda: self.tokenizer.decode(response, skip_special_tokens=True))
-        return await self._grade(extra, text, truth)
+    async def _grade_tokens(self, extra: dict[str, Any], prompt: list[int], response: list[int], truth: Any) -> GradeResult:
+        text = await self._in_thread(lambda: decode(response, self.tokenizer, self.marks))
+        opened = await self._in_thread(lambda: self._thinking(prompt))
+        return await self._grade(extra, text, truth, opened)
 
-    async def _grade(self, extra: dict[str, Any], response: str, truth: Any) -> GradeResult:
-        """The outcome and the accuracy."""
+    async def _grade(self, extra: dict[str, Any], response: str, truth: Any, opened: bool | None = None) -> GradeResult:
+        """The outcome and the accuracy: of what is answered, the thought left out; a custom function gets all of it."""
         source, info = str(extra.get("data_source", "")), _extra_info(extra)
         if self.custom is not None:
             return GradeResult.of(await self._call(self.custom, source, response, truth, info))
         grader, tests = self.l2t.outcome.grader, info.get("tests")
         if tests and grader in ("auto", "tests"):
-            return await self.grader.grade(grade_code_score, response, tests)
+            return await self.grader.grade(grade_code_score, response, tests, self.marks, opened)
         answers = fields.accepted_answers(truth)
         if not answers or grader == "tests":
             return GradeResult(0.0, "no_ground_truth")
         if grader == "math_verify" or (grader == "auto" and not await self._is_known(source)):
-            return await self.grader.grade(grade_math_score, response, answers)
+            return await self.grader.grade(grade_math_score, response, answers, self.marks, opened)
+        response = answer_part(response, self.marks, opened) or ""
         if self.sandboxed is not None:
             return GradeResult.of(await self._call(self.sandboxed, source, response, truth, info))
         return await self.verl_grader.grade(verl_score, source, response, truth, info)
@@ -153,7 +157,8 @@ class L2TRewardManager(RewardManagerBase):
             try:
                 ends = self._ends(prompt, response)
                 states = [] if self.l2t.episodes.method == "surprise" else self._states(response, ends, answers)
-                format_ok = episodes.format_ok(self.tokenizer.decode(response, skip_special_tokens=False))
+                text = self.tokenizer.decode(response, skip_special_tokens=False)
+                format_ok = episodes.format_ok(text, self.marks)
             except Exception as error:
                 logger.warning("l2t: segmentation failed: %s: %s", type(error).__name__, error)
                 ends, states, format_ok = [], [], False
@@ -163,14 +168,15 @@ class L2TRewardManager(RewardManagerBase):
     def _ends(self, prompt: list[int], response: list[int]) -> list[int]:
         settings = self.l2t.episodes
         markers = {} if settings.answer_markers is None else {"answer_markers": settings.answer_markers}
-        thinking = True if self._prompt_opens_thinking(prompt) else None
+        thinking = self._thinking(prompt)
         if settings.method == "surprise":  # cut by the trainer, which has the log-probs
-            end = episodes.body_end(response, self.tokenizer, thinking=thinking, **markers)
+            end = episodes.body_end(response, self.tokenizer, thinking=thinking, marks=self.marks, **markers)
             return [end] if end > 0 else []
         options: dict[str, Any] = {
             "max_episodes": settings.max_episodes,
             "min_episode_tokens": settings.min_episode_tokens,
             "thinking": thinking,
+            "marks": self.marks,
             **markers,
         }
         methods = (settings.method, settings.fallback)
@@ -189,10 +195,9 @@ class L2TRewardManager(RewardManagerBase):
         ]
         return [int(any(episodes.states_answer(text, answer) for answer in answers)) for text in texts]
 
-    def _prompt_opens_thinking(self, prompt: list[int]) -> bool:
-        text = self.tokenizer.decode(prompt[-64:], skip_special_tokens=False)
-        opened = text.rfind(self.l2t.gain.think_open.strip())
-        return opened >= 0 and opened > text.rfind(self.l2t.gain.think_close.strip())
+    def _thinking(self, prompt: list[int]) -> bool | None:
+        """True where the prompt has opened a thought; else the response's own marks decide."""
+        return opens_thought(self.tokenizer.decode(prompt[-64:], skip_special_tokens=False), self.marks) or None
 
 
 async def _safely(grading: Awaitable[GradeResult]) -> GradeResult:

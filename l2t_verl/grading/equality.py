@@ -1,0 +1,214 @@
+"""Whether two readings are one answer: numbers by their values, relatively; the rest by math-verify."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import Any
+
+from l2t_verl.grading.reading import Number, Reading, number
+
+ROUNDED = 6  # decimals, and significant digits, from which on a decimal may stand for what it is rounded from
+PRECISION = 30  # digits that expressions are evaluated to
+CLOSE = 1e-12  # relative difference of what is equal but for the evaluation
+
+
+def equal(truth: Reading, answer: Reading) -> bool | None:
+    r"""Whether the answer is the truth; None where the truth is read as mathematics and the answer is not.
+
+    Example:
+        >>> from l2t_verl.grading.reading import read
+        >>> equal(read("0.5"), read("\\frac{1}{2}")), equal(read("8.224e-19"), read("3e-17"))
+        (True, False)
+        >>> equal(read("50\\%"), read("0.5")), equal(read("0, \\dots, 8"), read("8")), equal(read("3"), read("0, \\dots, 3"))
+        (True, False, None)
+    """
+    if truth.number is not None and answer.number is not None:
+        return _percentages(truth, answer, lambda scale, other: _same(truth.number, answer.number, scale, other))
+    if truth.canonical == answer.canonical and truth.is_percentage == answer.is_percentage:
+        return True
+    if truth.is_only_option and (letter := answer.option) is not None:
+        return letter == truth.option
+    if answer.is_only_option and truth.option is not None and re.search(r"[\s:.]", truth.text):  # "(C) 12"
+        return answer.option == truth.option
+    if (words := truth.words) is not None:
+        return _same_words(words, answer)
+    if (based := truth.based) is not None or answer.based is not None:
+        return _same_based(based, answer.based, truth, answer)
+    if truth.ratio and answer.ratio:
+        return _same_ratio(truth.ratio, answer.ratio)
+    if truth.ratio and truth.ratio[2]:  # a time of day is no quotient
+        return False
+    if truth.expression is None:
+        return False
+    if answer.expression is None:
+        unit = _with_unit(answer)
+        return None if unit is None else equal(truth, unit)
+    return _percentages(truth, answer, lambda scale, other: _same_expression(_of(truth, scale), _of(answer, other))) or (
+        (unit := _with_unit(answer)) is not None and truth.number is not None and equal(truth, unit) is True
+    )
+
+
+def _percentages(truth: Reading, answer: Reading, same: Any) -> bool:
+    """25 % is 25 %, 25 and 0.25."""
+    if truth.is_percentage == answer.is_percentage:
+        return bool(same(1, 1))
+    hundredth = Fraction(1, 100)
+    return bool(same(1, 1) or (same(hundredth, 1) if truth.is_percentage else same(1, hundredth)))
+
+
+def _same(a: Number | None, b: Number | None, scale: Any = 1, other: Any = 1) -> bool:
+    """Equal exactly, or one is the other rounded to no fewer than `ROUNDED` decimals and significant digits."""
+    if a is None or b is None:
+        return False
+    x, y = a.value * Fraction(scale), b.value * Fraction(other)
+    if x == y:
+        return True
+    places = [n.decimals + (2 if s != 1 else 0) for n, s in ((a, scale), (b, other)) if n.decimals is not None]
+    digits = [n.digits for n in (a, b) if n.decimals is not None]
+    if not places or min(places) < ROUNDED or min(digits) < ROUNDED:
+        return False
+    return abs(x - y) <= Fraction(1, 2 * 10 ** min(places))
+
+
+def _same_words(words: str, answer: Reading) -> bool:
+    """The same words, or the truth's with a reason after them."""
+    found = answer.words
+    drop = lambda text: re.sub(r"^(?:the|a|an) ", "", text)  # noqa: E731
+    if found is not None and drop(found) == drop(words):
+        return True
+    said = re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", answer.text).strip()
+    first = re.split(r"[.,;:!(]|\s(?:because|since|as)\s", said, maxsplit=1)[0]
+    return bool(words) and first != said and " ".join(re.findall(r"[^\W_]+", first.casefold())) == words
+
+
+def _same_based(truth: tuple[str, str] | None, answer: tuple[str, str] | None, first: Reading, second: Reading) -> bool:
+    """The same digits, and the same base where both name one."""
+    if truth and answer:
+        return truth == answer
+    digits = truth[0] if truth else first.canonical.lower()
+    return digits == (answer[0] if answer else second.canonical.lower())
+
+
+def _same_ratio(truth: tuple[list[int], str, bool], answer: tuple[list[int], str, bool]) -> bool:
+    """The same time, or parts in the same proportion."""
+    if truth[1] and answer[1] and truth[1] != answer[1]:
+        return False
+    if truth[0] == answer[0]:
+        return True
+    if len(truth[0]) != len(answer[0]) or truth[2] or truth[1] or 0 in truth[0] or 0 in answer[0]:
+        return False
+    return len({Fraction(a, b) for a, b in zip(truth[0], answer[0], strict=True)}) == 1
+
+
+def _with_unit(answer: Reading) -> Reading | None:
+    """The number before a letter that may be a unit: `6m` may be six metres in an answer, though not in a truth."""
+    found = re.fullmatch(r"([-+]?[\d.]+(?:\\times10\^\{-?\d+\})?)\s*([A-Za-z])", answer.text.strip())
+    return Reading(found[1], answer.is_percentage) if found and found[2] in "msghLlJNWVAKFCd" else None
+
+
+def _of(reading: Reading, scale: Any) -> Any:
+    from sympy import Rational
+
+    return reading.expression if scale == 1 else reading.expression * Rational(scale.numerator, scale.denominator)
+
+
+def _same_expression(truth: Any, answer: Any) -> bool:
+    from math_verify import verify
+
+    if _is_number(truth) and _is_number(answer):
+        return _same_value(truth, answer)
+    exact = _exact(truth), _exact(answer)
+    return verify([exact[0]], [exact[1]], timeout_seconds=None) and not _differ(*exact)
+
+
+def _exact(found: Any) -> Any:
+    """The same with decimals as fractions."""
+    from sympy import Float, Rational
+
+    try:
+        floats = found.atoms(Float)
+        return found.xreplace({value: Rational(str(value)) for value in floats}) if floats else found
+    except Exception:  # of matrices and of sets that are not evaluated
+        return found
+
+
+def _is_number(found: Any) -> bool:
+    from sympy import Expr
+
+    return isinstance(found, Expr) and not found.free_symbols and found.is_number is True
+
+
+def _same_value(truth: Any, answer: Any) -> bool:
+    """Numbers: exactly where they are fractions, else evaluated, and compared relatively."""
+    from sympy import Float, Rational
+
+    plain = [
+        number(str(of)) if isinstance(of, (Float, Rational)) and not isinstance(of, Float) else None
+        for of in (truth, answer)
+    ]
+    a, b = _exact(truth).doit(), _exact(answer).doit()
+    if a == b:
+        return True
+    if isinstance(a, Rational) and isinstance(b, Rational):
+        written = [_written(of) for of in (truth, answer)]
+        return _same(*written) if all(written) and any(plain) is not None else False
+    x, y = a.evalf(PRECISION), b.evalf(PRECISION)
+    size = max(abs(x), abs(y))
+    if not size.is_finite:
+        return bool(x == y)
+    if abs(x - y) <= CLOSE * size:
+        return True
+    return any(_rounds(of, value) for of, value in ((truth, y), (answer, x)))
+
+
+def _written(found: Any) -> Number | None:
+    """A number that sympy holds as it was written."""
+    from sympy import Float, Rational
+
+    if isinstance(found, Float):
+        return number(re.sub(r"0+$", "", str(found)))
+    if isinstance(found, Rational):
+        return Number(Fraction(int(found.p), int(found.q)))
+    return None
+
+
+def _rounds(decimal: Any, value: Any) -> bool:
+    """Whether a decimal is the rounding of an exact value."""
+    from sympy import Float
+
+    if not isinstance(decimal, Float) or not value.is_real:
+        return False
+    found = _written(decimal)
+    if found is None or found.decimals is None or min(found.decimals, found.digits) < ROUNDED:
+        return False
+    return bool(
+        abs(value - found.value.numerator / Float(found.value.denominator, PRECISION))
+        <= Float(10, PRECISION) ** -found.decimals / 2
+    )
+
+
+def _differ(truth: Any, answer: Any) -> bool:
+    """Whether parts of what math-verify calls equal are not: it takes what is below 1e-15 for nothing."""
+    from sympy import Expr, FiniteSet, Interval, MatrixBase, Rational, Tuple
+
+    if isinstance(truth, MatrixBase) and isinstance(answer, MatrixBase) and truth.shape == answer.shape:
+        return any(_unequal(a, b) for a, b in zip(truth, answer, strict=True))
+    if isinstance(truth, (Tuple, Interval)) and isinstance(answer, type(truth)):
+        return any(_unequal(a, b) for a, b in zip(truth.args[:2], answer.args[:2], strict=False))
+    if isinstance(truth, FiniteSet) and isinstance(answer, FiniteSet):
+        numbers = [part for part in truth.args if _is_number(part)]
+        others = [part for part in answer.args if _is_number(part)]
+        return len(others) == len(answer.args) and any(all(_unequal(a, b) for b in others) for a in numbers)
+    if not (isinstance(truth, Expr) and isinstance(answer, Expr)) or truth.free_symbols != answer.free_symbols:
+        return False
+    point = {symbol: Rational(97 + 13 * n, 89 + 2 * n) for n, symbol in enumerate(sorted(truth.free_symbols, key=str))}
+    try:
+        x, y = truth.subs(point).evalf(PRECISION), answer.subs(point).evalf(PRECISION)
+        return bool(x.is_number and y.is_number and abs(x - y) > 1e-9 * max(abs(x), abs(y)))
+    except Exception:  # of functions that cannot be evaluated there
+        return False
+
+
+def _unequal(a: Any, b: Any) -> bool:
+    return _is_number(a) and _is_number(b) and not _same_value(a, b)

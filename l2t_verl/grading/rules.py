@@ -1,0 +1,356 @@
+r"""Rules that write an answer one way, for responses and truths alike, before anything is read as mathematics.
+
+Each rule mends one kind of spelling and shows it in its examples; `RULES` is their order. A text that no rule knows
+passes through unchanged.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable
+
+Rule = Callable[[str], str]
+
+_NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)"
+_NUMERIC = re.compile(r"(?:[-+\d.,\s/{}()^*]|\\(?:frac|sqrt|pi|times|cdot|circ)(?![A-Za-z]))*")
+_CHARACTERS = str.maketrans(
+    {
+        **dict.fromkeys("−–—‐‑‒﹣－", "-"),
+        **dict.fromkeys("\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000", " "),
+        **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u00ad", ""),
+        **dict.fromkeys("×✕✖⨯", "\\times "),
+        **dict.fromkeys("·⋅∙•", "\\cdot "),
+        **dict.fromkeys("°º˚", "^\\circ "),
+        **dict.fromkeys("‘’′", "'"),
+        **dict.fromkeys("…⋯", "\\ldots "),
+        **dict.fromkeys("≤⩽", "\\le "),
+        **dict.fromkeys("≥⩾", "\\ge "),
+        "÷": "/", "⁄": "/", "∕": "/", "∗": "*", "％": "%", "、": ",", "。": ".", "∶": ":",
+        "∞": "\\infty ", "±": "\\pm ", "∓": "\\mp ", "≠": "\\ne ", "≈": "\\approx ", "≡": "\\equiv ", "∈": "\\in ",
+        "∪": "\\cup ", "∩": "\\cap ", "∅": "\\emptyset ", "⌊": "\\lfloor ", "⌋": "\\rfloor ", "⌈": "\\lceil ",
+        "⌉": "\\rceil ", "ℝ": "\\mathbb{R}", "ℤ": "\\mathbb{Z}", "ℕ": "\\mathbb{N}", "ℚ": "\\mathbb{Q}", "ℂ": "\\mathbb{C}",
+        "α": "\\alpha ", "β": "\\beta ", "γ": "\\gamma ", "δ": "\\delta ", "ε": "\\epsilon ", "θ": "\\theta ",
+        "λ": "\\lambda ", "μ": "\\mu ", "π": "\\pi ", "ρ": "\\rho ", "σ": "\\sigma ", "τ": "\\tau ", "φ": "\\phi ",
+        "ϕ": "\\phi ", "ω": "\\omega ", "ħ": "\\hbar ", "ℏ": "\\hbar ", "Δ": "\\Delta ", "Ω": "\\Omega ",
+    }
+)  # fmt: skip
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "0123456789+-()ni")
+_SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₙ", "0123456789+-()n")
+
+
+def plain_characters(text: str) -> str:
+    r"""Unicode mathematics in LaTeX, digits and letters of other widths and fonts in ASCII.
+
+    Source: models write both; math-verify reads LaTeX only.
+
+    Example:
+        >>> plain_characters("–12"), plain_characters("∞"), plain_characters("5×10⁻³"), plain_characters("x₁² + ½")
+        ('-12', '\\infty ', '5\\times 10^{-3}', 'x_{1}^{2} + \\frac{1}{2}')
+        >>> plain_characters("√2"), plain_characters("√(x+1)"), plain_characters("３４")
+        ('\\sqrt{2}', '\\sqrt{x+1}', '34')
+    """
+    if text.isascii():
+        return text
+    text = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ]+", lambda m: "^{" + m[0].translate(_SUPERSCRIPTS) + "}", text)
+    text = re.sub(r"[₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₙ]+", lambda m: "_{" + m[0].translate(_SUBSCRIPTS) + "}", text)
+    text = text.translate(_CHARACTERS)
+    text = "".join(character if character.isascii() else _plain(character) for character in text)
+    return re.sub(r"([√∛∜])\s*(\{[^{}]*\}|\([^()]*\)|\d+(?:\.\d+)?|[A-Za-z]|\\[A-Za-z]+)?", _root, text)
+
+
+def _plain(character: str) -> str:
+    if unicodedata.category(character) == "No" and "VULGAR FRACTION" in unicodedata.name(character, ""):
+        above, _, below = unicodedata.normalize("NFKC", character).partition("⁄")
+        return f"\\frac{{{above}}}{{{below}}}"
+    if unicodedata.decimal(character, None) is not None:
+        return str(unicodedata.decimal(character))
+    if unicodedata.decomposition(character).startswith(("<font>", "<wide>", "<circle>")):
+        return unicodedata.normalize("NFKC", character)
+    return character
+
+
+def _root(match: re.Match[str]) -> str:
+    index = {"√": "", "∛": "[3]", "∜": "[4]"}[match[1]]
+    inside = match[2] or ""
+    return f"\\sqrt{index}{{{inside[1:-1] if inside[:1] in ('{', '(') else inside}}}"
+
+
+def without_delimiters(text: str) -> str:
+    r"""No marks of mathematics (`$`, `\(`, `\[`), of bold type or of code around it, and no dollar sign of money.
+
+    Source: MATH-500's `\$18.90`, which math-verify does not read; DeepScaleR's `\[ 98 \]`.
+
+    Example:
+        >>> without_delimiters("\\[ 98 \\]"), without_delimiters("$98$"), without_delimiters("\\$18.90")
+        ('98', '98', '18.90')
+        >>> without_delimiters("**12**"), without_delimiters("-$1000"), without_delimiters("$2$ or $3$")
+        ('12', '-1000', '2 or 3')
+    """
+    text = re.sub(
+        r"\\text(?:rm)?\s*\{\s*\\?\$\s*\}|\\mathrm\s*\{\s*\\?\$\s*\}|\\textdollar\b|\b(?:US|AU?|CA?|HK|NZ)\\?\$", "", text
+    )
+    text = re.sub(r"\\?\$|(?<!\\)\\[()\[\]]|\\(?:displaystyle|textstyle|limits|boldsymbol)(?![A-Za-z])|`", "", text)
+    return re.sub(r"\*\*+|(?<![\w)}])__|__(?![\w({])", "", text).strip()
+
+
+def one_text_command(text: str) -> str:
+    r"""One command for upright letters, none around what is mathematics or a single word.
+
+    Example:
+        >>> one_text_command("\\mathrm{~cm}"), one_text_command("\\textbf{(C)}\\ 12"), one_text_command("\\text{25\\%}")
+        ('\\text{ cm}', '(C)\\ 12', '25\\%')
+        >>> one_text_command("\\text{Evelyn}"), one_text_command("7\\text{ hours}"), one_text_command("1\\text{,}234")
+        ('Evelyn', '7\\text{ hours}', '1,234')
+    """
+    text = re.sub(
+        r"\\(?:text(?:bf|rm|it|normal|sf|tt|up)|math(?:rm|bf|it|sf|tt)|mbox|hbox|operatorname\*?)\s*(?=\{)", r"\\text", text
+    )
+    text = re.sub(r"\{\\(?:rm|bf|it)\s+([^{}]*)\}", r"\\text{\1}", text)
+    text = re.sub(r"\\text\s*\{([^{}]*)\}", _text, text)
+    whole = re.fullmatch(r"\s*\\text\{([^{}]*)\}\s*", text)
+    return whole[1].strip() if whole and whole[1].isalpha() else text
+
+
+def _text(match: re.Match[str]) -> str:
+    inside = match[1].replace("~", " ")
+    if not any(character.isalpha() for character in inside) or any(character.isdigit() for character in inside):
+        return inside
+    if re.fullmatch(r"\s*\(?[A-Za-z]\)?[.,:]?\s*", inside) and "(" in inside:
+        return inside
+    return "\\text{" + inside + "}"
+
+
+def without_lead(text: str) -> str:
+    r"""No "the answer is" or "answer:" before it.
+
+    Source: boxes as `\boxed{\text{The answer is } 12}`; options as `Answer: C`.
+
+    Example:
+        >>> without_lead("\\text{The answer is } 12"), without_lead("Answer: C"), without_lead("Final answer = 5")
+        ('12', 'C', '5')
+    """
+    lead = (
+        r"(?i:\s*(?:so|thus|hence|therefore)?,?\s*(?:the|my|our)?\s*(?:final|correct|right)?\s*"
+        r"(?:answer|result|solution|option|choice)\s*(?:is|are|:|=)\s*(?:option\b|choice\b)?:?\s*)"
+    )
+    text = re.sub(rf"^\\text\{{{lead}([^{{}}]*)\}}", r"\1", text)
+    return re.sub(rf"^{lead}(?=\S)", "", text).lstrip()
+
+
+def plain_spaces(text: str) -> str:
+    r"""Plain spaces for LaTeX's, none for those that take no room; no sizes of brackets.
+
+    Example:
+        >>> plain_spaces("25\\,\\%"), plain_spaces("32,\\!348"), plain_spaces("\\left( 3,\\;4 \\right)")
+        ('25 \\%', '32,348', '( 3, 4 )')
+    """
+    text = re.sub(r"\\!\s*|\\phantom\{[^{}]*\}|\{\s*\}(?!\s*\^)", "", text)
+    text = re.sub(r"\\(?:[,;:> ]|quad|qquad|thinspace|enspace|space)(?![A-Za-z])|~|\\\\\s*$|\s+", " ", text)
+    text = re.sub(r"\\(?:left|right)(?![A-Za-z])\s*\.?|\\[bB]igg?[lr]?(?![A-Za-z])", "", text)
+    return text.strip()
+
+
+def without_thousands(text: str) -> str:
+    r"""Digits of one number together, whatever separates its thousands; a decimal comma in braces is a point.
+
+    Source: `1\,234\,567` (SI), `1{,}008{,}016` (DeepScaleR), `1'234` (Swiss).
+
+    Example:
+        >>> [without_thousands(text) for text in ("1 234 567", "1{,}234", "12,000", "1'234.5", "3{,}5", "1, 234")]
+        ['1234567', '1234', '12000', '1234.5', '3.5', '1, 234']
+    """
+    text = re.sub(r"(?<=\d)\s*\{\s*,\s*\}\s*(?=\d{3}(?!\d))", ",", text)
+    text = re.sub(r"(?<=\d)\{,\}(?=\d)", ".", text)
+    if re.search(r"[(\[{]\s*-?[\d.]+,\d", text):  # a pair or a set of numbers without spaces
+        return text
+    for separator in (",", " ", "'"):
+        text = re.sub(
+            rf"(?<![\d.,])(\d{{1,3}})((?:{separator}\d{{3}})+)(?![\d]|{separator}\d)",
+            lambda match: match[1] + re.sub(r"[^\d]", "", match[2]),
+            text,
+        )
+    return text
+
+
+def without_currency(text: str) -> str:
+    r"""No sign or name of a currency beside a number.
+
+    Source: `£5`, `5 \text{ USD}`, `Rs. 500`; the dollar sign is a delimiter's too and gone already.
+
+    Example:
+        >>> [without_currency(text) for text in ("£5", "-€5", "5€", "USD 5", "5 dollars", "\\pounds 5", "Rs. 500", "25¢")]
+        ['5', '-5', '5', '5', '5', '5', '500', '25']
+    """
+    if not re.search(r"\d", text):
+        return text
+    text = re.sub(
+        r"\\(?:pounds|euro|EUR|yen|textsterling|texteuro|textyen|textcent|cents?|rupee|textwon)(?![A-Za-z])\s*(?:\{\s*\})?",
+        "",
+        text,
+    )
+    text = re.sub(r"\\text\{\s*[£€¥₹₩₽₪₫฿¢]\s*\}|[£€¥￥₹₩₽₪₫฿¢₱₦₴₺₸]", "", text)
+    codes = "USD|EUR|GBP|JPY|CNY|RMB|INR|CHF|CAD|AUD|KRW|RUB|Rs\\.?|Re\\.?"
+    text = re.sub(rf"(?<![A-Za-z\\])(?:\\text\{{\s*(?:{codes})\s*\}}|(?:{codes}))\s*(?=[-\d.])", "", text)
+    names = "dollars?|cents?|euros?|pounds?|yuan|yen|rupees?|rubles?|bucks|pesos?"
+    return re.sub(
+        rf"(?i)(?<=[\d}}])\s*(?:\\text\{{\s*(?:{codes}|{names})\s*\}}|(?:{codes}|{names}))\s*\.?\s*$", "", text
+    ).strip()
+
+
+def one_percent(text: str) -> str:
+    r"""`\%` for each spelling of a percentage.
+
+    Example:
+        >>> [one_percent(text) for text in ("25 \\%", "25 percent", "25\\text{ per cent}", "25%", "25 pct")]
+        ['25\\%', '25\\%', '25\\%', '25\\%', '25\\%']
+    """
+    words = r"per\s?cent(?:age)?(?:\s+points?)?|pct\.?"
+    text = re.sub(rf"(?i)(?<=[\d}})])\s*(?:\\text\{{\s*(?:{words})\s*\.?\s*\}}|(?:{words})(?![a-z]))", r"\\%", text)
+    return re.sub(r"\s*\\text\{\s*\\?%\s*\}|\s*\\?%", r"\\%", text)
+
+
+def without_degrees(text: str) -> str:
+    r"""No degrees, be it of angles or of temperatures.
+
+    Source: `30\degree`, `30°`, `1950^\circ C` (Minerva).
+
+    Example:
+        >>> [without_degrees(text) for text in ("30\\degree", "30^{\\circ}", "1950^\\circ C", "9^\\circ\\text{C}", "30 degrees")]
+        ['30', '30', '1950', '9', '30']
+    """
+    text = re.sub(
+        r"\\(?:degrees?|textdegree)(?![A-Za-z])|\\text\{\s*\^\\circ\s*\}|\^\s*\{\s*\\circ\s*\}|\^\s*o(?![A-Za-z])",
+        r"^\\circ ",
+        text,
+    )
+    text = re.sub(r"\\text\{\s*\^\\circ\s*([CFK])\s*\}", r"^\\circ \1", text)
+    text = re.sub(r"\^\s*\\circ\s*(?:\\text\{\s*[CFK]\s*\}|[CFK](?![A-Za-z]))?\s*$", "", text)
+    text = re.sub(
+        r"(?i)(?<=[\d}])\s*(?:\\text\{\s*deg(?:rees?)?\.?(?:\s+(?:celsius|fahrenheit|[CF]))?\s*\}|deg(?:rees?)?(?:\s+(?:celsius|fahrenheit|[CF]))?)\s*\.?\s*$",
+        "",
+        text,
+    )
+    return re.sub(r"\s*\^\s*\\circ\s*", "", text).strip()
+
+
+def one_power_of_ten(text: str) -> str:
+    r"""`a\times10^{n}` for each spelling of scientific notation.
+
+    Source: Minerva's `4.5e33`, which math-verify reads as 4.5·e·33.
+
+    Example:
+        >>> [one_power_of_ten(text) for text in ("4.5e33", "1E-5", "6 \\times 10^{13}", "6 x 10^13", "6*10**13")]
+        ['4.5\\times10^{33}', '6\\times10^{13}', '6\\times10^{13}', '6\\times10^{13}']
+        >>> one_power_of_ten("2e"), one_power_of_ten("10^-5")
+        ('2e', '10^{-5}')
+    """
+    text = re.sub(rf"(?<![\w.])({_NUMBER})\s*[eE]\s*\{{?([-+]?\d+)\}}?(?![\w.])", r"\1\\times10^{\2}", text)
+    text = re.sub(r"(?<![\w.])10\s*(?:\^|\*\*)\s*(?:\{\s*([-+]?\s*\d+)\s*\}|\(\s*([-+]?\d+)\s*\)|([-+]?\d+))", _ten, text)
+    return re.sub(rf"({_NUMBER})\s*(?:\\times|\\cdot|\*|[xX])\s*(?=10\^\{{)", r"\1\\times", text)
+
+
+def _ten(match: re.Match[str]) -> str:
+    return "10^{" + (match[1] or match[2] or match[3]).replace(" ", "").lstrip("+") + "}"
+
+
+def without_final_stop(text: str) -> str:
+    r"""No full stop, comma, colon or semicolon at the end.
+
+    Source: DeepScaleR's `98.`, `245 yd.`, `7\text{ hours}.`
+
+    Example:
+        >>> without_final_stop("98."), without_final_stop("\\text{hours.}"), without_final_stop("5!")
+        ('98', '\\text{hours}', '5!')
+    """
+    text = (
+        re.sub(r"(?<=\d)\s*\\(?:ldots|dots|cdots)\s*\.?$", "", text)
+        if re.search(r"\.\d+\s*\\\w*dots\s*\.?$", text)
+        else text
+    )
+    return re.sub(r"[\s.,;:]*((?:\})?)[\s.,;:]*$", r"\1", text) if re.search(r"[.,;:]\s*\}?\s*$", text) else text
+
+
+_UNIT_TEXT = re.compile(r"(?:\s*/?\s*\\text\s*\{[^{}\d\\]*\}(?:\s*\^\s*(?:\{\s*-?\d+\s*\}|-?\d))?)+\s*$")
+_UNIT_WORD = re.compile(
+    r"(?<=[\d})])(?:\s+[A-Za-z]{2,}\.?|\s*(?:mm|cm|dm|km|m|ft|in|yd|mi|kg|mg|lb|lbs|oz|ml|mL|hr|hrs|min|sec|mph|kmh|kph|Hz|kHz|MHz|GHz|eV|keV|"
+    r"MeV|kJ|kW|kWh|Pa|kPa|MB|GB|KB|cc|rad|mol|nm|sq))(?:\s+[A-Za-z]{2,}\.?|\s*/\s*[A-Za-z]+)*(?:\s*\^?\s*\{?[23]\}?)?\s*$"
+)
+_NO_UNIT = re.compile(
+    r"(?i)\b(?:or|and|if|for|when|where|more|less|mod|not|except|any|all|is|are|a\.?m|p\.?m|am|pm|base|of|sin|cos|tan|cot|sec|csc|log|ln|"
+    r"sqrt|pi|exp|max|min|mod|even|odd|th|times|dozen|hundred|thousand|million|billion|trillion)\b"
+)
+
+
+def without_unit(text: str) -> str:
+    r"""No unit after a number; a single letter beside it is a variable.
+
+    Source: `245 yd`, `2400 \mbox{ cm}^2`, `\frac{4}{3} \mathrm{~m} / \mathrm{s}` (DeepScaleR).
+
+    Example:
+        >>> [without_unit(text) for text in ("245 yd", "12cm", "7\\text{ hours}", "24 \\text{ cm}^2", "3 \\text{m/s}")]
+        ['245', '12', '7', '24', '3']
+        >>> [without_unit(text) for text in ("6m", "2x", "4 \\text{ or } 0", "3:30 PM", "2 sin x", "8 \\text{ or more}")]
+        ['6m', '2x', '4 \\text{ or } 0', '3:30 PM', '2 sin x', '8 \\text{ or more}']
+    """
+    for unit in (_UNIT_TEXT, _UNIT_WORD):
+        found = unit.search(text)
+        if found and found.start() and not _NO_UNIT.search(found[0]) and len(found[0].strip()) > 1:
+            before = text[: found.start()]
+            if _NUMERIC.fullmatch(before) and re.search(r"\d|\\pi", before):
+                return before.strip()
+    return text
+
+
+def apart_imaginary(text: str) -> str:
+    r"""The imaginary unit apart from what it is multiplied by, so that it is known as one.
+
+    Source: math-verify takes `i` for a variable where a digit touches it.
+
+    Example:
+        >>> apart_imaginary("1+274i"), apart_imaginary("1 + 274 i"), apart_imaginary("2\\sin x")
+        ('1+274 i ', '1 + 274  i ', '2\\sin x')
+    """
+    text = re.sub(r"\\text\{\s*i\s*\}|\\imath(?![A-Za-z])", "i", text)
+    return re.sub(r"(?<![A-Za-z\\{}_^ ])i(?![A-Za-z_^])|(?<=[} ])i(?![A-Za-z_^])", " i ", text)
+
+
+def mixed_numbers(text: str) -> str:
+    r"""`3\frac{1}{2}` for `3 1/2`.
+
+    Example:
+        >>> mixed_numbers("3 1/2"), mixed_numbers("-3 1/2 "), mixed_numbers("3/2")
+        ('3\\frac{1}{2}', '-3\\frac{1}{2} ', '3/2')
+    """
+    return re.sub(r"(?<![\w./])(\d+)\s+(\d+)/(\d+)(?![\w/])", r"\1\\frac{\2}{\3}", text)
+
+
+RULES: tuple[Rule, ...] = (
+    plain_characters,
+    without_delimiters,
+    one_text_command,
+    without_lead,
+    plain_spaces,
+    without_final_stop,
+    one_percent,
+    without_degrees,
+    without_currency,
+    without_thousands,
+    one_power_of_ten,
+    without_unit,
+    without_final_stop,
+    apart_imaginary,
+    mixed_numbers,
+)
+
+
+def normalised(text: str) -> str:
+    r"""The text by all rules.
+
+    Example:
+        >>> normalised("\\text{The answer is } \\$32,\\!348."), normalised("6\\times 10^{13}\\text{ Hz}")
+        ('32348', '6\\times10^{13}')
+    """
+    for rule in RULES:
+        text = rule(text)
+    return text.strip()

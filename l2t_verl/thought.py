@@ -1,0 +1,123 @@
+"""What of a response is thought and what is answer: one definition for segmenters, graders, evaluation and inspector."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Marks:
+    """The texts that open and close a thought (`gain.think_open`, `gain.think_close`, without the space around them)."""
+
+    opening: str = "<think>"
+    closing: str = "</think>"
+
+    @classmethod
+    def of(cls, opening: str, closing: str) -> Marks:
+        r"""The marks within texts that may hold white space around them.
+
+        Example:
+            >>> Marks.of("[THINK]\n", "\n[/THINK]")
+            Marks(opening='[THINK]', closing='[/THINK]')
+        """
+        return cls(opening.strip(), closing.strip())
+
+    def found_in(self, text: str) -> Iterator[tuple[bool, int]]:
+        """Whether a mark closes, and its position, in the text's order."""
+        position = 0
+        while True:
+            opened, closed = text.find(self.opening, position), text.find(self.closing, position)
+            if opened < 0 and closed < 0:
+                return
+            closes = opened < 0 or 0 <= closed <= opened  # a closing mark may begin with the opening one
+            start = closed if closes else opened
+            yield closes, start
+            position = start + len(self.closing if closes else self.opening)
+
+
+MARKS = Marks()
+
+
+@dataclass(frozen=True)
+class Thought:
+    """Where a response thinks.
+
+    Attributes:
+        closings: positions of the closing marks of its thoughts.
+        is_open: whether it ends inside a thought, as a response does that was cut off.
+        has_marks: whether a mark stands in the text.
+    """
+
+    closings: tuple[int, ...]
+    is_open: bool
+    has_marks: bool
+
+
+def find_thought(text: str, marks: Marks = MARKS, opened: bool | None = None) -> Thought:
+    """Find the thoughts of a response.
+
+    A closing mark without an open thought is text.
+
+    Args:
+        text: the response, special tokens included where they are marks.
+        marks: of the thought.
+        opened: whether the prompt has opened a thought already; None: it has if the first mark closes one.
+
+    Example:
+        >>> find_thought("<think>2 + 2</think> 4")
+        Thought(closings=(12,), is_open=False, has_marks=True)
+        >>> find_thought("2 + 2", opened=True).is_open
+        True
+    """
+    found = list(marks.found_in(text))
+    is_open = opened if opened is not None else bool(found) and found[0][0]
+    closings = []
+    for closes, position in found:
+        if closes and is_open:
+            closings.append(position)
+        is_open = not closes
+    return Thought(tuple(closings), is_open, bool(found))
+
+
+def answer_part(text: str, marks: Marks = MARKS, opened: bool | None = None) -> str | None:
+    r"""What a response says after its last thought; all of it where there is none; None where the thought is not closed.
+
+    Example:
+        >>> answer_part("<think>Try \\boxed{7}. No.</think>\nThe answer is 3.")
+        '\nThe answer is 3.'
+        >>> answer_part("<think>Try \\boxed{7}"), answer_part("It is 3."), answer_part("It is 3.", opened=True)
+        (None, 'It is 3.', None)
+    """
+    thought = find_thought(text, marks, opened)
+    if thought.is_open:
+        return None
+    return text[thought.closings[-1] + len(marks.closing) :] if thought.closings else text
+
+
+def opens_thought(text: str, marks: Marks = MARKS) -> bool:
+    """Whether a prompt ends inside a thought.
+
+    Example:
+        >>> opens_thought("assistant: <think>"), opens_thought("assistant: <think></think>")
+        (True, False)
+    """
+    return text.rfind(marks.opening) > text.rfind(marks.closing)
+
+
+def decode(token_ids: Sequence[int], tokenizer: Any, marks: Marks = MARKS) -> str:
+    """The text of tokens without special ones, but with the marks of the thought, which some tokenizers count among them.
+
+    Args:
+        token_ids: of a response.
+        tokenizer: a Hugging Face tokenizer.
+        marks: of the thought.
+    """
+    special = {token: str(added) for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+    special |= {token: tokenizer.convert_ids_to_tokens(token) for token in tokenizer.all_special_ids}
+    kept = {token for token, text in special.items() if text in (marks.opening, marks.closing)}
+    if not kept.intersection(token_ids):
+        return tokenizer.decode(list(token_ids), skip_special_tokens=True)
+    ids = [token for token in token_ids if token in kept or token not in special]
+    return tokenizer.decode(ids, skip_special_tokens=False)

@@ -1,0 +1,178 @@
+"""Public reports of answers that were graded wrongly, as their users would meet them, and more of each kind."""
+
+import asyncio
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from tiny import byte_tokenizer
+
+from l2t_verl import data, episodes, gain
+from l2t_verl.data.rows import file_rows
+from l2t_verl.evaluate.engines import _whole_text
+from l2t_verl.grading import Grader, Unparsable, grade_math, grade_math_score
+from l2t_verl.grading.code import judge, program_of
+from l2t_verl.inspector.records import Record, Skipped, read
+from l2t_verl.thought import Marks, answer_part
+
+FIXTURES = Path(__file__).parent / "fixtures"
+CASES = [json.loads(line) for line in (FIXTURES / "grading_cases.jsonl").read_text().splitlines()]
+MATHEMATICS = [(case["response"], case["truth"], case["right"]) for case in CASES if "response" in case]
+PROGRAMS = [case["program"] for case in CASES if "program" in case]
+CLOSE = (
+    "def has_close_elements(numbers, threshold):\n"
+    "    return any(abs(a-b)<threshold for i,a in enumerate(numbers) for b in numbers[i+1:])"
+)
+TESTS = {
+    "source": "def check(candidate):\n    assert candidate([1.0, 1.1], 0.5)\n    assert not candidate([1.0, 9.1], 0.5)",
+    "entry": "has_close_elements",
+}
+MORE = [
+    ("<think>5</think>", "5", False),
+    ("</think>\\boxed{5}", "5", True),
+    ("<think>a</think>b<think>c</think>The answer is 4.", "4", True),
+    ("\\boxed{¥500}", "500", True),
+    ("\\boxed{5\\text{ USD}}", "5", True),
+    ("\\boxed{1.5 \\times 10^3}", "1500", True),
+    ("\\boxed{3\\cdot10^{8}}", "3e8", True),
+    ("\\boxed{2.5E-4}", "0.00025", True),
+    ("\\boxed{3.0 \\times 10^8}", "3e8", True),
+    ("\\boxed{3.1 \\times 10^8}", "3e8", False),
+    ("\\boxed{1.2e-20}", "1.3e-20", False),
+    ("\\boxed{0}", "1e-17", False),
+    ("\\boxed{6}", "6m", False),
+    ("\\boxed{2}", "\\hbar\\omega(v+1/2)-\\frac{E_0^2e^2}{2m\\omega^2}", False),
+    ("\\boxed{5}", "5;", True),
+    ("\\boxed{1~234}", "1234", True),
+    ("\\boxed{1\\text{,}234}", "1234", True),
+    ("\\boxed{45^{\\circ}}", "45", True),
+    ("\\boxed{45°}", "45^\\circ", True),
+    ("\\boxed{25\\text{ percent}}", "25\\%", True),
+    ("\\boxed{2500\\%}", "25\\%", False),
+    ("\\boxed{3+4i}", "3 + 4 i", True),
+    ("\\boxed{3-4i}", "3 + 4i", False),
+    ("\\boxed{B.}", "B", True),
+    ("Answer: [B]", "B", True),
+    ("\\boxed{(A) and (B)}", "A", False),
+    ("\\boxed{\\text{Yes, because it is even.}}", "yes", True),
+    ("The answer is no.", "yes", False),
+    ("<answer>\\boxed{12}</answer>", "12", True),
+    ("<answer>1</answer> no <answer>2</answer>", "2", True),
+    ("#### 3. Add\nThe answer is 7.", "7", True),
+    ("#### Final Answer: 12", "12", True),
+    ("$x=\\boxed{1}$ or $x=\\boxed{2}$", "1,2", True),
+    ("\\boxed{1} and \\boxed{2}", "2", False),
+    ("\\boxed{½}", "0.5", True),
+    ("\\boxed{2√3}", "2\\sqrt{3}", True),
+    ("\\boxed{π/4}", "\\frac{\\pi}{4}", True),
+    ("\\boxed{x²+1}", "x^2+1", True),
+    ("\\boxed{10:30}", "5:15", False),
+    ("\\boxed{3:2}", "6:4", True),
+    ("\\boxed{12_7}", "12_5", False),
+    ("\\boxed{\\text{Nevely}}", "\\text{Evelyn}", False),
+]
+
+
+@pytest.mark.parametrize(("response", "truth", "right"), MATHEMATICS + MORE)
+def test_mathematics(response, truth, right):
+    try:
+        assert grade_math(response, truth) is right
+    except Unparsable:
+        assert not right
+
+
+def test_a_thought_that_is_open_states_nothing():
+    with pytest.raises(Unparsable, match="inside its thought"):
+        grade_math("So \\boxed{15}. But wait", "15", opened=True)
+    assert grade_math("So \\boxed{15}.", "15")
+    marks = Marks.of("[THINK]", "\n[/THINK]")
+    assert grade_math("[THINK]\\boxed{1}[/THINK]\\boxed{2}", "2", marks)
+    assert not grade_math("[THINK]\\boxed{1}[/THINK]\\boxed{2}", "1", marks)
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        *PROGRAMS,
+        f"```python\n{CLOSE}\n```\nOutput:\n```\nTrue\n```",
+        f"~~~python\n{CLOSE}\n~~~",
+        f"````python\n{CLOSE}\n````",
+        f"```Python3 linenums\n{CLOSE}\n```",
+        f"<think>```python\ndef has_close_elements(): 1\n```</think>\n```python\n{CLOSE}\n```",
+        f"```bash\npip install x\n```\n```python\n{CLOSE}",
+    ],
+)
+def test_programs(response):
+    assert judge(response, TESTS).passed
+
+
+def test_the_last_definition_counts():
+    response = (
+        "```python\ndef f(): return 1\n```\nBetter:\n```python\ndef f(): return 2\n```\n```python\nassert f() == 2\n```"
+    )
+    assert program_of(response, {"source": "assert f() == 2"}) == "def f(): return 2\n"
+
+
+def test_marks_of_the_configuration_cut_episodes_too():
+    tokenizer = byte_tokenizer()
+    text = "First add.\n\nThen 6*7=42.[/THINK]\n\nThe product is 42.\n\nHence \\boxed{42}"
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    marks = gain.ForcingTemplate(think_open="[THINK]", think_close="\n[/THINK]").marks
+    ends = episodes.segment(ids, tokenizer, method="paragraphs", thinking=True, marks=marks)
+    assert tokenizer.decode(ids[ends[-1] :]).startswith("[/THINK]")
+    assert answer_part(text, marks, True).endswith("\\boxed{42}")
+
+
+def test_a_wrapped_truth_has_the_target_of_the_plain_one():
+    tokenizer, template = byte_tokenizer(), gain.ForcingTemplate()
+    ids = tokenizer.encode("49+49 = 98.", add_special_tokens=False)
+    made = {
+        str(gain.answer_targets(tokenizer, [1], ids, [len(ids)], answer, template))
+        for answer in ("98", "\\[ 98 \\]", "\\boxed{98}", "$98$")
+    }
+    assert len(made) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.csv", "\ufeffquestion,answer\na?,5", [("a?", "5")]),
+        ("a.csv", "question,answer\na\u2028b?,5", [("a\u2028b?", "5")]),
+        ("a.csv", "question,answer\na\x0cb?,5\r\nc?,6", [("a\x0cb?", "5"), ("c?", "6")]),
+        ("a.jsonl", '{"question":"a?","answer":NaN}', [("a?", "")]),
+        ("a.jsonl", '\ufeff{"question":"a?","answer":"$98$"}', [("a?", "98")]),
+        ("a.jsonl", '{"prompt":[{"role":"user","content":"a?"}],"reward_model":{"ground_truth":"5"}}', [("a?", "5")]),
+    ],
+)  # fmt: skip
+def test_files_as_people_have_them(tmp_path, name, content, expected):
+    (tmp_path / name).write_bytes(content.encode())
+    assert len(file_rows(tmp_path / name)) == len(expected)
+    assert [(problem.question, problem.answer) for problem in data.load("math500", tmp_path / name)] == expected
+
+
+def test_half_a_character_is_named_and_skipped(tmp_path):
+    row = '{"problem":"2+3?","response":"It is %s \\\\boxed{5}","answer":"5"}\n'
+    rows = row % "\\ud83d" + row % "fine"
+    (tmp_path / "a.jsonl").write_text(rows)
+    first, second = read(tmp_path / "a.jsonl")
+    assert isinstance(first, Skipped)
+    assert "U+D83D" in first.reason
+    assert isinstance(second, Record)
+
+
+def test_a_server_that_gives_only_a_thought_gives_no_answer():
+    message = SimpleNamespace(reasoning_content="It is \\boxed{5}", content=None)
+    for is_cut in (True, False):
+        assert not (answer_part(_whole_text(message, is_cut)) or "")
+
+
+def test_the_pool_takes_the_marks():
+    async def run():
+        grader = Grader(workers=1)
+        try:
+            return await grader.grade(grade_math_score, "\\boxed{1}", ["1"], Marks(), True)
+        finally:
+            grader.close()
+
+    assert asyncio.run(run()).status == "unparsable"
