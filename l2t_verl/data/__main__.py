@@ -14,9 +14,11 @@ import typer
 import l2t_verl
 from l2t_verl.data import rows
 from l2t_verl.data.build import Built, as_row, build
+from l2t_verl.data.check import report
+from l2t_verl.data.code import code_problem_of
 from l2t_verl.data.datasets import ALL, BENCHMARKS, TRAINING, load, named
 from l2t_verl.data.instruction import check_instruction, instruction, opens_thinking
-from l2t_verl.data.problems import Problem
+from l2t_verl.data.problems import Problem, problem_of
 from l2t_verl.data.rows import DataError
 
 app = typer.Typer(add_completion=False)
@@ -24,7 +26,8 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def main(
-    name: Annotated[str, typer.Argument(help=f"data set: {', '.join(TRAINING)}")],
+    name: Annotated[str, typer.Argument(help=f"data set: {', '.join(TRAINING)}; or check, with a FILE")],
+    file: Annotated[Path | None, typer.Argument(help="of check: rows that cannot be won, or by a wrong answer")] = None,
     source: Annotated[Path | None, typer.Option("--from", help="file or folder in its published form; else the hub")] = None,
     out: Annotated[Path | None, typer.Option(help="folder of the files; default runs/data/NAME")] = None,
     against: Annotated[
@@ -46,6 +49,9 @@ def main(
     seed: Annotated[int, typer.Option(help="of the draw")] = 0,
 ) -> None:
     """Build OUT/train.parquet, OUT/validation.parquet (where benchmarks for it are at hand) and OUT/manifest.json."""
+    if name == "check":
+        _check(file)
+        return
     try:
         dataset = named(name, TRAINING)
         check_instruction(kind)
@@ -85,11 +91,43 @@ def main(
         typer.echo(f"l2t_verl.data: {error}", err=True)
         raise typer.Exit(1) from error
     typer.echo(summary(name, problems, built))
+    for line in normalisations(built.kept):
+        typer.echo(line)
     typer.echo(f"prompt: {text}")
     if tokenizer is None:
         typer.echo("no --tokenizer: if its chat template opens <think> by itself, name it, or the prompt asks for it again")
     typer.echo(f"{', '.join(f'{key} ({len(value)} rows)' for key, value in files.items())} and manifest.json in {folder}")
     typer.echo(f"{time.monotonic() - since:.0f} s after reading")
+
+
+def _check(file: Path | None) -> None:
+    """Name the rows of a file that cannot be won, or can be won by a wrong answer; exit with 1 if there is one."""
+    try:
+        if file is None:
+            raise DataError("check needs the file whose rows are looked at: python -m l2t_verl.data check FILE")
+        code = "entry_point" in (first := rows.file_rows(file)[0]) or "test_list" in first
+        read = code_problem_of if code else problem_of
+        problems = [read(row, position) for position, row in enumerate(rows.file_rows(file))]
+    except (DataError, OSError, ValueError) as error:
+        typer.echo(f"l2t_verl.data: {error}", err=True)
+        raise typer.Exit(1) from error
+    faults = 0
+    for faults, line in enumerate(report(problems), 1):  # noqa: B007
+        typer.echo(line)
+    for line in normalisations(problems):
+        typer.echo(line)
+    typer.echo(f"{file}: {len(problems)} rows, {faults} of them at fault")
+    if faults:
+        raise typer.Exit(1)
+
+
+def normalisations(problems: Sequence[Problem], most: int = 10) -> list[str]:
+    """How many truths were written another way in their file, and the first of them."""
+    other = [problem for problem in problems if problem.written and problem.answer]
+    if not other:
+        return []
+    shown = [f"  {problem.id}: {problem.written[-60:]!r} is read as {problem.answer[:60]!r}" for problem in other[:most]]
+    return [f"{len(other)} truths are taken out of what stands around them", *shown]
 
 
 def benchmark_sources(against: Sequence[str] | None, task: str) -> dict[str, Path | None]:

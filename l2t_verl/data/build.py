@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,8 +15,10 @@ from l2t_verl.data.duplicates import THRESHOLD, NearDuplicates, normalised
 from l2t_verl.data.problems import Problem
 from l2t_verl.grading.code import grade_code_score
 from l2t_verl.grading.mathematics import grade_math
+from l2t_verl.grading.pool import Unparsable
 
 SECONDS = 10.0  # for checking one answer
+UNGRADED = "answer that cannot be graded"
 
 
 @dataclass
@@ -109,21 +112,19 @@ def _whole(problem: Problem) -> bool:
 
 
 def checked(problems: Sequence[Problem]) -> list[tuple[Problem, tuple[str, str] | None]]:
-    """Each problem with why its answer cannot be graded, if so: a right answer, boxed, has to be graded as right."""
+    """Each problem with why its answer cannot be graded, if so: see `self_check`."""
     from pebble import ProcessPool
 
     found = []
     with ProcessPool(context=multiprocessing.get_context("spawn"), initializer=_quiet) as pool:
-        results = pool.map(grades_itself, problems, timeout=SECONDS, chunksize=1).result()
+        results = pool.map(self_check, problems, timeout=SECONDS, chunksize=1).result()
         for problem in problems:
             try:
-                right = next(results)
+                reason = next(results)
             except Exception as error:  # unreadable, too slow, or whatever math-verify raises
-                right, reason = False, type(error).__name__
-            else:
-                reason = "graded as wrong"
+                reason = f"{type(error).__name__}: {error}"[:100] if isinstance(error, Unparsable) else type(error).__name__
             example = f"{problem.id}: {problem.answer[:100]!r} ({reason})"
-            found.append((problem, None if right else ("answer that cannot be graded", example)))
+            found.append((problem, None if reason is None else (UNGRADED, example)))
     return found
 
 
@@ -131,11 +132,34 @@ def _quiet() -> None:
     logging.disable(logging.WARNING)  # math-verify's, that the limit on time is ours
 
 
-def grades_itself(problem: Problem) -> bool:
-    """Whether the reference answer, given as a response gives it, is graded as right."""
+def self_check(problem: Problem) -> str | None:
+    """What is wrong with the grading of a reference answer: it, boxed, has to be right, and with a digit changed wrong."""
     if problem.tests is not None:
-        return grade_code_score(f"```python\n{problem.answer}\n```", asdict(problem.tests)) == 1.0
-    return grade_math(f"\\boxed{{{problem.answer}}}", problem.answer)
+        passed = grade_code_score(f"```python\n{problem.answer}\n```", asdict(problem.tests)) == 1.0
+        return None if passed else "graded as wrong"
+    if not grade_math(f"\\boxed{{{problem.answer}}}", problem.answer):
+        return "graded as wrong"
+    other = changed(problem.answer)
+    try:
+        won = other is not None and grade_math(f"\\boxed{{{other}}}", problem.answer)
+    except Unparsable:
+        won = False
+    return f"{other!r} is graded as right too" if won else None
+
+
+def changed(answer: str) -> str | None:
+    r"""The answer with its last digit changed; None where it holds none.
+
+    Example:
+        >>> changed("\\frac{1}{29}"), changed("x")
+        ('\\frac{1}{28}', None)
+    """
+    places = [match.start() for match in re.finditer(r"\d", answer)]
+    if not places:
+        return None
+    last = places[-1]
+    digit = int(answer[last])
+    return answer[:last] + str(digit - 1 if digit > 1 else digit + 1) + answer[last + 1 :]
 
 
 def _twin(

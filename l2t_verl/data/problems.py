@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from l2t_verl.grading.answer import last_box
@@ -44,6 +44,7 @@ class Problem:
             if it has none.
         level: the data set's own measure of difficulty, or the year; empty if it has none.
         tests: of a programming problem.
+        written: the answer as its file has it, where `answer` is not that.
     """
 
     id: str
@@ -51,6 +52,7 @@ class Problem:
     answer: str
     level: str = ""
     tests: Tests | None = None
+    written: str = field(default="", repr=False, compare=False)
 
 
 class MissingColumn(ValueError):
@@ -74,11 +76,13 @@ def problem_of(row: Mapping[str, Any], position: int) -> Problem:
     question = column(row, *QUESTION, what="question")
     answer = column(row, *ANSWER, what="answer")
     name = next(name for name in ANSWER if name in row)
+    read = _answer(answer, is_solution=name.lower() == "solution")
     return Problem(
         id=str(next((row[key] for key in ID if row.get(key) is not None), position)),
         question=question_of(question),
-        answer=_answer(answer, is_solution=name.lower() == "solution"),
+        answer=read,
         level=str(next((row[key] for key in LEVEL if row.get(key) is not None), "")),
+        written="" if str(answer).strip() == read else str(answer),
     )
 
 

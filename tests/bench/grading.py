@@ -72,7 +72,8 @@ def mutants(truth: str, draw: random.Random) -> Iterator[str]:
 def reformatted(truth: str, draw: random.Random) -> str:
     """A response that states the truth in another dress."""
     forms = [
-        f"The answer is $\\boxed{{{truth}}}$.", f"\\[\n\\boxed{{{truth}}}\n\\]", f"\\boxed{{ {truth} }}", f"\\boxed{{${truth}$}}",
+        f"The answer is $\\boxed{{{truth}}}$.", f"\\[\n\\boxed{{{truth}}}\n\\]", f"\\boxed{{ {truth} }}",
+        f"\\boxed{{${truth}$}}",
         f"<think>Perhaps \\boxed{{-1}}?</think>\n\\boxed{{{truth}}}", f"<answer>{truth}</answer>", f"\\fbox{{{truth}}}",
         f"\\boxed{{{truth}.}}", f"\\boxed{{\\text{{The answer is }} {truth}}}",
     ]  # fmt: skip
