@@ -396,7 +396,7 @@ def test_benchmarks_that_are_empty_or_lack_a_column_or_an_answer(tmp_path):
 
 
 def test_problems_whose_own_answer_is_not_graded_are_left_out_and_counted(tmp_path):
-    rows = [{"problem": f"{i}?", "answer": answer} for i, answer in enumerate(("7", "\\$1.05", "\\frac{1}{2}"))]
+    rows = [{"problem": f"{i}?", "answer": answer} for i, answer in enumerate(("7", "\\frac{1}{2", "\\frac{1}{2}"))]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     problems, left_out, inputs = command.benchmarks_of([f"math500={tmp_path / 'rows.jsonl'}"], None)
     assert ([problem.id for problem in problems["math500"]], left_out) == (["0", "2"], {"math500": 1})

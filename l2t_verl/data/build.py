@@ -134,6 +134,8 @@ def _quiet() -> None:
 
 def self_check(problem: Problem) -> str | None:
     """What is wrong with the grading of a reference answer: it, boxed, has to be right, and with a digit changed wrong."""
+    if not _whole(problem):
+        return "half a character, a lone surrogate, in its texts"
     if problem.tests is not None:
         passed = grade_code_score(f"```python\n{problem.answer}\n```", asdict(problem.tests)) == 1.0
         return None if passed else "graded as wrong"

@@ -100,6 +100,9 @@ def boxes(text: str) -> list[str] | None:
         try:
             inside, end = _in_box(text, match)
         except Unparsable:
+            rest = text[match.end() :]
+            if is_last and found and rest and found[-1][2].startswith(rest):  # cut off while it repeats itself
+                break
             if is_last or number > len(matches) - 50:
                 raise
             continue

@@ -88,7 +88,9 @@ def without_delimiters(text: str) -> str:
         ('12', '-1000', '2 or 3')
     """
     text = re.sub(
-        r"\\text(?:rm)?\s*\{\s*\\?\$\s*\}|\\mathrm\s*\{\s*\\?\$\s*\}|\\textdollar\b|\b(?:US|AU?|CA?|HK|NZ)\\?\$", "", text
+        r"\\text(?:rm)?\s*\{\s*\\?\$\s*\}|\\mathrm\s*\{\s*\\?\$\s*\}|\\textdollar\b|\b(?:US|AU?|CA?|HK|NZ)\\?\$(?=\s*[\d.])",
+        "",
+        text,
     )
     text = re.sub(r"\\?\$|(?<!\\)\\[()\[\]]|\\(?:displaystyle|textstyle|limits|boldsymbol)(?![A-Za-z])|`", "", text)
     return re.sub(r"\*\*+|(?<![\w)}])__|__(?![\w({])", "", text).strip()
