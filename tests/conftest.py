@@ -1,20 +1,57 @@
 import os
 import shutil
 
-os.environ.setdefault("VERL_PLATFORM", "cpu")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-
+import psutil
 import pytest
 import torch
 from hypothesis import settings
+from summary import Summary
 
-torch.set_num_threads(2)
-# Derandomised: the same inputs in every run, so that a red run can be repeated.
+# Several workers of pytest-xdist share the cores: threads that wait for each other cost more than they bring.
+THREADS = 1 if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1 else 2
+# for verl, which is imported after this, and for what the tests start
+os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
+os.environ.setdefault("VERL_PLATFORM", "cpu")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+torch.set_num_threads(THREADS)
+# Derandomised: the same inputs in every run, so that a red run can be repeated. `--hypothesis-profile=deep` tries more.
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=60)
+settings.register_profile("deep", derandomize=True, deadline=None, max_examples=1000)
 settings.load_profile("repeatable")
 
+# The files that take longest are begun first, so that no worker is left with one of them at the end.
+FIRST = (
+    "test_end_to_end",
+    "test_quickstart",
+    "test_variants",
+    "test_worker",
+    "test_bench",
+    "test_controlled_loop",
+    "test_entry",
+    "test_recipes",
+)
+MEMORY_OF_A_WORKER = 8 * 2**30  # bytes: it may hold a small cluster
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(Summary())
+
+
+def pytest_xdist_auto_num_workers(config):
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(cores, int(psutil.virtual_memory().total // MEMORY_OF_A_WORKER), 8))
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items):
+    """Tests of a file, which share its fixtures, run in one worker, unless they say otherwise by `xdist_group`."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    order = {name: place for place, name in enumerate(FIRST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 @pytest.fixture(scope="module")
