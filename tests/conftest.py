@@ -5,6 +5,7 @@ import psutil
 import pytest
 import torch
 from hypothesis import settings
+from schedule import Schedule, place_of
 from summary import Summary
 
 # Several workers of pytest-xdist share the cores: threads that wait for each other cost more than they bring.
@@ -20,17 +21,6 @@ settings.register_profile("repeatable", derandomize=True, deadline=None, max_exa
 settings.register_profile("deep", derandomize=True, deadline=None, max_examples=1000)
 settings.load_profile("repeatable")
 
-# The files that take longest are begun first, so that no worker is left with one of them at the end.
-FIRST = (
-    "test_end_to_end",
-    "test_quickstart",
-    "test_variants",
-    "test_worker",
-    "test_bench",
-    "test_controlled_loop",
-    "test_entry",
-    "test_recipes",
-)
 MEMORY_OF_A_WORKER = 8 * 2**30  # bytes: it may hold a small cluster
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -44,14 +34,12 @@ def pytest_xdist_auto_num_workers(config):
     return max(1, min(cores, int(psutil.virtual_memory().total // MEMORY_OF_A_WORKER), 8))
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_xdist_make_scheduler(config, log):
+    return Schedule(config, log)
+
+
 def pytest_collection_modifyitems(items):
-    """Tests of a file, which share its fixtures, run in one worker, unless they say otherwise by `xdist_group`."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
-    order = {name: place for place, name in enumerate(FIRST)}
-    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+    items.sort(key=lambda item: place_of(item.nodeid))
 
 
 @pytest.fixture(scope="module")

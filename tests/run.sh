@@ -10,4 +10,4 @@ export VENV=${VENV:-$PWD/.venv}
 bash recipes/setup.sh
 "$VENV/bin/ruff" check .
 "$VENV/bin/ruff" format --check .
-exec "$VENV/bin/python" -m pytest -n "${WORKERS:-auto}" --dist loadgroup "$@"
+exec "$VENV/bin/python" -m pytest -n "${WORKERS:-auto}" "$@"

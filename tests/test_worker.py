@@ -32,10 +32,7 @@ CASES = {  # world size, overrides, whether embeddings and output head share the
 }
 
 
-EACH = [pytest.param(name, marks=pytest.mark.xdist_group(f"worker, {name}")) for name in CASES]
-
-
-@pytest.fixture(scope="module", params=EACH)
+@pytest.fixture(scope="module", params=CASES)
 def name(request):
     return request.param
 
