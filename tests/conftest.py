@@ -1,20 +1,45 @@
 import os
 import shutil
 
-os.environ.setdefault("VERL_PLATFORM", "cpu")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-
+import psutil
 import pytest
 import torch
 from hypothesis import settings
+from schedule import Schedule, place_of
+from summary import Summary
 
-torch.set_num_threads(2)
-# Derandomised: the same inputs in every run, so that a red run can be repeated.
+# Several workers of pytest-xdist share the cores: threads that wait for each other cost more than they bring.
+THREADS = 1 if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1 else 2
+# for verl, which is imported after this, and for what the tests start
+os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
+os.environ.setdefault("VERL_PLATFORM", "cpu")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+torch.set_num_threads(THREADS)
+# Derandomised: the same inputs in every run, so that a red run can be repeated. `--hypothesis-profile=deep` tries more.
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=60)
+settings.register_profile("deep", derandomize=True, deadline=None, max_examples=1000)
 settings.load_profile("repeatable")
 
+MEMORY_OF_A_WORKER = 8 * 2**30  # bytes: it may hold a small cluster
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(Summary())
+
+
+def pytest_xdist_auto_num_workers(config):
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(cores, int(psutil.virtual_memory().total // MEMORY_OF_A_WORKER), 8))
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return Schedule(config, log)
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: place_of(item.nodeid))
 
 
 @pytest.fixture(scope="module")

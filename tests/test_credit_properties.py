@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from l2t_verl import credit
@@ -210,7 +210,6 @@ def test_padding_and_masked_tokens_get_nothing_and_change_nothing(name, seed):
     assert (wider[:, 16:] == 0).all()
 
 
-@settings(max_examples=150)
 @given(
     data=st.data(),
     sizes=st.lists(st.integers(1, 40), min_size=1, max_size=6),
@@ -255,7 +254,6 @@ LOG_PROBS = st.floats(max_value=0, allow_nan=False) | st.sampled_from([float("na
 
 
 @pytest.mark.parametrize("name", CREDITS)
-@settings(max_examples=300)
 @given(data=st.data())
 def test_always_finite(name, data):
     rows, tokens, episodes = (data.draw(st.integers(low, high)) for low, high in ((1, 5), (1, 6), (0, 3)))

@@ -1,0 +1,41 @@
+"""Which tests go together to a worker of pytest-xdist, and which are begun first."""
+
+from xdist.scheduler import LoadScopeScheduling
+
+# The files that take longest are begun first, so that no worker is left with one of them at the end.
+FIRST = (
+    "tests/test_quickstart.py",
+    "tests/test_end_to_end.py",
+    "tests/test_variants.py",
+    "tests/test_worker.py",
+    "tests/test_controlled_loop.py",
+    "tests/test_entry.py",
+    "tests/test_recipes.py",
+    "tests/test_bench.py",
+)
+BY_TEST = (
+    "tests/test_variants.py",
+    "tests/test_entry.py",
+    "tests/test_recipes.py",
+    "tests/test_patches.py",
+    "tests/test_quickstart.py",
+)
+BY_CASE = ("tests/test_worker.py",)  # what stands in a test's brackets is what its fixture starts
+
+
+def group_of(nodeid: str) -> str:
+    """A file's tests share its fixtures, but where each starts what it needs."""
+    file = nodeid.split("::")[0]
+    if file in BY_TEST:
+        return nodeid
+    return file + nodeid[nodeid.find("[") :] if file in BY_CASE and "[" in nodeid else file
+
+
+def place_of(nodeid: str) -> int:
+    file = nodeid.split("::")[0]
+    return FIRST.index(file) if file in FIRST else len(FIRST)
+
+
+class Schedule(LoadScopeScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid)
