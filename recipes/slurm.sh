@@ -5,9 +5,9 @@
 # (VENV, default .venv-gpu; make it with: bash recipes/setup.sh --gpu --flash-attn).
 #SBATCH --job-name=l2t
 #SBATCH --ntasks-per-node=1
-set -euo pipefail
 root=${SLURM_SUBMIT_DIR:?start this with sbatch, from the root of the checkout}
 [ -e "$root/recipes/launch.py" ] || { echo "slurm: $root is not the root of the checkout; start sbatch there" >&2; exit 1; }
+. "$root/recipes/shell.sh"
 recipe=${1:?RECIPE ARM}
 arm=${2:?RECIPE ARM}
 shift 2
