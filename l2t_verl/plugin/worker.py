@@ -17,7 +17,7 @@ from verl.workers.engine_workers import ActorRolloutRefWorker
 import l2t_verl
 from l2t_verl.config import CompressionConfig, GainConfig
 from l2t_verl.patches import on_cpu_platform
-from l2t_verl.plugin import derivatives, fields, scoring
+from l2t_verl.plugin import collectives, derivatives, fields, scoring
 from l2t_verl.plugin.displacement import Displacement, local_part, reshard
 from l2t_verl.plugin.startup import context_length
 
@@ -237,7 +237,7 @@ class L2TWorkerMixin:
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def l2t_log_probs(self, sequences: list[list[int]]) -> list[list[float]]:
         """Log-probs of the tokens 1 … of each sequence (the first has no context), at temperature 1, in nats."""
-        log_probs = scoring.sequence_log_probs(self.actor, sequences)
+        log_probs = collectives.sequence_log_probs(self.actor, sequences)
         return [values.tolist() for values in log_probs] if log_probs is not None else []
 
 
