@@ -111,8 +111,8 @@ def _problems(config: DictConfig, l2t: L2TConfig) -> Iterator[str]:
         ranks = select("trainer.n_gpus_per_node", 1) * select("trainer.nnodes", 1)
         if (size := sequence_parallel_size(config)) > 1:
             yield (
-                f"algorithm.l2t.compression.estimator={estimator} needs log-probs on every rank, but Ulysses over {size} ranks"
-                " leaves them on one of them: set actor_rollout_ref.actor.ulysses_sequence_parallel_size=1 and "
+                f"algorithm.l2t.compression.estimator={estimator} needs log-probs on every rank, but Ulysses over {size} "
+                "ranks leaves them on one of them: set actor_rollout_ref.actor.ulysses_sequence_parallel_size=1 and "
                 "actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size=1, or take log_ratio"
             )
         if estimator == "exact" and ranks > 1:
