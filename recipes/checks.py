@@ -97,6 +97,8 @@ def _batches(config: Any, model: ModelShape | None) -> Iterator[str]:
 
 def _lengths(config: Any, model: ModelShape | None) -> Iterator[str]:
     data, rollout, actor = config.data, config.actor_rollout_ref.rollout, config.actor_rollout_ref.actor
+    from l2t_verl.plugin.startup import sequence_parallel_size
+
     longest = data.max_prompt_length + data.max_response_length
     gain = (config.algorithm.get("l2t") or {}).get("gain") or {}
     sampled = gain.get("kind") == "monte_carlo"
@@ -107,7 +109,7 @@ def _lengths(config: Any, model: ModelShape | None) -> Iterator[str]:
             f"rollout.max_model_len={rollout.max_model_len} is less than {what} ({needed}); "
             f"set actor_rollout_ref.rollout.max_model_len={needed}"
         )
-    if actor.use_dynamic_bsz and actor.ppo_max_token_len_per_gpu * actor.ulysses_sequence_parallel_size < longest:
+    if actor.use_dynamic_bsz and actor.ppo_max_token_len_per_gpu * sequence_parallel_size(config) < longest:
         yield (
             f"actor.ppo_max_token_len_per_gpu={actor.ppo_max_token_len_per_gpu} is less than the longest sequence "
             f"({longest}); set it to {longest} or more"

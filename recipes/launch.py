@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from recipes import workers
 from recipes.checks import gpus_of, memory_lines, problems_of
 from recipes.environment import bare_machine
 from recipes.run_folder import differences, keep
@@ -48,10 +49,14 @@ def variables_of(run: Path) -> dict[str, str]:
 
 
 def through_ray(line: list[str], variables: dict[str, str]) -> list[str]:
-    """The same as a job of a Ray cluster whose nodes see this checkout at this path; RAY_ADDRESS names the cluster."""
-    there = f"cd {shlex.quote(str(ROOT))} && exec {shlex.join(line)}"
+    """The same as a job of a Ray cluster whose nodes see this checkout at this path; RAY_ADDRESS names the cluster.
+
+    The job has no runtime environment of its own: Ray would refuse to merge it with the one that verl is given.
+    """
+    settings = [f"{name}={value}" for name, value in variables.items()]
+    there = f"cd {shlex.quote(str(ROOT))} && exec {shlex.join(['env', *settings, *line])}"
     ray = str(Path(sys.executable).with_name("ray"))  # this environment's
-    return [ray, "job", "submit", f"--runtime-env-json={json.dumps({'env_vars': variables})}", "--", "sh", "-c", there]
+    return [ray, "job", "submit", "--", "sh", "-c", there]
 
 
 def chosen(kind: str, name: str, known: list[str]) -> str:
@@ -164,8 +169,13 @@ def main() -> None:
     print(f"{recipe}, arm {arm}")
     print("\n".join(memory_lines(config, memory)))
     folder = ROOT / "runs" / config.trainer.experiment_name
-    line, variables = command(recipe, overrides), variables_of(folder)
+    variables = variables_of(folder)
+    joins = arguments.launcher == "ray" or bool(os.environ.get("RAY_ADDRESS"))
+    whole = bare_machine() | variables
+    seen = workers.overrides(config, whole, root=ROOT, python=sys.executable, running_ray=joins)
+    line = command(recipe, overrides + seen)
     if arguments.launcher == "ray":
+        variables = {name: whole[name] for name in ("VERL_PLATFORM", "VLLM_TARGET_DEVICE") if name in whole} | variables
         line = through_ray(line, variables)
     print("command:\n  " + shlex.join(line), flush=True)
     if problems := problems_of(config, memory) + differences(config, folder):
@@ -180,7 +190,7 @@ def main() -> None:
         raise SystemExit(f"launch: {missing}")
     make_data(config)
     keep(config, folder)
-    os.execvpe(line[0], line, bare_machine() | variables)
+    os.execvpe(line[0], line, whole)
 
 
 if __name__ == "__main__":

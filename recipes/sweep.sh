@@ -3,7 +3,7 @@
 #   bash recipes/sweep.sh RECIPE [--dry-run] [Hydra overrides …]
 # ARMS="grpo l2t", BENCHMARKS="aime24 math500=PATH", EVALUATE="--samples 4" change what is done. Started again it goes on: an
 # arm that is trained is not trained twice, and training and evaluation resume where they stopped.
-set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/shell.sh"
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 recipe=${1:?usage: bash recipes/sweep.sh RECIPE [--dry-run] [Hydra overrides …]}
 shift
@@ -21,21 +21,23 @@ benchmarks=()
 for benchmark in ${BENCHMARKS:-$usual}; do benchmarks+=(--benchmark "$benchmark"); done
 
 for arm in $arms; do # all of them before any is trained
-  bash "$root/recipes/$recipe/run.sh" "$arm" "$@" --dry-run
+  bash "$root/recipes/$recipe/run.sh" "$arm" "$@" --dry-run || exit 1 # it has said why
 done
 for argument in "$@"; do [ "$argument" != --dry-run ] || exit 0; done
 
 venv=${VENV:-$root/.venv}
-[ -n "${VENV:-}" ] || [ ! -x "$root/.venv-gpu/bin/python" ] || venv=$root/.venv-gpu
+if [ -z "${VENV:-}" ] && has_gpu; then venv=$root/.venv-gpu; fi
 folders=()
 cd "$root"
 for arm in $arms; do
   run=runs/$recipe-$arm
   if [ "$(cat "$run/trained" 2>/dev/null)" != "trained: $*" ]; then
+    step "training the arm $arm" "its log says why; start the same sweep again, what is done stays done"
     bash "recipes/$recipe/run.sh" "$arm" "$@"
     echo "trained: $*" >"$run/trained"
   fi
   folders+=("runs/$recipe-sweep/$arm")
+  step "evaluating the arm $arm" "its message says why; start the same sweep again, what is sampled stays"
   # shellcheck disable=SC2086
   "$venv/bin/python" -m l2t_verl.evaluate run "$run/checkpoints" --out "runs/$recipe-sweep/$arm" "${benchmarks[@]}" ${EVALUATE:-}
 done

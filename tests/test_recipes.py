@@ -256,6 +256,7 @@ def test_slurm_starts_ray_on_each_node_and_the_launcher_on_the_first(tmp_path):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
     job = {"SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "n[1-2]"}
+    job["SLURM_CPUS_ON_NODE"] = "96"
     variables = os.environ | job | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "VENV": str(Path(sys.executable).parents[1])}
     line = ["bash", str(ROOT / "recipes" / "slurm.sh"), "r1_distill_7b", "l2t", "data.seed=1"]
     done = subprocess.run(line, env=variables, capture_output=True, text=True, timeout=120, check=False)

@@ -91,11 +91,11 @@ def rank_main(rank: int, world: int, port: int, model: Path, overrides: list[str
 
     from l2t_verl.config import CompressionConfig
     from l2t_verl.packing import head
-    from l2t_verl.plugin import fields, scoring
+    from l2t_verl.plugin import collectives, fields, scoring
     from l2t_verl.plugin.worker import L2TWorker
 
     head.TOKENS_AT_ONCE = 7  # several pieces, and not the same number on each rank
-    scoring.SEQUENCES_PER_CALL = 3  # several calls, and not the same number of sequences on each rank
+    collectives.SEQUENCES_PER_CALL = 3  # several calls, and not the same number of sequences on each rank
     config = composed(f"actor_rollout_ref.model.path={model}", *overrides)
     worker = L2TWorker(config.actor_rollout_ref, role="actor")
     torch.manual_seed(SEED)  # a fresh adapter is drawn

@@ -15,7 +15,7 @@ from l2t_verl.compression import directional_derivatives, sum_by_episode
 from l2t_verl.config import CompressionConfig
 from l2t_verl.episodes import episode_ids
 from l2t_verl.packing import PackedRow
-from l2t_verl.plugin import fields, scoring
+from l2t_verl.plugin import collectives, fields, scoring
 from l2t_verl.plugin.displacement import Displacement
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,13 @@ MOST_TRIES = 4
 
 
 def derivatives(actor: TrainingWorker, displacement: Displacement, data: TensorDict) -> TensorDict:
-    """See `L2TWorkerMixin.l2t_derivatives`."""
+    """See `L2TWorkerMixin.l2t_derivatives`.
+
+    Raises:
+        RuntimeError: some ranks hold no log-probs; on all of them, before the first call.
+    """
+    if getattr(actor.engine, "use_ulysses_sp", False):  # startup refuses it: ranks without output could not agree on a shift
+        raise RuntimeError("l2t: derivatives need log-probs on every rank, but Ulysses leaves some without")
     boundaries = [row[1:].tolist() for row in data[fields.BOUNDARIES].unbind()]
     rows = [
         PackedRow([*prompt.tolist(), *response.tolist()], first=len(prompt))
@@ -69,9 +75,10 @@ def _directional(
         if packs:
             tokens = scoring.packed_pass(actor, rows, _max_tokens(data), temperature=temperature).tokens
         else:
-            whole = scoring.sequence_log_probs(
+            whole = collectives.sequence_log_probs(
                 actor, [row.context for row in rows], _max_tokens(data), temperature=temperature
             )
+            assert whole is not None  # refused above
             tokens = [values[row.first - 1 :] for row, values in zip(rows, whole, strict=True)]
         padded = torch.zeros(ids.shape)
         for row, values in zip(padded, tokens, strict=True):
@@ -84,7 +91,7 @@ def _directional(
         for _ in range(MOST_TRIES):
             of_tokens = torch.where(ids >= 0, directional_derivatives(log_probs, displacement.shifted, epsilon), 0.0)
             finite = (ids >= 0) & torch.isfinite(of_tokens)  # a broken row is the trainer's to leave out
-            squares, count = scoring.summed(actor, of_tokens[finite].square().sum().item(), finite.sum().item())
+            squares, count = collectives.summed(actor, of_tokens[finite].square().sum().item(), finite.sum().item())
             if squares == 0:
                 break
             displacement.slope = math.sqrt(squares / count) / displacement.norm
@@ -129,7 +136,7 @@ def _exact(
 
                 if len(positions):
                     engine.optimizer_zero_grad()
-                    batch = scoring.as_batch([torch.tensor(row.context)], _max_tokens(data), settings)
+                    batch = collectives.as_batch([torch.tensor(row.context)], _max_tokens(data), settings)
                     engine.forward_backward_batch(batch, loss_function=log_prob, forward_only=False)
                     found[i, k] = displacement.product_with_gradients()
     return found

@@ -4,9 +4,7 @@ Two ways through an engine. `packed` reads each response once, with its answers 
 forward gives the response's own log-probs where they are wanted. `expanded` sends plain sequences through verl's
 `infer_batch`, which every engine serves with its sharding, offload, attention and kernels.
 
-All ranks make the same number of forwards, or collectives would deadlock. verl counts micro-batches over the data-parallel
-group, provided that every rank has as many sequences as there are of them and the same bound on their tokens; so the ranks
-agree on both first, and those with less add padding.
+All ranks make the same number of forwards, or they would wait for each other for ever: see `l2t_verl.plugin.collectives`.
 """
 
 from __future__ import annotations
@@ -17,8 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tensordict import TensorDict
-from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_name
 from verl.workers.engine_workers import TrainingWorker
 
@@ -26,12 +22,11 @@ from l2t_verl import packing
 from l2t_verl.config import GainConfig
 from l2t_verl.gain import ForcingTemplate, answer_targets, best_of_answers, reduce_log_probs
 from l2t_verl.packing import Branch, PackedRow, packed_forward
+from l2t_verl.plugin import collectives
 
 logger = logging.getLogger(__name__)
 
 PADDING = PackedRow([0], [Branch(1, [], [0])])
-# verl partitions a call's sequences in pure Python, in more than quadratic time; it also pads to the longest of a batch
-SEQUENCES_PER_CALL = 128
 # What both ways are tried on before `packed` is used: prefixes of several lengths
 PROBE = PackedRow(list(range(1, 13)), [Branch(3, [5], [7, 2]), Branch(12, [], [9]), Branch(7, [4, 4], [3, 1])])
 # Largest difference in nats that rounding may make between them; another distribution over tokens is off by far more
@@ -125,7 +120,7 @@ def why_not_packed(actor: TrainingWorker) -> str | None:
     except NotImplementedError as error:  # the same on all ranks, after the same forward
         return str(error)
     gaps = torch.cat([a - b for a, b in zip(plain[0], packed[0], strict=True)]).abs().nan_to_num(nan=torch.inf)
-    (difference,) = _reduced(actor, gaps.max().double()[None], torch.distributed.ReduceOp.MAX)
+    (difference,) = collectives.largest(actor, gaps.max().item())
     tolerance = PROBE_TOLERANCE.get(compute_dtype(engine), PROBE_TOLERANCE_HALF)
     if difference > tolerance:
         return f"on a probe its log-probs differ from the engine's own by {difference:.3g} nats (allowed {tolerance})"
@@ -162,7 +157,7 @@ def packed_pass(
         (i, part) for i, row in enumerate(rows) if row.branches or row.first is not None for part in row.split(max_tokens)
     ]
     batches = packing.micro_batches([part for _, part in parts], max_tokens)
-    (count,) = _largest(actor, len(batches))
+    (count,) = collectives.largest(actor, len(batches))
     answers: list[list[torch.Tensor]] = [[] for _ in parts]
     tokens = [torch.empty(0)] * len(rows)
     entropies = list(tokens)
@@ -209,34 +204,11 @@ def expanded_log_probs(actor: TrainingWorker, rows: list[PackedRow], max_tokens:
     """Log-probs of all branches' answers by one plain sequence each; None on ranks that hold no output."""
     branches = [(row.context, branch) for row in rows for branch in row.branches]
     sequences = [[*context[: branch.visible], *branch.suffix, *branch.answer] for context, branch in branches]
-    log_probs = sequence_log_probs(actor, sequences, max_tokens)
+    log_probs = collectives.sequence_log_probs(actor, sequences, max_tokens)
     if log_probs is None:
         return None
     answers = iter(values[-len(branch.answer) :] for values, (_, branch) in zip(log_probs, branches, strict=True))
     return [[next(answers) for _ in row.branches] for row in rows]
-
-
-def sequence_log_probs(
-    actor: TrainingWorker, sequences: list[list[int]], max_tokens: int = 0, *, temperature: float = 1.0
-) -> list[torch.Tensor] | None:
-    """Log-probs of the tokens 1 … of each sequence (the first has no context) by the policy itself."""
-    most, budget = _largest(actor, max(len(sequences), 1), max(max_tokens, 2, *map(len, sequences)))
-    order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))  # neighbours in length together
-    found: list[torch.Tensor] = [torch.empty(0)] * len(sequences)
-    mode = getattr(actor.engine, "mode", None)
-    for start in range(0, most, SEQUENCES_PER_CALL):
-        chosen = order[start : start + SEQUENCES_PER_CALL]
-        count = min(SEQUENCES_PER_CALL, most - start)  # on the rank that has the most
-        padding = [torch.zeros(2, dtype=torch.int64)] * (count - len(chosen))
-        rows = [*(torch.tensor(sequences[i]) for i in chosen), *padding]
-        settings = {"temperature": temperature, "disable_auto_offload": mode == "eval"}
-        output = actor.infer_batch(as_batch(rows, budget, settings))
-        actor.engine.mode = mode  # which verl's call leaves at none
-        if output is None:
-            return None
-        for i, row in zip(chosen, output["log_probs"].unbind(), strict=False):
-            found[i] = row[:-1].cpu()  # verl's entry at position t is that of token t + 1
-    return found
 
 
 def engine_settings(actor: TrainingWorker) -> dict[str, Any]:
@@ -249,40 +221,3 @@ def engine_settings(actor: TrainingWorker) -> dict[str, Any]:
         "micro_batch_size_per_gpu": config.micro_batch_size_per_gpu,
         "use_fused_kernels": config.use_fused_kernels,
     }
-
-
-def as_batch(rows: list[torch.Tensor], max_tokens: int, settings: dict[str, Any]) -> TensorDict:
-    """Sequences as verl's engines take them, with the settings of a plain forward of the policy itself."""
-    nested = {
-        "input_ids": rows,
-        "position_ids": [torch.arange(len(ids)) for ids in rows],
-        "loss_mask": [torch.ones(len(ids), dtype=torch.int64) for ids in rows],
-    }
-    tensors = {name: torch.nested.as_nested_tensor(column, layout=torch.jagged) for name, column in nested.items()}
-    settings = {
-        **settings,
-        "calculate_entropy": False,
-        "compute_loss": False,
-        "no_lora_adapter": False,  # a reference pass before may have left the adapter off
-        "use_dynamic_bsz": True,
-        "max_token_len_per_gpu": max_tokens,
-        "global_token_num": [len(ids) for ids in rows],
-    }
-    return tu.get_tensordict(tensor_dict=tensors, non_tensor_dict=settings)
-
-
-def _largest(actor: TrainingWorker, *numbers: int) -> list[int]:
-    """The largest of each number over the data-parallel group."""
-    return _reduced(actor, torch.tensor(numbers), torch.distributed.ReduceOp.MAX)
-
-
-def summed(actor: TrainingWorker, *numbers: float) -> list[float]:
-    """The sum of each number over the data-parallel group."""
-    return _reduced(actor, torch.tensor(numbers, dtype=torch.float64), torch.distributed.ReduceOp.SUM)
-
-
-def _reduced(actor: TrainingWorker, values: torch.Tensor, operation: torch.distributed.ReduceOp) -> list:
-    values, group = values.to(get_device_name()), actor.engine.get_data_parallel_group()
-    if group is not None:
-        torch.distributed.all_reduce(values, op=operation, group=group)
-    return values.tolist()

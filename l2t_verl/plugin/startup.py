@@ -109,6 +109,12 @@ def _problems(config: DictConfig, l2t: L2TConfig) -> Iterator[str]:
                 f"actor_rollout_ref.actor.strategy={strategy}; set it to fsdp2, or take log_ratio"
             )
         ranks = select("trainer.n_gpus_per_node", 1) * select("trainer.nnodes", 1)
+        if (size := sequence_parallel_size(config)) > 1:
+            yield (
+                f"algorithm.l2t.compression.estimator={estimator} needs log-probs on every rank, but Ulysses over {size} "
+                "ranks leaves them on one of them: set actor_rollout_ref.actor.ulysses_sequence_parallel_size=1 and "
+                "actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size=1, or take log_ratio"
+            )
         if estimator == "exact" and ranks > 1:
             yield (
                 f"algorithm.l2t.compression.estimator=exact works on one rank only, but there are {ranks}: FSDP averages "
@@ -130,7 +136,7 @@ def why_not_fused(config: DictConfig, l2t: L2TConfig) -> str | None:
     actor = config.actor_rollout_ref.actor
     if actor.strategy not in ("fsdp", "fsdp2"):
         return f"the {actor.strategy} engine has a forward of its own"
-    if OmegaConf.select(actor, "fsdp_config.ulysses_sequence_parallel_size", default=1) > 1:
+    if sequence_parallel_size(config) > 1:
         return "Ulysses splits the sequence over ranks"
     return why_no_forward_to_share(l2t)
 
@@ -301,6 +307,15 @@ def context_length(model_config: Any) -> int | None:
 
 def _some(rows: list[int], most: int = 5) -> str:
     return ", ".join(map(str, rows[:most])) + (", …" if len(rows) > most else "")
+
+
+def sequence_parallel_size(config: DictConfig) -> int:
+    """Ranks over which Ulysses splits the actor's sequences; verl takes the first of two keys that is above 1."""
+    actor = config.actor_rollout_ref.actor
+    outer, inner = (
+        OmegaConf.select(actor, f"{node}ulysses_sequence_parallel_size", default=1) or 1 for node in ("", "fsdp_config.")
+    )
+    return outer if outer > 1 else inner
 
 
 def bypasses_old_log_probs(config: DictConfig) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import ray
@@ -17,7 +18,7 @@ from verl.workers.engine_workers import ActorRolloutRefWorker
 import l2t_verl
 from l2t_verl.config import CompressionConfig, GainConfig
 from l2t_verl.patches import on_cpu_platform
-from l2t_verl.plugin import derivatives, fields, scoring
+from l2t_verl.plugin import collectives, derivatives, fields, scoring
 from l2t_verl.plugin.displacement import Displacement, local_part, reshard
 from l2t_verl.plugin.startup import context_length
 
@@ -201,12 +202,14 @@ class L2TWorkerMixin:
         """‖θ − θ_0‖ / ‖θ_0‖, how far training has moved the weights from the reference policy's; NaN without one."""
         if self.ref is None:
             return float("nan")
-        sums = torch.zeros(2, dtype=torch.float64)
-        with torch.no_grad():
-            pairs = zip(self.actor.engine.module.parameters(), self.ref.engine.module.parameters(), strict=True)
-            for now, start in pairs:
-                first = local_part(start).double().cpu()
-                sums += torch.stack([(local_part(now).double().cpu() - first).square().sum(), first.square().sum()])
+        now, start, sums = self.actor.engine, self.ref.engine, torch.zeros(2, dtype=torch.float64)
+        with torch.no_grad(), now.eval_mode(), start.eval_mode():  # offloaded parameters are here and whole only inside
+            reshard(now.module)  # else one may be gathered, and the other this rank's part
+            reshard(start.module)
+            for parameter, first in zip(now.module.parameters(), start.module.parameters(), strict=True):
+                first = local_part(first).double().cpu()
+                moved = local_part(parameter).double().cpu() - first
+                sums += torch.stack([moved.square().sum(), first.square().sum()])
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(sums)  # a tensor on the CPU goes over gloo, which verl always sets up
         return (sums[0] / sums[1]).sqrt().item()
@@ -215,29 +218,32 @@ class L2TWorkerMixin:
     def l2t_perturb_weights(self, relative_size: float) -> None:
         """Add seeded noise to every trained parameter, in units of its root mean square; `l2t_restore_weights` undoes it."""
         generator = torch.Generator().manual_seed(0)
-        self._l2t_saved = []
-        reshard(self.actor.engine.module)
-        with torch.no_grad():
-            for parameter in filter(lambda p: p.requires_grad, self.actor.engine.module.parameters()):
-                local = local_part(parameter)
-                self._l2t_saved.append((local, local.clone()))
+        self._l2t_saved = {}
+        with torch.no_grad(), self.actor.engine.eval_mode():
+            for name, local in self._trained_parts():
+                self._l2t_saved[name] = local.cpu().clone()
                 noise = torch.randn(local.shape, generator=generator).to(local)
                 size = local.float().pow(2).mean().sqrt().item() or 0.01  # a fresh LoRA adapter is all zeros
                 local.add_(noise, alpha=relative_size * size)
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def l2t_restore_weights(self) -> None:
-        """Put the parameters back, bit for bit."""
-        reshard(self.actor.engine.module)
-        with torch.no_grad():
-            for local, saved in self._l2t_saved:
-                local.copy_(saved)
-        self._l2t_saved = []
+        """Put the parameters back, bit for bit; by name, for offloading moves them to other memory in between."""
+        with torch.no_grad(), self.actor.engine.eval_mode():
+            for name, local in self._trained_parts():
+                local.copy_(self._l2t_saved[name])
+        self._l2t_saved = {}
+
+    def _trained_parts(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """This rank's parts of the trained parameters as they lie now."""
+        module = self.actor.engine.module
+        reshard(module)
+        return ((name, local_part(p)) for name, p in module.named_parameters() if p.requires_grad)
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def l2t_log_probs(self, sequences: list[list[int]]) -> list[list[float]]:
         """Log-probs of the tokens 1 … of each sequence (the first has no context), at temperature 1, in nats."""
-        log_probs = scoring.sequence_log_probs(self.actor, sequences)
+        log_probs = collectives.sequence_log_probs(self.actor, sequences)
         return [values.tolist() for values in log_probs] if log_probs is not None else []
 
 

@@ -1,0 +1,76 @@
+"""How far the weights have moved, on two real ranks whose parameters stay gathered after a forward, or change places."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import write_model
+
+FSDP = "actor_rollout_ref.actor.fsdp_config"
+CASES = {
+    "gathered": [f"{FSDP}.reshard_after_forward=False"],
+    "offloaded": [f"{FSDP}.param_offload=True", f"{FSDP}.optimizer_offload=True"],
+}
+
+
+def rank_main(rank: int, world: int, port: int, model: Path, overrides: list[str], result: Path) -> None:
+    environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in environment.items()}, VERL_PLATFORM="cpu")
+    torch.set_num_threads(1)
+    from cluster import composed
+
+    from l2t_verl.plugin.displacement import local_part
+    from l2t_verl.plugin.startup import provide_reference_config
+    from l2t_verl.plugin.worker import L2TWorker
+
+    config = composed(f"actor_rollout_ref.model.path={model}", *overrides)
+    provide_reference_config(config)
+    worker, reference = (L2TWorker(config.actor_rollout_ref, role=role) for role in ("actor", "ref"))
+    worker.init_model()
+    reference.init_model()
+    worker.ref = reference.ref
+    engine = worker.actor.engine
+
+    def parts() -> list[torch.Tensor]:
+        return [local_part(p).cpu().clone() for p in engine.module.parameters()]
+
+    def moved_elsewhere() -> None:
+        """As offloading does: the same values in other memory."""
+        for parameter in engine.module.parameters():
+            local = parameter.to_local() if hasattr(parameter, "to_local") else parameter
+            local.data = local.data.clone()
+        engine.module._apply(lambda tensor: tensor.clone())
+
+    found, before = {}, parts()
+    worker.l2t_log_probs([[5, 6, 7, 8]])
+    found["at the start"] = worker.l2t_displacement()
+    worker.l2t_perturb_weights(0.1)
+    worker.l2t_log_probs([[5, 6, 7, 8]])
+    found["perturbed"] = worker.l2t_displacement()
+    if "offload" in " ".join(overrides):
+        moved_elsewhere()
+    worker.l2t_log_probs([[5, 6, 7, 8]])
+    worker.l2t_restore_weights()
+    found["restored"] = all(torch.equal(old, new) for old, new in zip(before, parts(), strict=True))
+    found["mode"] = engine.mode
+    torch.save(found, result / f"{rank}.pt")
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_displacement_is_read_where_the_parameters_are(name, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    model = write_model(tmp_path / "model")
+    torch.multiprocessing.spawn(rank_main, (2, port, model, CASES[name], tmp_path), nprocs=2)
+    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2)]
+    for found in ranks:
+        assert found["at the start"] == 0
+        assert found["perturbed"] == pytest.approx(0.1, rel=0.05)  # noise of a tenth of each parameter's root mean square
+        assert found["restored"]
+        assert found["mode"] is None
+    assert ranks[0] == ranks[1]

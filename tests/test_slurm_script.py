@@ -1,0 +1,114 @@
+"""slurm.sh with stubs of Slurm's commands and of Ray's: what is asked for, how long is waited, how it ends."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from recipes import nodes
+
+ROOT = Path(__file__).parent.parent
+# srun runs what it is given, as on one node; hostname and ray are stubs, and so are the launcher and the count of nodes
+STUBS = {
+    "srun": """#!/bin/bash
+echo "SRUN_CPUS_PER_TASK=$SRUN_CPUS_PER_TASK $*" >>"$CALLS"
+while [[ $1 == -* ]]; do case $1 in -w) shift 2 ;; *) shift ;; esac; done
+exec "$@"
+""",
+    "scontrol": "#!/bin/bash\nprintf 'n1\\nn2\\n'\n",
+    "hostname": "#!/bin/bash\necho 192.0.2.1\n",
+}
+VENV = {
+    "ray": """#!/bin/bash
+case "$*" in
+"start --head"*) [ -z "${HEAD_DIES:-}" ] || { echo "port taken" >&2; exit 1; }; exec sleep 60 ;;
+start*) exec sleep 60 ;;
+status*) [ -z "${HEAD_SILENT:-}" ] ;;
+esac
+""",
+    "python": """#!/bin/bash
+echo "python RAY_ADDRESS=${RAY_ADDRESS:-} $*" >>"$CALLS"
+case "$*" in *recipes.nodes*) [ -z "${NODE_MISSING:-}" ] ;; esac
+""",
+}
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    for folder, scripts in ((tmp_path / "bin", STUBS), (tmp_path / "venv" / "bin", VENV)):
+        folder.mkdir(parents=True)
+        for name, text in scripts.items():
+            (folder / name).write_text(text)
+            (folder / name).chmod(0o755)
+
+    def run(**variables: str) -> tuple[subprocess.CompletedProcess, str]:
+        calls = tmp_path / "calls"
+        calls.write_text("")
+        job = {"SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "n[1-2]"}
+        job |= {"SLURM_CPUS_ON_NODE": "96", "SLURM_GPUS_ON_NODE": "8", "CALLS": str(calls), "POLL": "0.1"}
+        job |= {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "VENV": str(tmp_path / "venv")}
+        line = ["bash", str(ROOT / "recipes" / "slurm.sh"), "r1_distill_7b", "l2t", "data.seed=1"]
+        done = subprocess.run(
+            line, env=os.environ | job | variables, capture_output=True, text=True, timeout=30, check=False
+        )
+        return done, calls.read_text()
+
+    return run
+
+
+def test_the_job_takes_whole_nodes_and_tells_ray_of_what_it_has(slurm):
+    text = (ROOT / "recipes" / "slurm.sh").read_text()
+    assert "#SBATCH --exclusive\n" in text
+    assert "#SBATCH --mem=0\n" in text
+    done, calls = slurm()
+    assert done.returncode == 0, done.stderr
+    starts = [line for line in calls.splitlines() if "ray start" in line]
+    assert len(starts) == 2
+    for line in starts:
+        assert "--cpus-per-task=96" in line
+        assert "SRUN_CPUS_PER_TASK=96" in line
+        assert "--num-gpus 8 --num-cpus 96" in line
+    *_, last = calls.splitlines()
+    assert re.match(r"python RAY_ADDRESS=192\.0\.2\.1:6379 -m recipes\.launch r1_distill_7b l2t trainer\.nnodes=2", last)
+    assert calls.index("-m recipes.nodes 192.0.2.1:6379 2 8") < calls.rindex("recipes.launch")
+    _, calls = slurm(SLURM_CPUS_PER_TASK="32")
+    assert "--num-cpus 32" in calls
+
+
+def test_too_few_cpus_are_refused_before_anything_is_started(slurm):
+    done, calls = slurm(SLURM_CPUS_ON_NODE="1")
+    assert done.returncode == 1
+    assert "1 CPUs a node for 8 GPUs are too few" in done.stderr
+    assert calls == ""
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        (
+            {"HEAD_SILENT": "1", "NODE_WAIT": "1"},
+            "Ray's start on n1 did not happen within 1 s (NODE_WAIT); another",
+        ),
+        ({"HEAD_SILENT": "1", "HEAD_DIES": "1"}, "Ray ended on a node before Ray's start on n1"),
+        ({"NODE_MISSING": "1", "NODE_WAIT": "1"}, "the start of all 2 nodes did not happen within 1 s"),
+    ],
+)
+def test_the_wait_has_an_end(slurm, variables, said):
+    done, calls = slurm(**variables)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert not any("recipes.launch" in line and "RAY_ADDRESS=192" in line for line in calls.splitlines())
+
+
+def test_nodes_are_counted_by_their_gpus():
+    there = [
+        {"Alive": True, "NodeName": "n1", "Resources": {"GPU": 8.0}},
+        {"Alive": True, "NodeName": "n2", "Resources": {}},
+    ]
+    gone = {"Alive": False, "NodeName": "n3", "Resources": {"GPU": 8.0}}
+    assert nodes.problem_of([there[0]], 1, 8) is None
+    said = nodes.problem_of([*there, gone], 2, 8)
+    assert "has 1 nodes with 8 GPUs, but trainer.nnodes=2 trainer.n_gpus_per_node=8 are asked for" in said
+    assert "n1: 8, n2: 0" in said
