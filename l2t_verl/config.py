@@ -379,7 +379,7 @@ def _lists_to_tuples(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _existing_path(values: Mapping[str, Any], location: tuple) -> tuple[str, ...]:
+def _existing_path(values: Mapping[str, Any], location: tuple[int | str, ...]) -> tuple[str, ...]:
     """The part of pydantic's location that names keys (it also names union branches and list positions)."""
     path: list[str] = []
     node: Any = values
@@ -399,9 +399,9 @@ def _drop(values: dict[str, Any], path: tuple[str, ...]) -> None:
         node.pop(path[-1], None)
 
 
-def _describe(item: dict[str, Any], path: tuple[str, ...]) -> str:
+def _describe(item: Mapping[str, Any], path: tuple[str, ...]) -> str:
     if item["type"] == "extra_forbidden":
-        section: type[BaseModel] = L2TConfig
+        section: Any = L2TConfig
         for part in path[:-1]:
             section = section.model_fields[part].annotation
         return f"unknown key; known here: {', '.join(section.model_fields)}"

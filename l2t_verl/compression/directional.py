@@ -50,7 +50,8 @@ def low_rank(matrix: torch.Tensor, rank_fraction: float) -> torch.Tensor:
         with torch.random.fork_rng(devices):
             torch.manual_seed(0)
             left, sizes, right = torch.svd_lowrank(values, q=min(rank + OVERSAMPLING, smaller), niter=POWER_ITERATIONS)
-    return ((left[:, :rank] * sizes[:rank]) @ right[:, :rank].mH).to(matrix)
+    low: torch.Tensor = (left[:, :rank] * sizes[:rank]) @ right[:, :rank].mH
+    return low.to(matrix)
 
 
 @contextmanager
@@ -83,7 +84,7 @@ def shifted(
 
 
 def directional_derivatives(
-    log_probs: Callable[[], torch.Tensor], shift: Callable[[float], AbstractContextManager], epsilon: float
+    log_probs: Callable[[], torch.Tensor], shift: Callable[[float], AbstractContextManager[None]], epsilon: float
 ) -> torch.Tensor:
     r"""d_t = ∂_ε log π_{θ+εΔθ}(y_t) at 0, by the central difference of two passes: for all tokens of all episodes at once.
 

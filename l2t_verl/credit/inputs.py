@@ -145,9 +145,9 @@ def check_rollouts(
             raise ValueError(f"{name} of row {int(bad[0])} is not finite: {tensor[int(bad[0])].tolist()}")
     counts = _slot_counts(episode_ids, response_mask, process.shape[1])
     group, num_groups = number_groups(index)
-    bounded = [tensor.double().clamp(-LARGEST_REWARD, LARGEST_REWARD) for tensor in (outcome, process)]
+    outcome, process = (tensor.double().clamp(-LARGEST_REWARD, LARGEST_REWARD) for tensor in (outcome, process))
     own = number_groups(session)[0] if session is not None else torch.arange(rows)
-    return Rollouts(*bounded, episode_ids, response_mask, old_log_probs, counts, group, num_groups, own)
+    return Rollouts(outcome, process, episode_ids, response_mask, old_log_probs, counts, group, num_groups, own)
 
 
 def row_blocks(tokens: torch.Tensor) -> Iterator[slice]:

@@ -31,7 +31,8 @@ def apply_limits(ends: Iterable[int], *, max_episodes: int = MAX_EPISODES, min_e
     positions = sorted({end for end in ends if end > 0})
     if not positions:
         return []
-    last, kept = positions[-1], []
+    last = positions[-1]
+    kept: list[int] = []
     for end in positions[:-1]:
         if end - (kept[-1] if kept else 0) >= min_episode_tokens:
             kept.append(end)

@@ -32,5 +32,5 @@ def _normalise(text: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _whole(answer: str) -> re.Pattern:
+def _whole(answer: str) -> re.Pattern[str]:
     return re.compile(rf"(?<![\w./]){re.escape(answer)}(?!\w|[./]\d)", re.IGNORECASE)

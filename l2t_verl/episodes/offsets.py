@@ -82,4 +82,4 @@ def _pieces_by_window(token_ids: Sequence[int], tokenizer: Any) -> list[str]:
 
 
 def _decode(tokenizer: Any, token_ids: Sequence[int]) -> str:
-    return tokenizer.decode(list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return str(tokenizer.decode(list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))

@@ -103,16 +103,16 @@ def thinking_states(
     """
     marks = template.marks
     opening, closing = marks.opening, marks.closing
-    decode = lambda ids: tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)  # noqa: E731
+    whole = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
     # the tokens before the response that may hold an opening mark put there by the chat template
-    text = decode(list(prompt_ids)[-64:])
+    text = tokenizer.decode(list(prompt_ids)[-64:], **whole)
     state: State = "open" if opens_thought(text, marks) else "none"
     single = len(tokenizer.encode(closing, add_special_tokens=False)) == 1
     thinks = single or state == "open" if template.thinks is None else template.thinks
     states: list[State] = [state]
     position, carried = 0, ""
     for end in episode_ends:
-        piece = carried + decode(list(response_ids[position:end]))
+        piece = carried + tokenizer.decode(list(response_ids[position:end]), **whole)
         last_open, last_close = piece.rfind(opening), piece.rfind(closing)
         if max(last_open, last_close) >= 0:
             state = "open" if last_open > last_close else "closed"

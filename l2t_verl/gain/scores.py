@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 
@@ -92,10 +93,9 @@ def _flat(ids: Ids) -> list[int]:
 
 def _per_prefix(ids: Ids | Sequence[Ids], prefixes: int) -> list[list[int]]:
     """One sequence for each prefix, from one for all or one for each."""
-    several = isinstance(ids, (list, tuple)) and len(ids) > 0 and not isinstance(ids[0], int)
-    several = several and not (isinstance(ids[0], torch.Tensor) and ids[0].ndim == 0)
-    if not several:
-        return [_flat(ids)] * prefixes
+    first = ids[0] if isinstance(ids, (list, tuple)) and ids else 0
+    if isinstance(first, int) or (isinstance(first, torch.Tensor) and first.ndim == 0):
+        return [_flat(cast(Ids, ids))] * prefixes
     if len(ids) != prefixes:
         raise ValueError(f"one sequence for each of the K+1={prefixes} prefixes is needed, got {len(ids)}")
-    return [_flat(item) for item in ids]
+    return [_flat(item) for item in cast("Sequence[Ids]", ids)]

@@ -55,6 +55,6 @@ def _spans(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]
         encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         return list(encoded["input_ids"]), [tuple(span) for span in encoded["offset_mapping"]]
     ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    decode = lambda tokens: tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)  # noqa: E731
-    ends = [len(decode(ids[: i + 1])) for i in range(len(ids))]
+    whole = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+    ends = [len(tokenizer.decode(ids[: i + 1], **whole)) for i in range(len(ids))]
     return ids, list(zip([0, *ends[:-1]], ends, strict=True))

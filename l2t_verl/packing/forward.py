@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -152,7 +153,7 @@ class _Packing:
                 self._lengths.append(len(branch.answer))
                 positions += range(branch.visible - 1, branch.visible - 1 + branch.size)
                 ids += [row.context[branch.visible - 1], *branch.suffix, *branch.answer[:-1]]
-        tensor = lambda values: torch.tensor(values, dtype=torch.int64, device=device)  # noqa: E731
+        tensor = partial(torch.tensor, dtype=torch.int64, device=device)
         self.ids, self.positions = tensor(ids), tensor(positions)
         self.answer_positions, self.answer_targets = tensor(answer_positions), tensor(answer_targets)
         self.token_positions, self.token_targets = tensor(token_positions), tensor(token_targets)
@@ -168,7 +169,7 @@ class _Packing:
 
 
 @contextmanager
-def _ending_in(inner: torch.nn.Module, read: Callable[..., tuple[torch.Tensor, ...]]) -> Iterator[None]:
+def _ending_in(inner: Any, read: Callable[..., tuple[torch.Tensor, ...]]) -> Iterator[None]:
     """Let the model's forward return what `read(hidden states, head)` does, instead of logits, inside the block.
 
     Inside its own forward, because that is where FSDP has gathered the weights of the head; and whatever else has been made
@@ -208,11 +209,11 @@ def _gathered(head: torch.nn.Module) -> Iterator[Callable[[torch.Tensor], torch.
         head.reshard()
 
 
-def _inner(model: torch.nn.Module) -> torch.nn.Module:
+def _inner(model: Any) -> Any:
     """The model below the wrappers of FSDP (version 1) and PEFT."""
     model = getattr(model, "_fsdp_wrapped_module", model)
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _text_config(model: torch.nn.Module) -> Any:
+def _text_config(model: Any) -> Any:
     return model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
