@@ -170,7 +170,9 @@ def main() -> None:
     print("\n".join(memory_lines(config, memory)))
     folder = ROOT / "runs" / config.trainer.experiment_name
     variables = variables_of(folder)
-    joins = arguments.launcher == "ray" or bool(os.environ.get("RAY_ADDRESS"))
+    joins = arguments.launcher == "ray" or os.environ.get("RAY_ADDRESS", "local") != "local"
+    if not joins:  # else Ray would join any cluster that runs on this machine
+        variables["RAY_ADDRESS"] = "local"
     whole = bare_machine() | variables
     seen = workers.overrides(config, whole, root=ROOT, python=sys.executable, running_ray=joins)
     line = command(recipe, overrides + seen)

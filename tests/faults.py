@@ -147,8 +147,10 @@ def seen_by(copy: Path, fault: Fault, whole: bool) -> str:
         done = subprocess.run(line, cwd=copy, env=variables, capture_output=True, text=True, check=False)
     finally:
         file.write_text(text)
+    if done.returncode > 1:
+        sys.exit(f"the tests could not be run:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     failed = [line.split()[1] for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    return failed[0] if done.returncode == 1 and failed else ""
+    return failed[0] if failed else ""
 
 
 def main() -> None:

@@ -238,3 +238,13 @@ def test_impossible_arguments_are_named():
         compression.low_rank(torch.zeros(2, 2, 2), 0.5)
     with pytest.raises(ValueError, match="epsilon must be positive"):
         compression.directional_derivatives(lambda: deltas, lambda scale: None, 0.0)
+
+
+@pytest.mark.parametrize("estimator", ["log_ratio", "log_ratio_episode"])
+def test_a_tool_s_tokens_within_an_episode_count_in_none(estimator):
+    deltas, ids = torch.tensor([[1.0, 7.0, 2.0]]), torch.tensor([[0, 0, 0]])
+    masked = compression.compression_penalty(deltas, ids, torch.tensor([[1, 0, 1]]), num_episodes=1, estimator=estimator)
+    without = compression.compression_penalty(
+        deltas[:, [0, 2]], ids[:, [0, 2]], torch.ones(1, 2), num_episodes=1, estimator=estimator
+    )
+    assert torch.equal(masked, without)
