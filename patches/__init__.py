@@ -10,6 +10,7 @@ import inspect
 import os
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 
 class PatchRefused(RuntimeError):
@@ -23,7 +24,7 @@ def on_cpu_platform() -> bool:
 
 def source_of(module: ModuleType, path: str) -> str:
     """The source of the function at `name.name` in a module; empty where there is none."""
-    found: object = module
+    found: Any = module
     for name in path.split("."):
         found = getattr(found, name, None)
     try:

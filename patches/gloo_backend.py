@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from types import ModuleType
+from typing import Any
 
 from l2t_verl.patches import PatchRefused, source_of
 
@@ -32,9 +33,9 @@ def apply(module: ModuleType) -> None:
         raise PatchRefused(f"patch gloo_backend: {TARGET} no longer composes {DOUBLED!r} on the CPU platform")
 
     @functools.wraps(init_process_group)
-    def init(backend: str | None = None, *args: object, **kwargs: object) -> object:
+    def init(backend: str | None = None, *args: Any, **kwargs: Any) -> Any:
         return init_process_group("cpu:gloo" if backend == DOUBLED else backend, *args, **kwargs)
 
-    init._l2t_gloo = True
+    init._l2t_gloo = True  # type: ignore[attr-defined]
     # verl calls torch.distributed.init_process_group by its full name, so the name itself has to change.
     dist.init_process_group = init

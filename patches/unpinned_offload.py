@@ -29,5 +29,5 @@ def apply(module: ModuleType) -> None:
     def unpinned(pin_memory: bool = True) -> object:
         return policy(pin_memory=False)
 
-    unpinned._l2t_unpinned = True
-    module.CPUOffloadPolicy = unpinned
+    unpinned._l2t_unpinned = True  # type: ignore[attr-defined]
+    module.CPUOffloadPolicy = unpinned  # type: ignore[attr-defined]

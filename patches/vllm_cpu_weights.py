@@ -31,7 +31,8 @@ def apply(module: ModuleType) -> None:
         return
     parameters = list(inspect.signature(dispatch).parameters) if callable(dispatch) else None
     gemm = source_of(module, "cpu_unquantized_gemm")
-    if parameters != ["layer", "remove_weight"] or "layer.cpu_linear(x, weight, bias)" not in gemm:
+    known = parameters == ["layer", "remove_weight"] and "layer.cpu_linear(x, weight, bias)" in gemm
+    if dispatch is None or not known:
         raise PatchRefused(
             f"patch vllm_cpu_weights: {module.__name__}.{SYMBOL} has changed (parameters {parameters}); weight updates "
             "would go unseen by the rollout. Install the versions in constraints-cpu.txt, or adapt the patch."
@@ -39,7 +40,7 @@ def apply(module: ModuleType) -> None:
 
     @functools.wraps(dispatch)
     def dispatch_live(layer: torch.nn.Module, remove_weight: bool) -> None:
-        layer.cpu_linear = torch.nn.functional.linear
+        layer.cpu_linear = torch.nn.functional.linear  # type: ignore[assignment]
 
-    dispatch_live._l2t_live = True
+    dispatch_live._l2t_live = True  # type: ignore[attr-defined]
     setattr(module, SYMBOL, dispatch_live)

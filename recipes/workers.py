@@ -29,7 +29,7 @@ READ = (
 PREFIXES = ("VERL_", "VLLM_", "NCCL_", "TOKENIZERS_", "OMP_", "RAY_USAGE_")
 NAMES = ("HF_HOME", "HF_HUB_OFFLINE", "HF_ENDPOINT", "PYTHONPATH", "TENSORBOARD_DIR", "WANDB_DIR", "WANDB_MODE")
 FILES = (".parquet", ".json", ".jsonl", ".py")
-SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD")
+SECRET = ("_KEY", "_TOKEN", "SECRET", "PASSWORD")
 
 
 def overrides(config: Any, variables: Mapping[str, str], *, root: Path, python: str, running_ray: bool) -> list[str]:

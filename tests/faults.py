@@ -130,6 +130,7 @@ def copied(folder: Path) -> Path:
         if (ROOT / name).is_file() and not name.startswith("recipes/controlled/results/"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
+    (folder / "l2t_verl" / "patches").symlink_to("../patches")  # where the package carries them when it is installed
     return folder
 
 

@@ -7,6 +7,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from recipes import launch, workers
+from recipes.environment import driver
 
 VARIABLES = {"VERL_FILE_LOGGER_PATH": "/r/it's/metrics.jsonl", "OMP_NUM_THREADS": "2", "HOME": "/me", "VERL_API_KEY": "x"}
 
@@ -53,8 +54,9 @@ def test_interpreter_and_variables_go_by_the_runtime_environment(tmp_path):
 
 @pytest.mark.parametrize(("words", "address"), [([], None), ([], "192.0.2.1:6379"), (["--launcher", "ray"], None)])
 def test_each_way_to_launch_hands_them_over(words, address, monkeypatch, capsys):
-    for name in ("RAY_ADDRESS",):
+    for name in ("RAY_ADDRESS", "VERL_PLATFORM", "OMP_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
     if address:
         monkeypatch.setenv("RAY_ADDRESS", address)
     monkeypatch.setattr(sys, "argv", ["launch", "gsm8k_3b", "grpo", "--dry-run", *words])
@@ -67,6 +69,9 @@ def test_each_way_to_launch_hands_them_over(words, address, monkeypatch, capsys)
     given = [word for word in command if "=" in word and not word.startswith("--") and "ray_kwargs" in word]
     (environment,) = [word for word in given if "env_vars" in word]
     value = OverridesParser.create().parse_override(environment).value()
+    assert value["TOKENIZERS_PARALLELISM"] == "false"
+    # that this machine has no GPU says nothing of the nodes of a Ray that runs elsewhere
+    assert ("VERL_PLATFORM" in value) == (not (words or address)) or driver() is not None
     assert value["VERL_FILE_LOGGER_PATH"].startswith(str(launch.ROOT / "runs" / "gsm8k_3b-grpo" / "metrics-"))
     assert f"trainer.default_local_dir='{launch.ROOT}/runs/gsm8k_3b-grpo/checkpoints'" in command
     assert ("++ray_kwargs.ray_init.num_cpus=null" in given) == bool(words or address)

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -17,7 +17,7 @@ from l2t_verl.data.build import Built, as_row, build
 from l2t_verl.data.check import report
 from l2t_verl.data.code import code_problem_of
 from l2t_verl.data.datasets import ALL, BENCHMARKS, TRAINING, load, named
-from l2t_verl.data.instruction import check_instruction, instruction, opens_thinking
+from l2t_verl.data.instruction import Instruction, check_instruction, instruction, opens_thinking
 from l2t_verl.data.problems import Problem, problem_of
 from l2t_verl.data.rows import DataError
 
@@ -58,7 +58,7 @@ def main(
         folder = out if out is not None else Path("runs") / "data" / name
         sources = benchmark_sources(against, dataset.task)
         opened = tokenizer is not None and opens_thinking(_tokenizer(tokenizer))
-        text = instruction(kind, episodes=episodes, opened=opened, task=dataset.task)
+        text = instruction(cast(Instruction, kind), episodes=episodes, opened=opened, task=dataset.task)
         problems = load(name, source)
         benchmarks = {benchmark: load(benchmark, path) for benchmark, path in sources.items()}
         since = time.monotonic()

@@ -73,9 +73,9 @@ def build(
     # a sample is checked as far as it is drawn: checking all of a large set would take hours
     for start in range(0, len(candidates), max(size, 1)):
         for problem, fault in checked(candidates[start : start + size]):
-            twin = None if fault else _twin(problem, known, benchmarks)
-            if fault or twin:
-                built.drop(*(fault or twin))
+            found = fault or _twin(problem, known, benchmarks)
+            if found:
+                built.drop(*found)
             elif len(built.kept) < size:
                 built.kept.append(problem)
         if len(built.kept) >= size or sample is None:

@@ -126,7 +126,8 @@ def _content(value: Any) -> str | None:
     """The text of a message, which may come in parts."""
     if isinstance(value, (list, tuple)):
         parts = [part.get("text") if isinstance(part, Mapping) else part for part in value]
-        return "".join(parts) if all(isinstance(part, str) for part in parts) else None
+        texts = [part for part in parts if isinstance(part, str)]
+        return "".join(texts) if len(texts) == len(parts) else None
     return value if isinstance(value, str) else None
 
 

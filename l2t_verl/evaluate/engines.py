@@ -143,7 +143,8 @@ class ServerEngine:
         self.client.close()
 
     def _one(self, request: Request) -> Generated:
-        settings = {"model": self.model, "seed": request.seed, "max_tokens": request.max_tokens}
+        found: Any  # a completion or a chat's
+        settings: dict[str, Any] = {"model": self.model, "seed": request.seed, "max_tokens": request.max_tokens}
         settings |= {"temperature": request.temperature, "top_p": request.top_p}
         try:
             if request.thought:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, cast
 
 from tqdm import tqdm
 
 from l2t_verl.data import Problem
-from l2t_verl.data.instruction import instruction, opens_thinking
+from l2t_verl.data.instruction import Instruction, instruction, opens_thinking
 from l2t_verl.evaluate.budgets import ANSWER_TOKENS, cut
 from l2t_verl.evaluate.engines import Engine, Generated, Request
 from l2t_verl.evaluate.grade import grades, vote
@@ -144,8 +144,8 @@ class Maker:
             if found is None:
                 return None
             thought, kept, limits = found.text, found.kept, (ANSWER_TOKENS, 0.0)
-        kind = "math" if task.problem.tests is None else "code"
-        asked = instruction(settings.kind, opened=self.opened, task=kind)
+        kind: Literal["math", "code"] = "math" if task.problem.tests is None else "code"
+        asked = instruction(cast(Instruction, settings.kind), opened=self.opened, task=kind)
         question, seed = f"{task.problem.question}\n\n{asked}", seed_of(settings.seed, task)
         return Request(question, thought, seed, *limits, settings.top_p, kept)
 

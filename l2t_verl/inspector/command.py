@@ -86,8 +86,9 @@ def inspect(
         check_settings(folder / "settings.json", about)
         scorer = None
         if model is not None:
-            loaded = [scoring.load(name, place, precision) if name else None for name in (model, reference)]
-            scorer = Scorer(loaded[0], scoring.load_tokenizer(model), config, loaded[1], chat=chat)
+            loaded = scoring.load(model, place, precision)
+            against = scoring.load(reference, place, precision) if reference else None
+            scorer = Scorer(loaded, scoring.load_tokenizer(model), config, against, chat=chat)
         elif reference is not None:
             raise ValueError("--reference without --model: there is nothing to measure against it")
         with grading() as grader:
@@ -112,7 +113,8 @@ def configuration(segmenter: str | None, settings: Sequence[str] | None) -> L2TC
         ConfigError: one of them is not right.
     """
     given = [*(settings or ()), *([f"episodes.method={segmenter}"] if segmenter else ())]
-    return load_config(OmegaConf.to_container(OmegaConf.from_dotlist(given)))
+    tree: Any = OmegaConf.to_container(OmegaConf.from_dotlist(given))
+    return load_config(tree)
 
 
 def questions_of(benchmarks: Sequence[str] | None) -> dict[tuple[str, str], Any]:
@@ -121,7 +123,7 @@ def questions_of(benchmarks: Sequence[str] | None) -> dict[tuple[str, str], Any]
     Raises:
         DataError: an unknown name, no such file, no network.
     """
-    found = {}
+    found: dict[tuple[str, str], Any] = {}
     for item in benchmarks or ():
         name, _, path = item.partition("=")
         named(name, BENCHMARKS)

@@ -56,15 +56,16 @@ def page(found: Inspected, beside: Inspected | None, *, names: Sequence[str], ab
         about: how the rewards came about, as names and values.
     """
     everything = [*found.rollouts, *(beside.rollouts if beside else ())]
+    loader = PackageLoader("l2t_verl.inspector")
     environment = Environment(
-        loader=PackageLoader("l2t_verl.inspector"),
+        loader=loader,
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {"visible": visible, "plain": plain}
-    script = environment.loader.get_source(environment, "inspect.js")[0]
+    script = loader.get_source(environment, "inspect.js")[0]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("inspect.html.j2").render(
         entries=list(matched(found.rollouts, beside.rollouts)) if beside else singles(found.rollouts),
@@ -72,7 +73,7 @@ def page(found: Inspected, beside: Inspected | None, *, names: Sequence[str], ab
         about=about,
         skipped=[item for side in (found, beside) if side for item in side.skipped if item.is_fault],
         summaries=[summary(side.rollouts) for side in (found, beside) if side],
-        style=Markup(environment.loader.get_source(environment, "inspect.css")[0]),
+        style=Markup(loader.get_source(environment, "inspect.css")[0]),
         script=Markup(script),
         script_digest=digest,
         strongest=(strongest := scale(everything)),

@@ -46,7 +46,9 @@ class Scorer:
         if reference is not None and config.compression.estimator not in compression.ESTIMATORS:
             known = ", ".join(compression.ESTIMATORS)
             raise ValueError(f"compression.estimator={config.compression.estimator} needs training; take one of {known}")
-        for name, of in (("model", model), ("reference", reference)):
+        # what follows is of transformers' models; torch's do not declare it
+        sides: tuple[tuple[str, Any], ...] = (("model", model), ("reference", reference))
+        for name, of in sides:
             if of is not None and len(tokenizer) > of.get_input_embeddings().num_embeddings:
                 raise ValueError(f"the tokenizer has {len(tokenizer)} tokens, more than the {name} has embeddings of")
         self.model, self.reference, self.tokenizer, self.config = model, reference, tokenizer, config
@@ -135,7 +137,8 @@ class Scorer:
 
     def _check_length(self, prompt: list[int], response: list[int], answers: Sequence[str]) -> None:
         """Refuse what the model has no positions for, the longest forced answer included."""
-        most = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        settings: Any = self.model.config
+        most = getattr(settings.get_text_config(), "max_position_embeddings", None)
         longest = max(len(self.tokenizer.encode(self.template.forcing("none") + answer)) for answer in answers)
         size = len(prompt) + len(response) + longest + 1
         if most is not None and size > most:
@@ -194,6 +197,7 @@ class Scorer:
         if self.reference is None:
             return None
         reference = self._own_log_probs(self.reference, prompt, response)
+        assert own is not None  # see `_needs_own`
         mask = torch.ones(1, len(response))
         deltas = compression.log_ratio_deltas(own[None], reference[None], mask)
         ids = episodes.episode_ids([ends], len(response))
@@ -213,7 +217,7 @@ def load(name: str, device: str, dtype: str) -> torch.nn.Module:
         model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
     except (OSError, ValueError) as error:
         raise SourceError(f"the model {name} cannot be loaded: {str(error)[:300]}; name a local folder") from error
-    return model.to(device).eval()
+    return model.to(device).eval()  # type: ignore[arg-type] # transformers' wrapper loses self
 
 
 def load_tokenizer(name: str) -> Any:

@@ -82,7 +82,7 @@ def summed(actor: TrainingWorker, *numbers: float) -> list[float]:
     return _reduced(actor, torch.tensor(numbers, dtype=torch.float64), torch.distributed.ReduceOp.SUM)
 
 
-def _reduced(actor: TrainingWorker, values: torch.Tensor, operation: torch.distributed.ReduceOp) -> list:
+def _reduced(actor: TrainingWorker, values: torch.Tensor, operation: torch.distributed.ReduceOp.RedOpType) -> list:
     values, group = values.to(get_device_name()), actor.engine.get_data_parallel_group()
     if group is not None:
         torch.distributed.all_reduce(values, op=operation, group=group)

@@ -79,7 +79,7 @@ def _directional(
                 actor, [row.context for row in rows], _max_tokens(data), temperature=temperature
             )
             assert whole is not None  # refused above
-            tokens = [values[row.first - 1 :] for row, values in zip(rows, whole, strict=True)]
+            tokens = [values[scoring.first_own(row) - 1 :] for row, values in zip(rows, whole, strict=True)]
         padded = torch.zeros(ids.shape)
         for row, values in zip(padded, tokens, strict=True):
             row[: len(values)] = values
@@ -129,7 +129,8 @@ def _exact(
     with engine.train_mode():  # leaves with the gradients cleared
         for i, row in enumerate(rows):
             for k in range(int(ids[i].max()) + 1):
-                positions = (ids[i] == k).nonzero().flatten() + row.first - 1  # verl's entry is that of the next token
+                # verl's entry is that of the next token
+                positions = (ids[i] == k).nonzero().flatten() + scoring.first_own(row) - 1
 
                 def log_prob(model_output: dict, positions: torch.Tensor = positions, **_: Any) -> tuple[torch.Tensor, dict]:
                     return model_output["log_probs"].values()[positions].sum(), {}

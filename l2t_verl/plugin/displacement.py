@@ -146,6 +146,7 @@ class Displacement:
         modules, displaced, base = dict(self.module.named_modules()), 0.0, 0.0
         for name, parameter in self._parameters():
             match = LORA.search(name)
+            assert match is not None  # the names were chosen by it
             layer, adapter = modules[name[: match.start()]], match["adapter"]
             first, second = _whole(layer.lora_A[adapter].weight.detach()).double(), _whole(parameter).double()
             product = (second.mT @ second) * (first @ first.mT)  # ‖BA‖² without the product itself
@@ -167,12 +168,14 @@ def reshard(module: torch.nn.Module) -> None:
 
 def local_part(tensor: Any) -> torch.Tensor:
     """This rank's part."""
-    return tensor.detach().to_local() if isinstance(tensor, DTensor) else tensor.detach()
+    detached = tensor.detach()
+    return detached.to_local() if isinstance(detached, DTensor) else detached
 
 
 def _whole(tensor: Any) -> torch.Tensor:
     """All of it, where the engine computes: parameters that FSDP2 offloads are shards on the CPU."""
-    return tensor.to(get_device_name()).full_tensor() if isinstance(tensor, DTensor) else tensor.to(get_device_name())
+    moved = tensor.to(get_device_name())
+    return moved.full_tensor() if isinstance(moved, DTensor) else moved
 
 
 def _like(parameter: Any, local: torch.Tensor) -> Any:

@@ -60,6 +60,7 @@ def report(trainer: L2TMixin, rewards: ProcessRewards, context: CreditContext) -
         "l2t/length_cost": trainer.length_cost,
         "l2t/length/correct_tokens": NAN if (tokens := rewards.mean_correct_tokens()) is None else tokens,
     }
+    assert context.advantages is not None and context.response_mask is not None  # set by the estimator, or after another's
     health = advantage_health(
         context.advantages[rows], rewards.process[rows], rewards.episode_ids[rows], context.response_mask[rows]
     )

@@ -52,5 +52,6 @@ def rollout_records(trainer: L2TMixin, rewards: ProcessRewards, context: CreditC
 
 
 def _mean_advantage(context: CreditContext, row: int, where: torch.Tensor) -> float | None:
+    assert context.advantages is not None and context.response_mask is not None  # set by the estimator, or after another's
     chosen = where & (context.response_mask[row] > 0)
     return context.advantages[row][chosen].mean().item() if chosen.any() else None

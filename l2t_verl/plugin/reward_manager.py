@@ -76,7 +76,8 @@ class L2TRewardManager(RewardManagerBase):
                 "reward_router_address": reward_router_address,
                 "reward_model_tokenizer": reward_model_tokenizer,
             }
-        limits = {"workers": self.l2t.outcome.workers, "seconds_per_sample": self.l2t.outcome.seconds_per_sample}
+        outcome = self.l2t.outcome
+        limits: dict[str, Any] = {"workers": outcome.workers, "seconds_per_sample": outcome.seconds_per_sample}
         # two pools, started when first used: importing verl is slow and large, and math-verify does without
         self.grader, self.verl_grader = Grader(**limits), Grader(**limits, imports=VERL_SCORERS)
         self._threads = asyncio.Semaphore(min(32, (os.cpu_count() or 1) + 4))

@@ -115,6 +115,7 @@ def why_not_packed(actor: TrainingWorker) -> str | None:
     if reason is not None:
         return reason
     plain = expanded_log_probs(actor, [PROBE], 0)
+    assert plain is not None  # without Ulysses, FSDP's ranks all hold output
     try:
         packed = packed_pass(actor, [PROBE], PROBE.size).answers
     except NotImplementedError as error:  # the same on all ranks, after the same forward
@@ -172,7 +173,8 @@ def packed_pass(
                 answers[i] = found.answers[position]
                 if part.first is not None:
                     tokens[row] = found.tokens[position]
-                    entropies[row] = found.entropies[position] if entropy else entropies[row]
+                    if found.entropies is not None:
+                        entropies[row] = found.entropies[position]
     by_row: list[list[torch.Tensor]] = [[] for _ in rows]
     for (row, _), values in zip(parts, answers, strict=True):
         by_row[row] += values
@@ -195,9 +197,16 @@ def as_verl(rows: list[PackedRow], values: list[torch.Tensor]) -> torch.Tensor:
     columns = []
     for row, of_row in zip(rows, values, strict=True):
         column = torch.zeros(len(row.context))
-        column[row.first - 1 : row.first - 1 + len(of_row)] = of_row
+        first = first_own(row)
+        column[first - 1 : first - 1 + len(of_row)] = of_row
         columns.append(column)
     return torch.nested.as_nested_tensor(columns, layout=torch.jagged)
+
+
+def first_own(row: PackedRow) -> int:
+    """Index of the first of the row's own tokens, for rows made to have them."""
+    assert row.first is not None
+    return row.first
 
 
 def expanded_log_probs(actor: TrainingWorker, rows: list[PackedRow], max_tokens: int) -> list[list[torch.Tensor]] | None:

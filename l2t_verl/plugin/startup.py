@@ -30,7 +30,8 @@ def read_config(config: DictConfig) -> L2TConfig:
         ConfigError: see `l2t_verl.config.load_config`.
     """
     node = OmegaConf.select(config, "algorithm.l2t")
-    return load_config(OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node)
+    raw: Any = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    return load_config(raw)
 
 
 def check_verl_config(config: DictConfig, l2t: L2TConfig) -> None:

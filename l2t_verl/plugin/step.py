@@ -156,7 +156,9 @@ def _find_episodes(
     policy = [None] * len(batch) if log_probs is None else log_probs.unbind()
     rows: list[tuple[list[int], list[int], str | None]] = []
     for row, (key, tag) in enumerate(zip(batch.keys, batch.tags, strict=True)):
-        ends, states, reason = [], [], None
+        ends: list[int] = []
+        states: list[int] = []
+        reason = None
         if not tag.get("is_padding", False):
             found = _row_episodes(infos[row], int(key.rsplit("_", 1)[1]))
             if not fields.accepted_answers(fields.ground_truth_of(truths[row])):
@@ -231,6 +233,7 @@ def _final_episodes(
     """The reward manager's episodes after what only the trainer knows: log-probs and the multi-turn mask."""
     settings, ends = trainer.l2t.episodes, found.ends
     if settings.method == "surprise" and ends:  # the reward manager has no log-probs; it sends the end of the body
+        assert log_probs is not None  # with this method no forward is shared, and they come first
         ends = episodes.surprise_ends(
             log_probs,
             ends[-1],
@@ -264,7 +267,7 @@ def _score(trainer: L2TMixin, batch: KVBatchMeta, rewards: ProcessRewards) -> No
             reason = "not_sampled"
         elif not torch.isfinite(scores).all():
             reason = "answer_too_long" if torch.isnan(scores).all() else "score_not_finite"
-        if reason:
+        if scores is None or reason:
             rewards.skipped[reason] += 1
             rewards.ends[row], rewards.states[row] = [], []
             continue
@@ -276,9 +279,10 @@ def _sampled_scores(rewards: ProcessRewards, row: int) -> torch.Tensor | None:
     """The row's scores by sampled answers, at the boundaries that are left of the reward manager's."""
     info, output = rewards.info[row], int(rewards.keys[row].rsplit("_", 1)[1])
     episodes_of_row, of_outputs = _row_episodes(info, output), fields.decode_scores(info.get(fields.SAMPLED_SCORES))
-    if episodes_of_row is None or output >= len(of_outputs) or of_outputs[output] is None:
+    scores = of_outputs[output] if output < len(of_outputs) else None
+    if episodes_of_row is None or scores is None:
         return None
-    by_end = dict(zip([0, *episodes_of_row.ends], of_outputs[output], strict=True))
+    by_end = dict(zip([0, *episodes_of_row.ends], scores, strict=True))
     return torch.tensor([by_end[end] for end in [0, *rewards.ends[row]]], dtype=torch.float64)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from omegaconf import DictConfig, open_dict
@@ -30,8 +30,13 @@ from l2t_verl.plugin.worker import L2TDetachWorker, L2TWorker
 
 STATE_FILE = "l2t_state.json"
 
+if TYPE_CHECKING:  # what the mixin is mixed into
+    from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync as _Trainer
+else:
+    _Trainer = object
 
-class L2TMixin:
+
+class L2TMixin(_Trainer):
     """Adds L2T to one of verl's V1 trainers. It wraps verl's methods and copies none.
 
     Attributes:
@@ -40,6 +45,7 @@ class L2TMixin:
 
     worker_class: type = L2TWorker
     fuses_scores = False
+    use_reference_policy: bool  # verl's
 
     def __init__(self, config: DictConfig):
         """Check the configuration and build verl's trainer.

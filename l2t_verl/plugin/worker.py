@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 import torch
@@ -24,8 +24,13 @@ from l2t_verl.plugin.startup import context_length
 
 WEIGHT_UPDATE_TIMEOUT_MS = 45_000
 
+if TYPE_CHECKING:  # what the mixin is mixed into
+    from verl.workers.engine_workers import ActorRolloutRefWorker as _Worker
+else:
+    _Worker = object
 
-class L2TWorkerMixin:
+
+class L2TWorkerMixin(_Worker):
     """What L2T adds to one of verl's hybrid workers; what verl calls is verl's own, but for two methods.
 
     `compute_log_prob` also gives the answer scores where the trainer asks for them, and on the CPU platform a weight update
@@ -49,7 +54,8 @@ class L2TWorkerMixin:
         if not on_cpu_platform() or self.rollout is None:  # an engine elsewhere is sent weights by verl's checkpoint engine
             return await super().update_weights(global_steps=global_steps, mode=mode)
         calls: list[Any] = []
-        execute, context = self.rollout._execute_method, zmq.Context.instance()
+        execute = self.rollout._execute_method
+        context: zmq.Context = zmq.Context.instance()
 
         async def remember(*args: Any, **kwargs: Any) -> Any:
             calls.append(await execute(*args, **kwargs))
@@ -86,6 +92,7 @@ class L2TWorkerMixin:
         """
         config = GainConfig(**tu.get_non_tensor_data(data, "l2t_gain", default=None))
         plan = self._plan(data, config)
+        answers: list[list[torch.Tensor]] | None
         if self._packs(config):
             answers = scoring.packed_pass(self.actor, plan.rows, config.max_tokens_per_micro_batch).answers
         else:
@@ -174,6 +181,7 @@ class L2TWorkerMixin:
             `l2t_derivatives`, nested float64 [K+1] per row in nats, the first of them 0; and `l2t_displacement_norm`,
             float64 [B]: ‖Δθ̃‖².
         """
+        assert self._l2t_displacement is not None  # the trainer called l2t_keep_start
         return derivatives.derivatives(self.actor, self._l2t_displacement, data)
 
     @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="actor"))

@@ -31,6 +31,7 @@ class Sandboxed:
         self.limits, self.deadline, self.buffer = limits, deadline, b""
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         self.process = start(limits, bufsize=0, **pipes)
+        assert self.process.stdout is not None and self.process.stdin is not None  # both are pipes
         self.reading, self.writing = self.process.stdout.fileno(), self.process.stdin.fileno()
         os.set_blocking(self.writing, False)
         kernel = {"memory": limits.memory_mib * MIB, "disk": limits.disk_mib * MIB}
@@ -51,6 +52,7 @@ class Sandboxed:
         self.process.kill()  # bubblewrap's end is the end of its process namespace
         self.process.wait()
         for stream in (self.process.stdin, self.process.stdout):
+            assert stream is not None  # as above
             with contextlib.suppress(OSError):
                 stream.close()
 
@@ -98,5 +100,6 @@ class Sandboxed:
         left = self.deadline - time.monotonic()
         if left <= 0:
             raise Ended("timeout")
+        waiting: tuple[list[int], list[int], list[int]]
         waiting = ([], [self.writing], []) if writing else ([self.reading], [], [])
         return any(select.select(*waiting, left))

@@ -55,6 +55,7 @@ def budgets(model: torch.nn.Module, tokenizer: Any, rollouts: list[Rollout], con
     for rollout, answers in zip(rollouts, forward(model, rows).answers, strict=True):
         right = float(is_right(rollout, tokenizer))
         forced = [values.sum().exp().item() for values in answers]
-        for budget, value in itertools.zip_longest(BUDGETS, forced, fillvalue=right):
+        of_budgets = forced + [right] * (len(BUDGETS) - len(forced))
+        for budget, value in zip(BUDGETS, of_budgets, strict=True):
             total[budget] += value / len(rollouts)
     return total

@@ -134,7 +134,7 @@ def update(
     model.train()
     tokens = packed_forward(model, rows).tokens
     # verl's engines give a value for each position: the log-prob of the token after it
-    whole = [torch.nn.functional.pad(values, (row.first - 1, 1)) for row, values in zip(rows, tokens, strict=True)]
+    whole = [torch.nn.functional.pad(values, (len(r.prompt) - 1, 1)) for r, values in zip(rollouts, tokens, strict=True)]
     lengths = [len(r.response) for r in rollouts]
     of_rows = lambda tensor: [values[:n] for values, n in zip(tensor.to(tokens[0].device), lengths, strict=True)]  # noqa: E731
     columns = {

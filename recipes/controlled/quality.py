@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ KINDS = ("geometric", "probability", "mean_logprob", "monte_carlo", "contrastive
 BETA = 1.2
 GROUPS, GROUP = 60, 8
 BOOTSTRAPS = 300
-CREDITS = {
+CREDITS: dict[str, tuple[Literal["grpo", "l2t"], dict[str, Any]]] = {
     "grpo": ("grpo", {}),
     "length penalty": ("l2t", {"credit": {"method": "length_penalty", "length_penalty": 0.6}}),
     "paper": ("l2t", {"credit": {"method": "paper"}}),
@@ -134,7 +134,9 @@ def credit_quality(
         asked value is known, minus that of opening another episode there.
     """
     advantages = loop.compute_advantages(settings, loop.method(settings), scored).double()
-    values, truths, within, stop, further = [], [], [], [], []
+    values, truths, within = [], [], []
+    stop: list[float] = []
+    further: list[float] = []
     for row, ends in enumerate(scored.ends):
         if not ends:
             continue

@@ -45,7 +45,8 @@ def run(settings: Settings, start: Path, results: Path) -> Path:
         )
     started = time.time()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32).to(device)
+    model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
+    model = model.to(device)  # type: ignore[arg-type] # transformers' wrapper loses self
     tokenizer = AutoTokenizer.from_pretrained(start)
     reference, curve = loop.train(settings, model, tokenizer)
     found: dict[str, Any] = {"settings": dataclasses.asdict(settings), "made by": made_by(device)}

@@ -53,16 +53,17 @@ def sample(
         rows: responses that are generated together.
     """
     model.eval()
+    generate: Any = model.generate  # of transformers' models; torch's do not declare it
     found: list[Rollout] = []
     prompts = [prompt_ids(tokenizer, problem) for problem in problems]
-    options = {"do_sample": False}
+    options: dict[str, Any] = {"do_sample": False}
     if temperature:
         options = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     options |= {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
     for start in range(0, len(problems), rows):
         chosen = slice(start, start + rows)
         batch = tokenizer.pad({"input_ids": prompts[chosen]}, padding_side="left", return_tensors="pt").to(model.device)
-        output = model.generate(**batch, max_new_tokens=limit, **options)
+        output = generate(**batch, max_new_tokens=limit, **options)
         width = batch["input_ids"].shape[1]
         for problem, prompt, ids in zip(problems[chosen], prompts[chosen], output[:, width:].tolist(), strict=True):
             end = ids.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in ids else len(ids)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from recipes.controlled.sampling import prompt_ids
 from recipes.controlled.solutions import LIMIT, render, solve
@@ -60,10 +60,10 @@ def train(seed: int, steps: int = STEPS, rows: int = ROWS, **changes: Any) -> tu
     """Supervised fine-tuning; the loss is the responses' alone."""
     tokenizer = make_tokenizer()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = make_model(tokenizer, seed, **changes).to(device)
+    model = make_model(tokenizer, seed, **changes).to(device)  # type: ignore[arg-type] # transformers' wrapper loses self
     optimiser = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01)
     source = examples(tokenizer, seed)
-    pool: list[tuple[list[int], list[int]]] = []
+    pool: list[list[tuple[list[int], list[int]]]] = []
     order = random.Random(seed)
     started = time.time()
     for step in range(steps):
@@ -85,7 +85,7 @@ def train(seed: int, steps: int = STEPS, rows: int = ROWS, **changes: Any) -> tu
     return model, tokenizer
 
 
-def _loss(model: torch.nn.Module, batch: list[tuple[list[int], list[int]]], pad: int) -> torch.Tensor:
+def _loss(model: Qwen2ForCausalLM, batch: list[tuple[list[int], list[int]]], pad: int) -> torch.Tensor:
     ids = [torch.tensor(prompt + response) for prompt, response in batch]
     labels = [torch.tensor([-100] * len(prompt) + response) for prompt, response in batch]
     device = next(model.parameters()).device
@@ -98,7 +98,7 @@ def _loss(model: torch.nn.Module, batch: list[tuple[list[int], list[int]]], pad:
     return torch.nn.functional.cross_entropy(logits.float(), wanted[wanted != -100])
 
 
-def save(model: torch.nn.Module, tokenizer: Any, folder: Path, made_by: dict[str, Any]) -> None:
+def save(model: PreTrainedModel, tokenizer: Any, folder: Path, made_by: dict[str, Any]) -> None:
     """Write a model folder, which appears whole or not at all.
 
     Raises:

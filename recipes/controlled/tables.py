@@ -50,14 +50,15 @@ def controls_table(runs: list[Run], arms: list[str], best: str) -> str:
     The last column is the accuracy over the length penalty's at as many tokens, paired by seed.
     """
     base = confirming(runs, best).values()
-    of_start = {number: np.mean([tokens(run) for run in base if start(run) == number]) for number in map(start, base)}
+    of_start = {number: float(np.mean([tokens(run) for run in base if start(run) == number])) for number in map(start, base)}
+    percent = lambda run: 100 * tokens(run) / of_start[start(run)]  # noqa: E731
     differences, equal_length = {}, {}
     for arm in arms:
         own = confirming(runs, arm)
         if arm != best and len(own) > 1:
-            differences[arm] = tuple(
-                estimate(values(own.values(), read), values(base, read))
-                for read in (accuracy, lambda run: 100 * tokens(run) / of_start[start(run)])
+            differences[arm] = (
+                estimate(values(own.values(), accuracy), values(base, accuracy)),
+                estimate(values(own.values(), percent), values(base, percent)),
             )
         there = {} if arm == "grpo" else length_penalty_at_equal_length(runs, own)
         equal_length[arm] = _over(own, there) if there else "–"
@@ -106,7 +107,7 @@ def _arms(
                 row.append("–")
                 continue
             of_start = {start(run): run for run in reversed(untrained.values())}
-            shares = values(own.values(), lambda run, of=of_start, labels=labels: removed(run, of[start(run)], labels))
+            shares = [(start(run), removed(run, of_start[start(run)], labels)) for run in own.values()]
             row.append(estimate(shares).text(100, 0))
         rows.append(row + [column.get(arm, "–") for column in further.values()])
     header = ["arm", "seeds", "accuracy, %", "tokens", "KL, nats", "Δ accuracy, points", "p", "Δ tokens, %", "p"]
@@ -164,7 +165,7 @@ def tiers_table(runs: list[Run], arms: list[str]) -> str:
             cells = []
             for tier in TIERS:
                 right, length = (
-                    estimate(values(own, lambda run, key=key, tier=tier: run["evaluation"]["tiers"][tier][key]))
+                    estimate([(start(run), run["evaluation"]["tiers"][tier][key]) for run in own])
                     for key in ("accuracy", "tokens")
                 )
                 cells.append(f"{right.text(100)} / {length.text()}")

@@ -89,7 +89,7 @@ def parse(text: str, tier: str = "") -> Problem:
     *definitions, query = text.split(";")
     made = []
     for definition in definitions:
-        name, _, digit, *rest = definition
+        name, _, digit, *rest = list(definition)
         made.append(Definition(name, int(digit), *rest))
     return Problem(tuple(made), query.removeprefix("?"), tier)
 

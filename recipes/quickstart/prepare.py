@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 HUB_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -37,6 +38,7 @@ def prepare_model(source: str | None, folder: Path) -> Path:
     target = folder / (source or HUB_MODEL).split("/")[-1]
     if (target / "config.json").exists():
         return target
+    build: Callable[[str], object]
     if hub_reachable():
         from huggingface_hub import snapshot_download
 

@@ -69,7 +69,9 @@ class Follower:
     def __init__(self, run: Path, process: subprocess.Popen, steps: int):
         self.run, self.process, self.steps = run, process, steps
         self.stage, self.log_position, self.steps_seen = 0, 0, 0
-        self.peak_memory, self.first_step = 0, None
+        self.peak_memory = 0
+        self.first_step: float | None = None
+        self.process_info: psutil.Process | None = None
 
     def follow(self) -> int:
         while (code := self.process.poll()) is None:
@@ -106,13 +108,14 @@ class Follower:
         self.steps_seen = len(rows)
 
     def _look_at_memory(self) -> None:
-        try:
-            family = [self.process_info, *self.process_info.children(recursive=True)]
-            used = sum(_private_memory(member) for member in family)
-        except (psutil.Error, AttributeError):
-            self.process_info = psutil.Process(self.process.pid) if self.process.poll() is None else None
-            return
-        self.peak_memory = max(self.peak_memory, used)
+        if self.process_info is not None:
+            try:
+                family = [self.process_info, *self.process_info.children(recursive=True)]
+                self.peak_memory = max(self.peak_memory, sum(_private_memory(member) for member in family))
+                return
+            except (psutil.Error, AttributeError):
+                pass
+        self.process_info = psutil.Process(self.process.pid) if self.process.poll() is None else None
 
 
 def _private_memory(process: psutil.Process) -> int:
@@ -128,12 +131,13 @@ def end_family(process: subprocess.Popen, seconds: float = 10.0) -> None:
     """End what this run started and left behind (Ray leaves processes when it is interrupted), by process group."""
     for sign in (signal.SIGTERM, signal.SIGKILL):
         end = time.monotonic() + seconds
+        sent: int = sign
         while time.monotonic() < end:
             try:
-                os.killpg(process.pid, sign)
+                os.killpg(process.pid, sent)
             except ProcessLookupError:
                 return
-            sign = 0  # asked once; now only look whether they are gone
+            sent = 0  # asked once; now only look whether they are gone
             process.poll()
             time.sleep(0.2)
 
