@@ -118,6 +118,6 @@ def decode(token_ids: Sequence[int], tokenizer: Any, marks: Marks = MARKS) -> st
     special |= {token: tokenizer.convert_ids_to_tokens(token) for token in tokenizer.all_special_ids}
     kept = {token for token, text in special.items() if text in (marks.opening, marks.closing)}
     if not kept.intersection(token_ids):
-        return tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        return str(tokenizer.decode(list(token_ids), skip_special_tokens=True))
     ids = [token for token in token_ids if token in kept or token not in special]
-    return tokenizer.decode(ids, skip_special_tokens=False)
+    return str(tokenizer.decode(ids, skip_special_tokens=False))

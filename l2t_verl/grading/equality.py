@@ -74,8 +74,8 @@ def _same(a: Number | None, b: Number | None, scale: Any = 1, other: Any = 1) ->
 def _same_words(words: str, answer: Reading) -> bool:
     """The same words, or the truth's with a reason after them."""
     found = answer.words
-    drop = lambda text: re.sub(r"^(?:the|a|an) ", "", text)  # noqa: E731
-    if found is not None and drop(found) == drop(words):
+    article = re.compile(r"^(?:the|a|an) ")
+    if found is not None and article.sub("", found) == article.sub("", words):
         return True
     said = re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", answer.text).strip()
     first = re.split(r"[.,;:!(]|\s(?:because|since|as)\s", said, maxsplit=1)[0]
@@ -142,18 +142,13 @@ def _is_number(found: Any) -> bool:
 
 def _same_value(truth: Any, answer: Any) -> bool:
     """Numbers: exactly where they are fractions, else evaluated, and compared relatively."""
-    from sympy import Float, Rational
+    from sympy import Rational
 
-    plain = [
-        number(str(of)) if isinstance(of, (Float, Rational)) and not isinstance(of, Float) else None
-        for of in (truth, answer)
-    ]
     a, b = _exact(truth).doit(), _exact(answer).doit()
     if a == b:
         return True
     if isinstance(a, Rational) and isinstance(b, Rational):
-        written = [_written(of) for of in (truth, answer)]
-        return _same(*written) if all(written) and any(plain) is not None else False
+        return _same(_written(truth), _written(answer))
     x, y = a.evalf(PRECISION), b.evalf(PRECISION)
     size = max(abs(x), abs(y))
     if not size.is_finite:

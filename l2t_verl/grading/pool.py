@@ -73,7 +73,8 @@ class _Process(SpawnProcess):
 
     def terminate(self) -> None:
         try:
-            os.killpg(self.pid, signal.SIGKILL)
+            if self.pid is not None:
+                os.killpg(self.pid, signal.SIGKILL)
         except ProcessLookupError:  # it has not got as far as to lead a group
             self.kill()
 
@@ -99,7 +100,9 @@ def _prepare(imports: tuple[str, ...]) -> None:
 
 def _end_with_parent() -> None:
     """A process in the middle of a sample would not notice that its parent was killed."""
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
     os.killpg(0, signal.SIGKILL)
 
 
@@ -172,13 +175,14 @@ class Grader:
             pool.join(timeout=10)
 
 
-async def _result(pool: ProcessPool, future: Any) -> Any:
+async def _result(pool: ProcessPool, future: Any) -> tuple[GradeResult, str]:
     """Wait for a sample; a pool that breaks or is closed forgets the samples that still queue."""
     waiting = asyncio.wrap_future(future)
     try:
         while not (await asyncio.wait([waiting], timeout=CHECK_SECONDS))[0]:
             if not pool.active:
                 raise RuntimeError("the grading processes are gone")
-        return waiting.result()
+        found: tuple[GradeResult, str] = waiting.result()
+        return found
     finally:
         waiting.cancel()
