@@ -1,6 +1,5 @@
 """Identical rollouts through the controlled comparison's loop and through verl's workers (FSDP2 on gloo), without Ray."""
 
-import os
 from pathlib import Path
 
 import torch
@@ -8,10 +7,7 @@ import torch
 STEPS = 3
 
 
-def rank_main(rank: int, port: int, start: Path, settings: dict, others: dict, result: Path) -> None:
-    environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in environment.items()}, VERL_PLATFORM="cpu")
-    torch.set_num_threads(1)
+def rank_main(rank: int, world: int, start: Path, settings: dict, others: dict, result: Path) -> None:
     import copy
     import itertools
 

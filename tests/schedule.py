@@ -6,6 +6,7 @@ from xdist.scheduler import LoadScopeScheduling
 FIRST = (
     "tests/test_quickstart.py",
     "tests/test_end_to_end.py",
+    "tests/test_clusters.py",
     "tests/test_variants.py",
     "tests/test_worker.py",
     "tests/test_controlled_loop.py",
@@ -20,7 +21,7 @@ BY_TEST = (
     "tests/test_patches.py",
     "tests/test_quickstart.py",
 )
-BY_CASE = ("tests/test_worker.py",)  # what stands in a test's brackets is what its fixture starts
+TOGETHER = {"tests/test_displacement.py": "tests/test_worker.py"}  # ranks of one warm process: see ranks.py
 
 
 def group_of(nodeid: str) -> str:
@@ -28,7 +29,7 @@ def group_of(nodeid: str) -> str:
     file = nodeid.split("::")[0]
     if file in BY_TEST:
         return nodeid
-    return file + nodeid[nodeid.find("[") :] if file in BY_CASE and "[" in nodeid else file
+    return TOGETHER.get(file, file)
 
 
 def place_of(nodeid: str) -> int:

@@ -6,7 +6,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from loop_process import rank_main
+from ranks import run_ranks
 from tiny import read_jsonl
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -53,10 +53,7 @@ def test_identical_rollouts_give_what_verl_s_workers_make_of_them(tiny_start, tm
     """Over three updates: the advantages of all main arms, the loss, the weights."""
     tiny = {"prompts": 2, "group": 4, "limit": 60}
     arms = {name: vars(arm_settings(name, seed=3, start=1, **tiny)) for name in ARMS}
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(rank_main, (port, tiny_start, arms["shaped"], arms, tmp_path), nprocs=1)
+    run_ranks(rank_main, 1, tiny_start, arms["shaped"], arms, tmp_path)
     found = torch.load(tmp_path / "found.pt", weights_only=False)
     for ours, theirs in zip(found["loop"], found["verl"], strict=True):
         assert theirs["loss"] == pytest.approx(ours["loss"], abs=1e-4)

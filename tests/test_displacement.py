@@ -1,11 +1,10 @@
 """How far the weights have moved, on two real ranks whose parameters stay gathered after a forward, or change places."""
 
-import os
-import socket
 from pathlib import Path
 
 import pytest
 import torch
+from ranks import run_ranks
 from tiny import write_model
 
 FSDP = "actor_rollout_ref.actor.fsdp_config"
@@ -15,10 +14,7 @@ CASES = {
 }
 
 
-def rank_main(rank: int, world: int, port: int, model: Path, overrides: list[str], result: Path) -> None:
-    environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in environment.items()}, VERL_PLATFORM="cpu")
-    torch.set_num_threads(1)
+def rank_main(rank: int, world: int, model: Path, overrides: list[str], result: Path) -> None:
     from cluster import composed
 
     from l2t_verl.plugin.displacement import local_part
@@ -62,11 +58,8 @@ def rank_main(rank: int, world: int, port: int, model: Path, overrides: list[str
 
 @pytest.mark.parametrize("name", CASES)
 def test_displacement_is_read_where_the_parameters_are(name, tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     model = write_model(tmp_path / "model")
-    torch.multiprocessing.spawn(rank_main, (2, port, model, CASES[name], tmp_path), nprocs=2)
+    run_ranks(rank_main, 2, model, CASES[name], tmp_path)
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2)]
     for found in ranks:
         assert found["at the start"] == 0

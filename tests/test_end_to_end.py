@@ -1,6 +1,5 @@
-"""Two steps of stock main_ppo with L2T on a tiny random model, then a resume from the checkpoint; nothing mocked."""
+"""Two steps of stock main_ppo with L2T on a tiny random model; nothing mocked. A resume is in test_clusters.py."""
 
-import json
 import math
 
 import pytest
@@ -95,17 +94,3 @@ def test_dumped_rewards_equal_those_recomputed_from_the_dump(trained):
             assert math.isclose(episode["reward"], expected.item(), abs_tol=1e-6)
         compared += 1
     assert compared > 0
-
-
-def test_resume_continues_where_it_stopped(trained):
-    """λ comes from the checkpoint, though the command line of the resumed run says something else."""
-    folder, model, data, before = trained
-    state = json.loads((before.folder / "checkpoints" / "global_step_2" / "l2t_state.json").read_text())
-    other = f"+algorithm.l2t.credit.length_cost={state['length_cost'] + 0.25}"
-    settings = [setting for setting in SETTINGS if "length_cost" not in setting]
-    run = start(folder / "run", model, data, 3, *settings, other, "trainer.save_freq=-1", "trainer.test_freq=-1")
-    assert run.wait(600) == 0, run.tail()
-    rows = [row for row in run.metrics() if row["step"] == 3]
-    assert len(rows) == 1
-    assert rows[0]["data"]["l2t/length_cost"] == pytest.approx(state["length_cost"])
-    assert rows[0]["data"]["l2t/displacement"] > 0  # the reference is the start model, not the checkpoint

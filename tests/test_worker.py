@@ -1,9 +1,8 @@
 """The worker on real FSDP2 engines, one and two ranks, with and without LoRA, against the pure functions."""
 
-import socket
-
 import pytest
 import torch
+from ranks import run_ranks
 from tiny import write_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from worker_process import GAIN, LONG, MASKED, NO_EPISODES, NO_ROOM, SEED, SHORT, rank_main
@@ -47,10 +46,7 @@ def case(name, folder, tmp_path_factory):
     """(what each rank found, the model that they scored with)."""
     world, overrides, _ = CASES[name]
     result = tmp_path_factory.mktemp("result")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(rank_main, (world, port, folder, overrides, result), nprocs=world)
+    run_ranks(rank_main, world, folder, overrides, result)
     ranks = [torch.load(result / f"{rank}.pt", weights_only=False) for rank in range(world)]
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     if overrides == LORA:

@@ -1,6 +1,5 @@
 """Ranks of a real L2TWorker (FSDP2 on gloo) without Ray: each builds it, scores its rows and writes what came out."""
 
-import os
 from pathlib import Path
 
 import torch
@@ -83,10 +82,7 @@ def whole(parameters: dict) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in full.items()}
 
 
-def rank_main(rank: int, world: int, port: int, model: Path, overrides: list[str], result: Path) -> None:
-    environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in environment.items()}, VERL_PLATFORM="cpu")
-    torch.set_num_threads(1)
+def rank_main(rank: int, world: int, model: Path, overrides: list[str], result: Path) -> None:
     from cluster import composed
 
     from l2t_verl.config import CompressionConfig
