@@ -102,9 +102,9 @@ def wait_until(condition, seconds: float = START) -> bool:
 
 
 def processes() -> set[int]:
-    """The grading processes of this one (and not the helper that multiprocessing keeps for itself)."""
-    children = psutil.Process().children(recursive=True)
-    return {child.pid for child in children if "resource_tracker" not in " ".join(child.cmdline())}
+    """The grading processes of this one (and not the helpers that multiprocessing keeps for itself)."""
+    children = {child.pid: " ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)}
+    return {pid for pid, line in children.items() if "resource_tracker" not in line and "forkserver" not in line}
 
 
 @pytest.fixture(scope="module")
