@@ -35,18 +35,28 @@ head=${nodes[0]}
 # node, command: as a task there, beside those that run already
 on=(srun --overlap --nodes=1 --ntasks=1 --cpus-per-task="$cpus" -w)
 step "asking $head for its address" "see that srun works inside a job"
-address=$("${on[@]}" "$head" hostname --ip-address | awk '{print $1}'):${RAY_PORT:-6379}
+# many a distribution gives a machine's own name an address that only it can reach
+address=$("${on[@]}" "$head" sh -c 'hostname --ip-address; hostname -I' | tr ' ' '\n' | awk 'NF && !/^(127\.|::1$)/ {print; exit}')
+[ -n "$address" ] || { echo "slurm: $head has no address but its own loopback's; see hostname -I there" >&2; exit 1; }
+address=$address:${RAY_PORT:-6379}
+# Ray asks for a token as soon as any program has left one in ~/.ray; without this it would ask only some of its own parts
+export RAY_AUTH_MODE=${RAY_AUTH_MODE:-token}
+if [ "$RAY_AUTH_MODE" = token ] && [ -z "${RAY_AUTH_TOKEN:-}${RAY_AUTH_TOKEN_PATH:-}" ]; then
+  RAY_AUTH_TOKEN=$("$VENV/bin/python" -c 'import secrets; print(secrets.token_hex(32))') # this job's alone
+  export RAY_AUTH_TOKEN
+fi
 common=(--num-gpus "$gpus" --num-cpus "$cpus" --disable-usage-stats --block)
 raylets=()
-trap '[ ${#raylets[@]} -eq 0 ] || kill "${raylets[@]}" 2>/dev/null || true' EXIT
+trap '[ ${#raylets[@]} -eq 0 ] || kill "${raylets[@]}" 2>/dev/null || true; rm -f "${said:-}"' EXIT
 
 end=$((SECONDS + ${NODE_WAIT:-600}))
+said=$(mktemp)
 wait_for() { # what, what helps, command: until it succeeds, as long as all of Ray's processes live
-  until "${@:3}" >/dev/null 2>&1; do
+  until "${@:3}" >"$said" 2>&1; do
     for pid in "${raylets[@]}"; do
       kill -0 "$pid" 2>/dev/null || { echo "slurm: Ray ended on a node before $1; its own message stands above" >&2; exit 1; }
     done
-    [ $SECONDS -lt $end ] || { echo "slurm: $1 did not happen within ${NODE_WAIT:-600} s (NODE_WAIT); $2" >&2; exit 1; }
+    [ $SECONDS -lt $end ] || { tail -n 3 "$said" >&2; echo "slurm: $1 did not happen within ${NODE_WAIT:-600} s (NODE_WAIT); $2" >&2; exit 1; }
     sleep "${POLL:-2}"
   done
 }

@@ -18,17 +18,20 @@ while [[ $1 == -* ]]; do case $1 in -w) shift 2 ;; *) shift ;; esac; done
 exec "$@"
 """,
     "scontrol": "#!/bin/bash\nprintf 'n1\\nn2\\n'\n",
-    "hostname": "#!/bin/bash\necho 192.0.2.1\n",
+    # as where a machine's name is its loopback's
+    "hostname": "#!/bin/bash\ncase $1 in -I) echo 192.0.2.1 fd00::2 ;; *) echo 127.0.1.1 ;; esac\n",
 }
 VENV = {
     "ray": """#!/bin/bash
+echo "ray with a token of ${#RAY_AUTH_TOKEN} characters in mode $RAY_AUTH_MODE: $*" >>"$CALLS"
 case "$*" in
 "start --head"*) [ -z "${HEAD_DIES:-}" ] || { echo "port taken" >&2; exit 1; }; exec sleep 60 ;;
 start*) exec sleep 60 ;;
-status*) [ -z "${HEAD_SILENT:-}" ] ;;
+status*) [ -z "${HEAD_SILENT:-}" ] || { echo "no connection"; exit 1; } ;;
 esac
 """,
     "python": """#!/bin/bash
+[ "$1" != -c ] || exec python3 "$@"
 echo "python RAY_ADDRESS=${RAY_ADDRESS:-} $*" >>"$CALLS"
 case "$*" in *recipes.nodes*) [ -z "${NODE_MISSING:-}" ] ;; esac
 """,
@@ -77,6 +80,17 @@ def test_the_job_takes_whole_nodes_and_tells_ray_of_what_it_has(slurm):
     assert "--num-cpus 32" in calls
 
 
+def test_all_parts_of_ray_ask_for_the_same_token(slurm):
+    """Ray's start asks for one as soon as some program has left one at home; its `status` does not hand it over unasked."""
+    told = {"RAY_AUTH_MODE": "", "RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": ""}
+    _, calls = slurm(**told)
+    rays = [line for line in calls.splitlines() if line.startswith("ray with ")]
+    assert len(rays) >= 3
+    assert all(line.startswith("ray with a token of 64 characters in mode token: ") for line in rays)
+    _, calls = slurm(**told | {"RAY_AUTH_MODE": "disabled"})
+    assert "ray with a token of 0 characters in mode disabled: start --head" in calls
+
+
 def test_too_few_cpus_are_refused_before_anything_is_started(slurm):
     done, calls = slurm(SLURM_CPUS_ON_NODE="1")
     assert done.returncode == 1
@@ -89,7 +103,7 @@ def test_too_few_cpus_are_refused_before_anything_is_started(slurm):
     [
         (
             {"HEAD_SILENT": "1", "NODE_WAIT": "1"},
-            "Ray's start on n1 did not happen within 1 s (NODE_WAIT); another",
+            "no connection\nslurm: Ray's start on n1 did not happen within 1 s (NODE_WAIT); another",
         ),
         ({"HEAD_SILENT": "1", "HEAD_DIES": "1"}, "Ray ended on a node before Ray's start on n1"),
         ({"NODE_MISSING": "1", "NODE_WAIT": "1"}, "the start of all 2 nodes did not happen within 1 s"),
