@@ -34,6 +34,8 @@ mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=${nodes[0]}
 # node, command: as a task there, beside those that run already
 on=(srun --overlap --nodes=1 --ntasks=1 --cpus-per-task="$cpus" -w)
+# Slurm names a job's GPUs three times, for AMD's too; verl's workers refuse that
+ray=(env -u ROCR_VISIBLE_DEVICES "$VENV/bin/ray")
 step "asking $head for its address" "see that srun works inside a job"
 # many a distribution gives a machine's own name an address that only it can reach
 address=$("${on[@]}" "$head" sh -c 'hostname --ip-address; hostname -I' | tr ' ' '\n' | awk 'NF && !/^(127\.|::1$)/ {print; exit}')
@@ -60,11 +62,11 @@ wait_for() { # what, what helps, command: until it succeeds, as long as all of R
     sleep "${POLL:-2}"
   done
 }
-"${on[@]}" "$head" "$VENV/bin/ray" start --head --node-ip-address="${address%:*}" --port="${address##*:}" "${common[@]}" &
+"${on[@]}" "$head" "${ray[@]}" start --head --node-ip-address="${address%:*}" --port="${address##*:}" "${common[@]}" &
 raylets+=($!)
-wait_for "Ray's start on $head" "another RAY_PORT helps where ${address##*:} is taken" "${on[@]}" "$head" "$VENV/bin/ray" status --address "$address"
+wait_for "Ray's start on $head" "another RAY_PORT helps where ${address##*:} is taken" "${on[@]}" "$head" "${ray[@]}" status --address "$address"
 for node in "${nodes[@]:1}"; do
-  "${on[@]}" "$node" "$VENV/bin/ray" start --address "$address" "${common[@]}" &
+  "${on[@]}" "$node" "${ray[@]}" start --address "$address" "${common[@]}" &
   raylets+=($!)
 done
 wait_for "the start of all ${#nodes[@]} nodes" "see that they reach $address" \

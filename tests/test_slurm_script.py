@@ -23,7 +23,7 @@ exec "$@"
 }
 VENV = {
     "ray": """#!/bin/bash
-echo "ray with a token of ${#RAY_AUTH_TOKEN} characters in mode $RAY_AUTH_MODE: $*" >>"$CALLS"
+echo "ray with a token of ${#RAY_AUTH_TOKEN} characters in mode $RAY_AUTH_MODE, ROCR: ${ROCR_VISIBLE_DEVICES:-}: $*" >>"$CALLS"
 case "$*" in
 "start --head"*) [ -z "${HEAD_DIES:-}" ] || { echo "port taken" >&2; exit 1; }; exec sleep 60 ;;
 start*) exec sleep 60 ;;
@@ -80,15 +80,16 @@ def test_the_job_takes_whole_nodes_and_tells_ray_of_what_it_has(slurm):
     assert "--num-cpus 32" in calls
 
 
-def test_all_parts_of_ray_ask_for_the_same_token(slurm):
-    """Ray's start asks for one as soon as some program has left one at home; its `status` does not hand it over unasked."""
-    told = {"RAY_AUTH_MODE": "", "RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": ""}
+def test_all_parts_of_ray_ask_for_the_same_token_and_see_one_name_of_the_gpus(slurm):
+    """Ray's start asks for one as soon as some program has left one at home; its `status` does not hand it over unasked.
+    Slurm sets CUDA's and AMD's variable, and verl's workers refuse to have both."""
+    told = {"ROCR_VISIBLE_DEVICES": "0", "RAY_AUTH_MODE": "", "RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": ""}
     _, calls = slurm(**told)
     rays = [line for line in calls.splitlines() if line.startswith("ray with ")]
     assert len(rays) >= 3
-    assert all(line.startswith("ray with a token of 64 characters in mode token: ") for line in rays)
+    assert all(line.startswith("ray with a token of 64 characters in mode token, ROCR: : ") for line in rays)
     _, calls = slurm(**told | {"RAY_AUTH_MODE": "disabled"})
-    assert "ray with a token of 0 characters in mode disabled: start --head" in calls
+    assert "ray with a token of 0 characters in mode disabled, ROCR: : start --head" in calls
 
 
 def test_too_few_cpus_are_refused_before_anything_is_started(slurm):
