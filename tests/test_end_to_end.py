@@ -10,6 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from l2t_verl import compression, episodes, gain
 
+pytestmark = pytest.mark.cluster
+
 # A large learning rate: the weights have to move visibly, and the rollout has to follow them.
 SETTINGS = [
     "actor_rollout_ref.actor.optim.lr=1e-3",

@@ -47,8 +47,7 @@ case "$*" in
 *"-m venv "*)
   folder=${!#}
   mkdir -p "$folder/bin" "$folder/lib/python3/site-packages"
-  cat "$0" >"$folder/bin/python"
-  chmod +x "$folder/bin/python" ;;
+  for name in python ruff; do cat "$0" >"$folder/bin/$name"; chmod +x "$folder/bin/$name"; done ;;
 *"-m pip "*"install"*)
   for word in "$@"; do [ -z "${BROKEN:-}" ] || [ "$word" != "$BROKEN" ] || { echo "pip: no $BROKEN" >&2; exit 1; }; done
   case "$*" in *flash-attn==*) : >"$venv/lib/python3/site-packages/flash_attn-2.8.3.dist-info" ;; esac ;;
@@ -113,6 +112,8 @@ def machine(tmp_path):
         shutil.copytree(ROOT / "recipes", made.root / "recipes", ignore=kept)
         (made.root / "recipes" / "controlled").mkdir()
         shutil.copy(ROOT / "recipes" / "controlled" / "run.sh", made.root / "recipes" / "controlled")
+        (made.root / "tests").mkdir()
+        shutil.copy(ROOT / "tests" / "run.sh", made.root / "tests")
         for name in ("pyproject.toml", "constraints-cpu.txt", "constraints-gpu.txt"):
             shutil.copy(ROOT / name, made.root)
         if gpus:
@@ -280,6 +281,24 @@ def test_each_script_takes_the_environment_of_the_machine(machine, gpus, venv, s
     assert called.format(root=there.root) in there.calls
     assert (there.root / venv / ".l2t-stamp").exists()
     assert ("flash-attn==2.8.3" in there.calls) == (gpus and "quickstart" not in script)
+
+
+@pytest.mark.parametrize("gpus", [True, False])
+def test_the_tests_run_in_either_environment_on_any_machine(machine, gpus):
+    there = machine(gpus=gpus)
+    done = there.run("tests/run.sh", "--stack", "gpu", "tests/test_credit.py")
+    assert done.returncode == 0, done.stderr
+    assert "ruff check ." in there.calls
+    assert there.calls.splitlines()[-1] == "python -m pytest -n auto -m not slow and not cluster tests/test_credit.py"
+    assert (there.root / ".venv-gpu" / ".l2t-stamp").exists()
+    assert not (there.root / ".venv").exists()
+    there.has_torch("2.13.0+cpu", None)
+    assert there.run("tests/run.sh", "-m", "slow").returncode == 0
+    assert there.calls.splitlines()[-1] == "python -m pytest -n auto -m slow"
+    assert (there.root / ".venv" / ".l2t-stamp").exists()
+    unknown = there.run("tests/run.sh", "--stack", "tpu")
+    assert unknown.returncode == 2
+    assert "there is no stack tpu" in unknown.stderr
 
 
 def test_the_controlled_comparison_runs_on_the_cpu_stack(machine):
