@@ -6,41 +6,102 @@ from pathlib import Path
 
 import pytest
 from cluster import composed
+from tiny import write_model
 
-from l2t_verl.config import describe_fields
+from l2t_verl.guide import __main__ as guide
 from l2t_verl.report.panels import PANELS
 
 ROOT = Path(__file__).parent.parent.resolve()
 README = (ROOT / "README.md").read_text()
+METRICS = (ROOT / "l2t_verl" / "guide" / "metrics.md").read_text()
 # Each command of the README and the test that runs it
 COMMANDS = {
     "bash recipes/quickstart/run.sh": "test_quickstart.py",
     "bash tests/run.sh": "test_packaging.py",
+    "bash recipes/setup.sh --gpu --flash-attn": "test_setup_script.py, on stub machines",
+    "source .venv-gpu/bin/activate": "the shell's own",
     "pip install .": "test_packaging.py",
-    "python -m verl.trainer.main_ppo": "here and, with data and a model, test_end_to_end.py",
-    "python -m l2t_verl.data": "test_data.py",
-    "bash recipes/deepscaler_1p5b/run.sh": "test_recipes.py and, with a small model, by its sweep",
+    "bash recipes/gsm8k_3b/run.sh": "here, composed and checked",
+    "bash recipes/deepscaler_1p5b/run.sh": "here, test_recipes.py and, with a small model, by its sweep",
     "bash recipes/sweep.sh": "test_recipes.py",
+    "python -m verl.trainer.main_ppo": "here and, with data and a model, test_end_to_end.py",
+}
+# … and those of the guides beside them
+OTHERS = {
+    "pip install .[tools]": "test_packaging.py, without the extra",
+    "python -m l2t_verl.data": "test_data.py",
     "python -m l2t_verl.evaluate run": "test_evaluate.py, with a small model",
     "python -m l2t_verl.evaluate compare": "test_evaluate.py, with made-up samples",
     "l2t-verl inspect": "test_inspect.py, with a small model",
     "l2t-verl report": "test_report.py, on real runs",
+    "python tests/bench/run.py": "test_bench.py",
+    "python tests/bench/grading.py": "test_bench.py",
+    "sbatch --nodes=2 --gpus-per-node=8 recipes/slurm.sh": "test_slurm_script.py",
+    "python -c import verl, l2t_verl;": "test_entry.py",
 }
+GUIDES = sorted((ROOT / "l2t_verl").glob("*/*.md"))
+PAGES = [ROOT / "README.md", *GUIDES, *sorted(ROOT.glob("recipes/**/*.md"))]
 
 
-def commands() -> list[str]:
-    blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-    joined = "\n".join(blocks).replace("\\\n", " ")
+def commands(page: Path) -> list[str]:
+    fences = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    joined = "\n".join(text for kind, text in fences if kind in ("", "bash")).replace("\\\n", " ")
     return [" ".join(shlex.split(line, comments=True)) for line in joined.splitlines() if line.strip()]
 
 
-def test_every_command_has_a_test():
-    found = commands()
+def test_every_command_of_the_readme_has_a_test():
+    found = commands(ROOT / "README.md")
     assert len(found) == len(COMMANDS)
     for command, (start, test) in zip(found, COMMANDS.items(), strict=True):
         assert command.startswith(start)
         if test.endswith(".py") and " " not in test:
             assert start in (ROOT / "tests" / test).read_text()
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
+def test_every_command_of_a_guide_has_one_too(page):
+    for command in commands(page):
+        assert command.startswith((*COMMANDS, *OTHERS)), command
+
+
+def launches() -> list[str]:
+    """Each line of the README and the guides that launches a recipe."""
+    return sorted(
+        {line for page in (ROOT / "README.md", *GUIDES) for line in commands(page) if re.search(r"/run\.sh [a-z]", line)}
+    )
+
+
+@pytest.mark.parametrize("line", launches())
+def test_a_recipe_s_command_composes_and_passes_its_checks(line):
+    from recipes.checks import gpus_of, problems_of
+    from recipes.launch import composed as recipe_of
+
+    _, script, arm, *words = line.split()
+    overrides = [word for word in words if "=" in word]
+    config = recipe_of(Path(script).parent.name, [f"arm={arm}", *overrides])
+    assert problems_of(config, gpus_of("H100")) == []
+
+
+def test_the_lines_of_python_run(tmp_path, capsys):
+    """As they stand, but for the model."""
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(code.splitlines()) <= 12
+    name = re.search(r'name = "(.+?)"', code)[1]
+    exec(code.replace(name, str(write_model(tmp_path / "model"))), {})
+    said = capsys.readouterr().out
+    assert "J before and after each episode: [" in said
+    assert len(re.search(r"gains: \[(.*)\]", said)[1].split(",")) == 3
+
+
+def test_the_readme_stays_short():
+    assert len(README.split()) <= 1500
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.stem}")
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[\w-]+)?\)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
 
 
 def test_the_drop_in_line_composes_with_stock_verl_and_starts_the_trainer():
@@ -49,7 +110,7 @@ def test_the_drop_in_line_composes_with_stock_verl_and_starts_the_trainer():
     from verl.trainer.ppo.core_algos import get_adv_estimator_fn
     from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
 
-    (line,) = (command for command in commands() if "main_ppo" in command)
+    (line,) = (command for command in commands(ROOT / "README.md") if "main_ppo" in command)
     options = line.split()[3:]
     assert any(option.startswith("+algorithm.l2t.") for option in options)
     with initialize_config_module("verl.trainer.config", version_base=None):
@@ -59,15 +120,9 @@ def test_the_drop_in_line_composes_with_stock_verl_and_starts_the_trainer():
     assert get_adv_estimator_fn(config.algorithm.adv_estimator).__module__.startswith("l2t_verl")
 
 
-def table(title: str) -> list[list[str]]:
-    part = README.split(f"### {title}\n")[1].split("\n#")[0]
-    rows = [line for line in part.splitlines() if line.startswith("|")][2:]
-    return [[cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows]
-
-
-def test_the_settings_are_the_code_s():
-    written = [(name.strip("`"), default.strip("`"), text) for name, default, text in table("Settings")]
-    assert written == [tuple(row) for row in describe_fields()]
+def test_the_page_of_settings_is_the_code_s():
+    """`python -m l2t_verl.guide` writes it."""
+    assert guide.PAGE.read_text() == guide.page()
 
 
 def test_the_metrics_are_the_code_s():
@@ -80,7 +135,8 @@ def test_the_metrics_are_the_code_s():
     known = {re.sub(r"^(skipped|grading)/\w+", lambda found: f"{found[1]}/*", name) for name in known}
     known |= {"grpo_grad_norm", "displacement"}  # measured in the trainer, where they are asked for
     written = set()
-    for names, _, _ in table("Metrics"):
+    part = METRICS.split("## All metrics\n")[1]
+    for names in re.findall(r"^\| (.+?) \|", part, re.MULTILINE)[1:]:
         whole = ""
         for name in re.findall(r"`([^`]+)`", names):
             whole = whole.rsplit("/", 1)[0] + name if name.startswith("/") else name
@@ -89,7 +145,7 @@ def test_the_metrics_are_the_code_s():
 
 
 def test_the_curves_to_watch_are_the_report_s():
-    rows = re.findall(r"^\| (.+?) \| (`(?:critic|response_length|l2t)/.+?) \| (.+?) \| (.+?) \|$", README, re.MULTILINE)
+    rows = re.findall(r"^\| (.+?) \| (`(?:critic|response_length|l2t)/.+?) \| (.+?) \| (.+?) \|$", METRICS, re.MULTILINE)
     watched = [panel for panel in PANELS if panel.first]
     metrics = [", ".join(f"`{metric}`" for _, metric in panel.metrics) for panel in watched]
     expected = [(one.title, of, one.healthy, one.sick) for one, of in zip(watched, metrics, strict=True)]
@@ -113,13 +169,11 @@ def test_files_that_are_named_exist(path):
 
 
 def test_the_quickstart_s_settings_are_settings():
-    assert composed("actor_rollout_ref.model.path=nowhere").algorithm.l2t.credit.method in README
+    method = composed("actor_rollout_ref.model.path=nowhere").algorithm.l2t.credit.method
+    assert method in (ROOT / "l2t_verl" / "guide" / "reward.md").read_text()
 
 
-PAGES = [ROOT / "README.md", *sorted(ROOT.glob("recipes/**/*.md"))]
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.stem}")
 def test_tables_have_the_same_cells_in_each_line(page):
     """Else GitHub shows the source in place of the table."""
     for table in re.findall(r"(?:^\|.*\n)+", page.read_text(), re.MULTILINE):

@@ -250,7 +250,9 @@ def test_a_sweep_checks_all_arms_before_any_is_trained():
 def test_slurm_starts_ray_on_each_node_and_the_launcher_on_the_first(tmp_path):
     """No Slurm here: `srun` and `scontrol` only write down what they are asked; the rest is the script's."""
     calls = tmp_path / "calls"
-    srun = f'#!/bin/sh\necho "$@" >> {calls}\ncase "$*" in *hostname*) echo 192.0.2.1 ;; esac\n'
+    # the nodes are there when the second has been asked for
+    there = f"until grep -q -- '-w n2' {calls}; do sleep 0.1; done"
+    srun = f'#!/bin/sh\necho "$@" >> {calls}\ncase "$*" in *hostname*) echo 192.0.2.1 ;; *recipes.nodes*) {there} ;; esac\n'
     scripts = {"srun": srun, "scontrol": "#!/bin/sh\nprintf 'n1\\nn2\\n'\n"}
     for name, text in scripts.items():
         (tmp_path / name).write_text(text)

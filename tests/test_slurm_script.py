@@ -23,7 +23,8 @@ exec "$@"
 }
 VENV = {
     "ray": """#!/bin/bash
-echo "ray with a token of ${#RAY_AUTH_TOKEN} characters in mode $RAY_AUTH_MODE, ROCR: ${ROCR_VISIBLE_DEVICES:-}: $*" >>"$CALLS"
+token="a token of ${#RAY_AUTH_TOKEN} characters in mode $RAY_AUTH_MODE"
+echo "ray with $token, ROCR: ${ROCR_VISIBLE_DEVICES:-}: $*" >>"$CALLS"
 case "$*" in
 "start --head"*) [ -z "${HEAD_DIES:-}" ] || { echo "port taken" >&2; exit 1; }; exec sleep 60 ;;
 start*) exec sleep 60 ;;
@@ -33,7 +34,10 @@ esac
     "python": """#!/bin/bash
 [ "$1" != -c ] || exec python3 "$@"
 echo "python RAY_ADDRESS=${RAY_ADDRESS:-} $*" >>"$CALLS"
-case "$*" in *recipes.nodes*) [ -z "${NODE_MISSING:-}" ] ;; esac
+case "$*" in *recipes.nodes*)
+  [ -z "${NODE_MISSING:-}" ] || exit 1
+  until grep -q "start --address" "$CALLS"; do sleep 0.1; done ;;
+esac
 """,
 }
 

@@ -1,4 +1,4 @@
-"""The benchmark of the process-reward engine: every ratio that the README states, from one run in one process.
+"""The benchmark of the process-reward engine: every ratio that the page of costs states, from one run in one process.
 
     python tests/bench/run.py [--device cuda] [--repeats 8] [--json tests/bench/results/cpu.json]
 

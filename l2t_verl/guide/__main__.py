@@ -1,0 +1,34 @@
+"""python -m l2t_verl.guide: writes settings.md beside this file, from the configuration's own sentences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from l2t_verl.config import describe_fields
+
+PAGE = Path(__file__).with_name("settings.md")
+HEAD = """# Settings
+
+```bash
+bash recipes/gsm8k_3b/run.sh l2t --dry-run algorithm.l2t.alpha=0.5
+```
+
+All stand below `algorithm.l2t`, and all have a default: the section may be left out. On stock verl a first override of it is
+written with a plus, `+algorithm.l2t.alpha=0.5`. What is unknown, of another type, out of bounds or contradictory is refused
+before a worker starts, all of it in one message. [reward.md](reward.md) says how to choose.
+
+This page is written by `python -m l2t_verl.guide`.
+
+| setting | default | what it is |
+|---|---|---|
+"""
+
+
+def page() -> str:
+    """The page: a row for each setting, in the configuration's order."""
+    rows = ((name, default, text.replace("|", "\\|")) for name, default, text in describe_fields())
+    return HEAD + "".join(f"| `{name}` | `{default}` | {text} |\n" for name, default, text in rows)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
