@@ -237,8 +237,8 @@ def _row(model: ModelShape, size: str, nodes: int) -> str:
 PAGE = """# Scale, on paper
 
 Made by `python -m recipes.arithmetic`. **Measured on a GPU: one number**, the answer scores' cost of {scores} plain forwards
-(one H200, 1.5B shape; l2t_verl/guide/limits.md). All else is arithmetic from the models' shapes and an H100's data sheet: 80 GB,
-{flops:.0f} bfloat16 TFLOP/s of which {training:.0f} % are assumed in training, 3.35 TB/s of which {sampling:.0f} % in
+(one H200, 1.5B shape; l2t_verl/guide/limits.md). All else is arithmetic from the models' shapes and an H100's data sheet:
+80 GB, {flops:.0f} bfloat16 TFLOP/s of which {training:.0f} % are assumed in training, 3.35 TB/s of which {sampling:.0f} % in
 sampling. A recipe's `--dry-run` does the same sums for your configuration and says what does not fit.
 
 {formulas}
