@@ -127,7 +127,7 @@ def copied(folder: Path) -> Path:
     """The tracked files, as they are."""
     names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, names.split("\0")):
-        if (ROOT / name).is_file() and not name.startswith("recipes/controlled/results/"):
+        if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
     (folder / "l2t_verl" / "patches").symlink_to("../patches")  # where the package carries them when it is installed

@@ -18,7 +18,7 @@ from ranks import run_ranks
 from tiny import read_jsonl
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from recipes.controlled import comparison, evaluation, grid, loop, page, quality, scoring, start
+from recipes.controlled import comparison, evaluation, grid, loop, page, quality, scoring, start, table
 from recipes.controlled.measure import is_right
 from recipes.controlled.plans import ALL, ARMS, BEST, PLANS, SEEDS, arm_settings, start_of
 from recipes.controlled.sampling import Rollout, prompt_ids, sample
@@ -175,7 +175,21 @@ def test_one_command_repeats_one_seed_and_a_killed_grid_goes_on(tiny_start, tmp_
     environment = os.environ | {"OUT": str(tmp_path)}
     command = ["bash", "recipes/controlled/run.sh", *tiny]
     found = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
-    assert len(list((tmp_path / "results").glob("*.json"))) == 3
+    files = {file.stem: json.loads(file.read_text()) for file in (tmp_path / "results").glob("*.json")}
+    assert len(files) == 3
+    add = [
+        sys.executable,
+        "-m",
+        "recipes.controlled.table",
+        str(tmp_path / "results"),
+        "--table",
+        str(tmp_path / "t.parquet"),
+    ]
+    for _ in range(2):  # what is there already is there once
+        subprocess.run(add, cwd=ROOT, check=True)
+    runs = dict(zip(sorted(files), comparison.load(tmp_path / "t.parquet"), strict=True))
+    same = {name: {key: run[key] for key in files[name]} for name, run in runs.items()}
+    assert json.dumps(same, sort_keys=True) == json.dumps(files, sort_keys=True)
     assert {file: file.stat().st_mtime_ns for file in first} == first
     for name in ("grpo", "length_penalty", BEST):
         assert ARMS[name].title in found
@@ -183,9 +197,9 @@ def test_one_command_repeats_one_seed_and_a_killed_grid_goes_on(tiny_start, tmp_
 
 
 def test_committed_runs_are_those_of_the_plans_and_make_the_committed_pages():
-    runs = comparison.load(page.FOLDER / "results")
+    runs = comparison.load(table.FILE)
     planned = {settings.name for plan in PLANS.values() for settings in plan}
-    assert {file.stem for file in (page.FOLDER / "results").glob("*.json")} <= planned
+    assert {Settings(**run["settings"]).name for run in runs} <= planned
     assert {file: file.read_text() for file in page.pages(runs)} == page.pages(runs)
     assert {name: arm.chosen for name, arm in ALL.items() if arm.tried} == comparison.choose(comparison.frontier(runs))
 

@@ -9,16 +9,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from recipes.controlled.plans import ALL, FRONTIER
+from recipes.controlled.table import runs_of
 
 Run = dict[str, Any]
 TITLES = {"start": "start"} | {name: arm.title for name, arm in ALL.items()}
 
 
-def load(folder: Path) -> list[Run]:
-    """All runs of a folder, in the order of their names."""
-    return [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
+def load(source: Path) -> list[Run]:
+    """All runs of a table, or of a folder of single runs, in the order of their names."""
+    if source.is_file():
+        return list(runs_of(pd.read_parquet(source)).values())
+    return [json.loads(file.read_text()) for file in sorted(source.glob("*.json"))]
 
 
 def confirming(runs: list[Run], arm: str, strength: float | str | None = None) -> dict[int, Run]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from recipes.controlled.plans import PLANS
 from recipes.controlled.settings import Settings
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path("runs/controlled/results")  # RESULTS.md's are in one table: recipes/controlled/table.py
 STARTS_FOLDER = Path(__file__).parent / "starts"
 
 

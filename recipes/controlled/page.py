@@ -1,4 +1,4 @@
-"""Tables and plots of RESULTS.md from the runs' files; the text between them is left as it is.
+"""Tables and plots of RESULTS.md from the table of runs; the text between them is left as it is.
 
 python -m recipes.controlled.page
 """
@@ -16,6 +16,7 @@ from recipes.controlled import plots, tables
 from recipes.controlled.comparison import Run, load, of_starts
 from recipes.controlled.plans import ARMS, BEST, MEASURED, OTHERS, STARTS
 from recipes.controlled.real_text import FILE as REAL_TEXT
+from recipes.controlled.table import FILE as TABLE
 from recipes.controlled.through_verl import FOLDER as THROUGH_VERL
 
 FOLDER = Path(__file__).parent
@@ -72,7 +73,7 @@ def pages(every: list[Run]) -> dict[Path, str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=FOLDER / "results")
+    parser.add_argument("--results", type=Path, default=TABLE, help="table, or a folder of runs")
     parser.add_argument("--plots", type=Path, default=FOLDER / "plots")
     parser.add_argument("--plot-only", action="store_true", help="the plots, and the table of arms on the screen; no page")
     arguments = parser.parse_args()

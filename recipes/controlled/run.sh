@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The controlled comparison on this machine: RESULTS.md says what it shows.
 #   bash recipes/controlled/run.sh            one seed of GRPO, the length penalty and L2T, and their plot
-#   bash recipes/controlled/run.sh --full     every run of RESULTS.md's results/; one is kept once it is done, so start it again at will
+#   bash recipes/controlled/run.sh --full     every run of RESULTS.md; one is kept once it is done, so start it again at will
 # OUT=folder says where runs and plots go; anything else on the command line is handed to recipes/controlled/grid.py.
 . "$(dirname "${BASH_SOURCE[0]}")/../shell.sh"
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
