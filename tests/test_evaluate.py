@@ -24,8 +24,9 @@ from l2t_verl.data.problems import Tests
 from l2t_verl.evaluate import __main__ as command
 from l2t_verl.evaluate import run as evaluation
 from l2t_verl.evaluate.budgets import cut
-from l2t_verl.evaluate.compare import comparison, published_numbers, published_of, read, write_comparison
+from l2t_verl.evaluate.compare import comparison, write_comparison
 from l2t_verl.evaluate.engines import Generated, prompt_ids
+from l2t_verl.evaluate.finished import published_numbers, published_of, read
 from l2t_verl.evaluate.grade import vote
 from l2t_verl.evaluate.model import ModelError, _shards, fingerprint, resolved
 from l2t_verl.evaluate.results import results, table

@@ -2,51 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from l2t_verl.evaluate.run import by_question
+from l2t_verl.evaluate.finished import Evaluation, paired, published_numbers, published_of, read
+from l2t_verl.evaluate.plots import plot_budgets, plot_tokens
 from l2t_verl.evaluate.statistics import bootstrap
-from l2t_verl.evaluate.store import Sample, Store, StoreError, write_whole
+from l2t_verl.evaluate.store import write_whole
 
 COMPARED = ("kind", "samples", "temperature", "top_p", "max_tokens", "max_model_len")
-PUBLISHED = Path(__file__).parent / "published.json"
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One run's folder, read.
-
-    Attributes:
-        name: of the folder; the whole path where two folders have one name.
-        settings: of the run; empty where it does not say.
-        found: its results.
-        samples: its samples.
-    """
-
-    name: str
-    settings: dict[str, Any]
-    found: dict[str, Any]
-    samples: dict[Any, Sample]
-
-
-def read(folder: Path) -> Evaluation:
-    """Read a run.
-
-    Raises:
-        StoreError: it is not there, or not finished.
-    """
-    file = folder / "results.json"
-    if not file.exists():
-        raise StoreError(f"{file} is not there: name the folder of an evaluation, and let it finish first")
-    written = json.loads(file.read_text())
-    return Evaluation(folder.name, written.get("settings", {}), written["results"], Store(folder / "samples.jsonl").samples)
 
 
 def unlike(runs: Sequence[Evaluation]) -> list[str]:
@@ -61,22 +27,6 @@ def unlike(runs: Sequence[Evaluation]) -> list[str]:
         if len(files) > 1:
             lines.append(f"{benchmark}: its problems are not the same files, or not as many of them")
     return lines
-
-
-def paired(one: Evaluation, other: Evaluation, benchmark: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Accuracy and tokens of each question that both have: accuracies a, b and tokens a, b, [Q] each.
-
-    Raises:
-        StoreError: they share no question.
-    """
-    first, second = (dict(by_question(run.samples, benchmark)) for run in (one, other))
-    shared = [question for question in first if question in second]
-    if not shared:
-        raise StoreError(f"{one.name} and {other.name} share no question of {benchmark}")
-    mean = lambda samples, what: float(np.mean([getattr(sample, what) for sample in samples]))  # noqa: E731
-    columns = [[mean(of[question], what) for question in shared] for what in ("score", "tokens") for of in (first, second)]
-    a, b, tokens_a, tokens_b = map(np.array, columns)
-    return a, b, tokens_a, tokens_b
 
 
 def comparison(runs: Sequence[Evaluation], published: Mapping[str, Any] | None = None) -> str:
@@ -108,30 +58,6 @@ def comparison(runs: Sequence[Evaluation], published: Mapping[str, Any] | None =
     return "\n".join(lines) + "\n"
 
 
-def published_of(model: str) -> dict[str, Any]:
-    """The paper's numbers for a model.
-
-    Raises:
-        ValueError: it has none; with the names that there are.
-    """
-    everything = json.loads(PUBLISHED.read_text())
-    if model not in everything["pass@1"]:
-        close = difflib.get_close_matches(model, everything["pass@1"], n=1, cutoff=0.3)
-        meant = f" Did you mean {close[0]}?" if close else ""
-        raise ValueError(f"the paper prints nothing of {model!r}.{meant} Known: {', '.join(everything['pass@1'])}")
-    return everything | {"pass@1": everything["pass@1"][model], "tokens": everything["tokens"][model]}
-
-
-def published_numbers(published: Mapping[str, Any], benchmark: str) -> dict[str, tuple[float, float | None]]:
-    """The paper's rows for one benchmark: pass@1 in %, and tokens relative to the model before training, if read off."""
-    (column,) = [name for name, ours in published["columns"].items() if ours == benchmark] or [None]
-    (tokens,) = [name for name, ours in published["token columns"].items() if benchmark in ours] or [None]
-    if column is None:
-        return {}
-    ratio = lambda arm: 1.0 if arm == "base" else published["tokens"].get(arm, {}).get(tokens)  # noqa: E731
-    return {arm: (row[column], ratio(arm)) for arm, row in published["pass@1"].items()}
-
-
 def write_comparison(folders: Sequence[Path], out: Path, model: str | None) -> str:
     """Write compare.md, tokens.png and, where answers were forced, budgets.png.
 
@@ -144,8 +70,6 @@ def write_comparison(folders: Sequence[Path], out: Path, model: str | None) -> s
     """
     if len(folders) < 2:
         raise ValueError("compare takes two folders or more")
-    from l2t_verl.evaluate.plots import plot_budgets, plot_tokens
-
     published = published_of(model) if model else None
     runs = [read(folder) for folder in folders]
     names = [run.name for run in runs]

@@ -5,19 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from l2t_verl.evaluate.compare import Evaluation
+from l2t_verl.evaluate.finished import Evaluation, paired, published_numbers
+from l2t_verl.evaluate.statistics import bootstrap
 
 
 def plot_tokens(runs: Sequence[Evaluation], published: Mapping[str, Any] | None, file: Path) -> None:
     """Tokens of each run as a share of the first one's, by benchmark, with intervals; printed ones hatched."""
-    from l2t_verl.evaluate.compare import paired, published_numbers
-    from l2t_verl.evaluate.statistics import bootstrap
-
     plt = _pyplot()
     base, benchmarks = runs[0], list(runs[0].found)
     bars: dict[str, list[tuple[int, float, float, float]]] = {
