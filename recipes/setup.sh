@@ -37,6 +37,11 @@ fi
 
 constraints=$root/constraints-$kind.txt
 step "reading what is to be installed" "the checkout is not whole: git restore pyproject.toml constraints-$kind.txt"
+held=$(cat "$venv/.l2t-stamp" 2>/dev/null || true)
+if [ -n "$held" ] && [ "${held##*-}" != "$kind" ]; then
+  echo "setup: $venv holds the stack for ${held##*-}, and the one for $kind would break it; set VENV to another folder, or remove that one" >&2
+  exit 1
+fi
 stamp=$(cat "$root/pyproject.toml" "$constraints" | cksum | tr ' ' -)-$kind
 pip=("$venv/bin/python" -m pip --disable-pip-version-check -qq)
 failed_before=$venv/flash-attn.failed
@@ -57,7 +62,7 @@ flash_attn() { # tried once: an environment where it cannot be built is not kept
   echo "setup: flash-attn could not be installed ($failed_before has all of it); a recipe's launch says what to set without it; $again" >&2
 }
 
-if [ -x "$venv/bin/python" ] && [ "$(cat "$venv/.l2t-stamp" 2>/dev/null)" = "$stamp" ]; then
+if [ -x "$venv/bin/python" ] && [ "$held" = "$stamp" ]; then
   flash_attn
   exit 0
 fi

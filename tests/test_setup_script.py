@@ -155,6 +155,16 @@ def test_a_machine_with_gpus_gets_the_pinned_gpu_stack_once(machine):
     assert "verl[" in there.calls
 
 
+def test_one_stack_is_not_put_over_the_other(machine):
+    """As by VENV=.venv-gpu bash tests/run.sh, which would have broken 11 GB."""
+    there = machine(gpus=True)
+    assert there.run("recipes/setup.sh", "--gpu").returncode == 0
+    done = there.run("tests/run.sh", VENV=str(there.root / ".venv-gpu"))
+    assert done.returncode == 1
+    assert "holds the stack for gpu, and the one for cpu would break it; set VENV to another folder" in done.stderr
+    assert there.calls == ""
+
+
 def test_the_pins_hold_what_the_modes_need():
     """The stack that verl's extras name, and the module by which `l2t_separate_async` sends weights."""
     pins = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints-gpu.txt").read_text(), re.MULTILINE))
