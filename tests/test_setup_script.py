@@ -162,7 +162,7 @@ def test_one_stack_is_not_put_over_the_other(machine):
     done = there.run("tests/run.sh", VENV=str(there.root / ".venv-gpu"))
     assert done.returncode == 1
     assert "holds the stack for gpu, and the one for cpu would break it; set VENV to another folder" in done.stderr
-    assert there.calls == ""
+    assert "-m pip" not in there.calls
 
 
 def test_the_pins_hold_what_the_modes_need():
