@@ -85,8 +85,8 @@ class GainConfig(_Section):
     )
     backend: Literal["packed", "expanded"] = Field(
         "packed",
-        description="How the K+1 prefixes are run: `packed`, sharing what they have in common where the engine can; "
-        "`expanded`, one plain sequence each.",
+        description="How the K+1 prefixes are run: `packed`, sharing what they have in common where the engine can, "
+        "and set by hand it has to; `expanded`, one plain sequence each.",
     )
     fused: bool | None = Field(
         None,
