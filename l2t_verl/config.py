@@ -212,6 +212,14 @@ class DiagnosticsConfig(_Section):
     )
 
 
+class CheckpointsConfig(_Section):
+    """Which checkpoints stay on the disk."""
+
+    keep_last: int | None = Field(
+        None, ge=1, description="Newest checkpoints that stay, with the best by validation beside them; null: all of them."
+    )
+
+
 class L2TConfig(_Section):
     """The whole configuration of the method, `algorithm.l2t`.
 
@@ -233,6 +241,7 @@ class L2TConfig(_Section):
     credit: CreditConfig = Field(default_factory=CreditConfig)
     outcome: OutcomeConfig = Field(default_factory=OutcomeConfig)
     diagnostics: DiagnosticsConfig = Field(default_factory=DiagnosticsConfig)
+    checkpoints: CheckpointsConfig = Field(default_factory=CheckpointsConfig)
 
 
 def load_config(raw: Mapping[str, Any] | None) -> L2TConfig:

@@ -23,7 +23,7 @@ import l2t_verl
 from l2t_verl.compression import ESTIMATORS
 from l2t_verl.config import ConfigError
 from l2t_verl.credit import update_length_cost
-from l2t_verl.plugin import liveness, records, startup, step, weight_sync
+from l2t_verl.plugin import checkpoints, liveness, records, startup, step, weight_sync
 from l2t_verl.plugin.estimator import credit_context
 from l2t_verl.plugin.live import log_distributions
 from l2t_verl.plugin.metrics import report
@@ -129,7 +129,7 @@ class L2TMixin(_Trainer):
         if reason is None:
             return True
         if startup.asks_for_packed(self.l2t):
-            raise ConfigError(startup.refused_packed(reason))
+            raise ConfigError(startup.REFUSED_PACKED.format(reason))
         logger.warning(
             "l2t: rows are not packed, each forced answer is read as a sequence of its own, which takes some 15 times as "
             "long: %s. algorithm.l2t.gain.backend=expanded says that this is meant; packed, set there, refuses it",
@@ -212,13 +212,27 @@ class L2TMixin(_Trainer):
     # ---- checkpoints
 
     def _save_checkpoint(self) -> None:
-        """Keep λ beside verl's checkpoint; written first, because verl's last file marks the checkpoint as complete."""
-        folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
+        """Keep λ beside verl's checkpoint; written first, because verl's last file marks the checkpoint as complete.
+
+        Older checkpoints go once it is, as far as `checkpoints.keep_last` says.
+        """
+        every = Path(self.config.trainer.default_local_dir)
+        folder = every / f"global_step_{self.global_steps}"
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / (STATE_FILE + ".partial")
         partial.write_text(json.dumps({"length_cost": self.length_cost, "version": l2t_verl.__version__}))
         os.replace(partial, folder / STATE_FILE)
         super()._save_checkpoint()
+        if self.l2t.checkpoints.keep_last is not None:
+            removed = checkpoints.remove_others(every, last=self.l2t.checkpoints.keep_last)
+            logger.info("l2t: checkpoints of the steps %s removed", removed)
+
+    def _validate(self) -> dict[str, float]:
+        """Verl's; its score says which checkpoint is the best."""
+        metrics = super()._validate()
+        score = checkpoints.validation_score(metrics)
+        checkpoints.keep_score(Path(self.config.trainer.default_local_dir), self.global_steps, score)
+        return metrics
 
     def _load_checkpoint(self) -> None:
         if self.displaces:  # from where training began, which is not where it is resumed
