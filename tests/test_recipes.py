@@ -203,11 +203,63 @@ def test_checkpoints_of_other_settings_are_not_gone_on_from(tmp_path):
     assert run_folder.differences(other, tmp_path) == []  # nothing was trained yet
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").write_text("10")
-    assert run_folder.differences(config("trainer.total_epochs=20", "trainer.logger=[console]"), tmp_path) == []
+    assert run_folder.differences(config("trainer.save_freq=5", "trainer.logger=[console]"), tmp_path) == []
     (said,) = run_folder.differences(other, tmp_path)
     assert "actor_rollout_ref.actor.optim.lr: 1e-06 there, 1e-05 now" in said
     assert said.count(" there, ") == 1
     assert "trainer.experiment_name" in said
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """Asks whether a run of gsm8k_3b that has checkpoints may be gone on with under overrides."""
+    folder = tmp_path / "checkpoints"
+    config = lambda *overrides: composed("gsm8k_3b", [f"trainer.default_local_dir={folder}", *overrides])  # noqa: E731
+    run_folder.keep(config(), tmp_path)
+    folder.mkdir()
+    (folder / "latest_checkpointed_iteration.txt").write_text("10")
+    return lambda *overrides: run_folder.differences(config(*overrides), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "actor_rollout_ref.rollout.gpu_memory_utilization=0.4",
+        "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=4096",
+        "actor_rollout_ref.rollout.tensor_model_parallel_size=2",
+        "actor_rollout_ref.rollout.max_num_seqs=64",
+        "actor_rollout_ref.model.enable_activation_offload=True",
+        "algorithm.l2t.checkpoints.keep_last=1",
+        "+algorithm.l2t.gain.max_tokens_per_micro_batch=8192",
+        "shrink=offload",
+    ],
+)
+def test_after_running_out_of_memory_a_run_goes_on_with_less(kept, override):
+    assert kept(override) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("trainer.total_epochs=2", "trainer.total_epochs: 1 there, 2 now"),  # it would bend the cosine
+        ("trainer.total_training_steps=9", "trainer.total_training_steps: None there, 9 now"),
+        (
+            "trainer.n_gpus_per_node=4",
+            "GPUs (trainer.nnodes × trainer.n_gpus_per_node): 8 there, 4 now",
+        ),  # shards of eight ranks
+        ("trainer.nnodes=2", "GPUs (trainer.nnodes × trainer.n_gpus_per_node): 8 there, 16 now"),
+        ("trainer.v1.trainer_mode=l2t_colocate_async", "trainer.v1.trainer_mode: l2t_sync there"),
+        ("actor_rollout_ref.actor.ppo_mini_batch_size=32", "ppo_mini_batch_size: 64 there, 32 now"),
+        ("actor_rollout_ref.rollout.n=4", "actor_rollout_ref.rollout.n: 5 there, 4 now"),
+    ],
+)
+def test_what_makes_another_run_of_it_is_refused(kept, override, said):
+    (text,) = kept(override)
+    assert said in text
+
+
+def test_the_same_gpus_may_lie_on_other_nodes(kept):
+    assert kept("trainer.nnodes=2", "trainer.n_gpus_per_node=4") == []
 
 
 def test_the_arithmetic_knows_the_models_it_names():
