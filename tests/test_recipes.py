@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 from tiny import write_data, write_model
+from verl.utils.torch_functional import get_cosine_schedule_with_warmup
 
 from recipes import arithmetic, launch, run_folder
 from recipes.checks import problems_of
@@ -358,3 +360,21 @@ def test_a_sweep_trains_evaluates_and_compares(tmp_path):
     finally:
         for run in runs:
             shutil.rmtree(run, ignore_errors=True)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_no_step_trains_with_a_learning_rate_of_0(recipe):
+    """verl's own schedule with the recipe's options, over the 30 steps of deepscaler_1p5b."""
+    optim = composed(recipe, []).actor_rollout_ref.actor.optim
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    options = {"min_lr_ratio": optim.min_lr_ratio, "zero_indexed_step": optim.zero_indexed_step}
+    warm_up = int(optim.lr_warmup_steps_ratio * 30)
+    schedule = get_cosine_schedule_with_warmup(optimizer, warm_up, 30, num_cycles=optim.num_cycles, **options)
+    rates = []
+    for _ in range(30):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates[0] == pytest.approx(1 / 3)
+    assert max(rates) == rates[2] == 1.0
+    assert min(rates) == rates[-1] == pytest.approx(0.01, abs=1e-6)
