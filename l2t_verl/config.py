@@ -85,8 +85,8 @@ class GainConfig(_Section):
     )
     backend: Literal["packed", "expanded"] = Field(
         "packed",
-        description="How the K+1 prefixes are run: `packed`, sharing what they have in common where the engine can; "
-        "`expanded`, one plain sequence each.",
+        description="How the K+1 prefixes are run: `packed`, sharing what they have in common where the engine can, "
+        "and set by hand it has to; `expanded`, one plain sequence each.",
     )
     fused: bool | None = Field(
         None,
@@ -212,6 +212,14 @@ class DiagnosticsConfig(_Section):
     )
 
 
+class CheckpointsConfig(_Section):
+    """Which checkpoints stay on the disk."""
+
+    keep_last: int | None = Field(
+        None, ge=1, description="Newest checkpoints that stay, with the best by validation beside them; null: all of them."
+    )
+
+
 class L2TConfig(_Section):
     """The whole configuration of the method, `algorithm.l2t`.
 
@@ -233,6 +241,7 @@ class L2TConfig(_Section):
     credit: CreditConfig = Field(default_factory=CreditConfig)
     outcome: OutcomeConfig = Field(default_factory=OutcomeConfig)
     diagnostics: DiagnosticsConfig = Field(default_factory=DiagnosticsConfig)
+    checkpoints: CheckpointsConfig = Field(default_factory=CheckpointsConfig)
 
 
 def load_config(raw: Mapping[str, Any] | None) -> L2TConfig:

@@ -22,6 +22,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 GIB = 2**30
 RESERVE = 3 * GIB  # CUDA's context, NCCL's buffers, fragments
@@ -77,6 +78,12 @@ class ModelShape:
         """P, all parameters."""
         return self.layers * self.layer + self.vocabulary * self.hidden * (1 if self.tied else 2) + self.hidden
 
+    def adapter(self, rank: int) -> int:
+        """Parameters of LoRA adapters of this rank on all linear layers but the head: rank · (in + out) each."""
+        inner, kv = self.heads * self.head_size, self.kv_heads * self.head_size
+        sides = 2 * (self.hidden + inner) + 2 * (self.hidden + kv) + 3 * (self.hidden + self.intermediate)
+        return self.layers * rank * sides
+
     @property
     def cache(self) -> int:
         """Bytes of KV cache of one token, bfloat16."""
@@ -92,6 +99,12 @@ MODELS = {
     "Qwen/Qwen2-7B-Instruct": ModelShape(**QWEN_7B, tied=False, positions=32768),
     "Qwen/Qwen2.5-3B-Instruct": ModelShape(2048, 11008, 36, 16, 2, 151936, True, 32768),
 }
+
+
+def lora_rank(config: Any) -> int:
+    """Rank of the adapter that verl's configuration asks for; 0 where all weights are trained."""
+    model = config.actor_rollout_ref.model
+    return (model.get("lora") or {}).get("rank", 0) or model.get("lora_rank", 0)
 
 
 def shape_of(path: str) -> ModelShape | None:

@@ -20,6 +20,7 @@ from typing import Any
 
 from recipes import workers
 from recipes.checks import gpus_of, memory_lines, problems_of
+from recipes.disk import disk_lines, disk_problem
 from recipes.environment import bare_machine
 from recipes.run_folder import differences, keep
 
@@ -167,7 +168,7 @@ def main() -> None:
     except Exception as error:  # Hydra's, of many kinds
         raise SystemExit(f"launch: the configuration does not compose: {error}") from error
     print(f"{recipe}, arm {arm}")
-    print("\n".join(memory_lines(config, memory)))
+    print("\n".join(memory_lines(config, memory) + disk_lines(config)))
     folder = ROOT / "runs" / config.trainer.experiment_name
     variables = variables_of(folder)
     joins = arguments.launcher == "ray" or os.environ.get("RAY_ADDRESS", "local") != "local"
@@ -185,13 +186,13 @@ def main() -> None:
     if problems := problems_of(config, memory) + differences(config, folder):
         raise SystemExit("launch: this would not train:\n" + "\n".join(f"  {problem}" for problem in problems))
     print("checks: passed", flush=True)
-    missing = attention_problem(config)
+    missing = [problem for problem in (attention_problem(config), disk_problem(config)) if problem]  # of this machine
     if arguments.dry_run:
-        if missing:
-            print(f"note: {missing}", flush=True)
+        for problem in missing:
+            print(f"note: {problem}", flush=True)
         return
     if missing:
-        raise SystemExit(f"launch: {missing}")
+        raise SystemExit("launch: " + "\n  ".join(missing))
     make_data(config)
     keep(config, folder)
     os.execvpe(line[0], line, whole)

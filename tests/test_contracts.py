@@ -607,7 +607,7 @@ def test_dispatch_of_our_worker_calls():
     from verl.single_controller.base.decorator import MAGIC_ATTR, Dispatch
 
     for name in ("l2t_version", "l2t_displacement", "l2t_perturb_weights", "l2t_restore_weights", "l2t_log_probs",
-                 "l2t_fuses", "l2t_keep_start"):  # fmt: skip
+                 "l2t_fuses", "l2t_why_not_packed", "l2t_keep_start"):  # fmt: skip
         assert getattr(worker.L2TWorker, name).__dict__[MAGIC_ATTR]["dispatch_mode"] == Dispatch.ONE_TO_ALL, name
     for name in ("l2t_answer_scores", "l2t_derivatives", "l2t_grpo_grad_norm"):
         mode = getattr(worker.L2TWorker, name).__dict__[MAGIC_ATTR]["dispatch_mode"]

@@ -44,6 +44,7 @@ def test_two_steps_train_and_report(trained):
         assert row["training/rollout_probs_diff_max"] < 1e-3  # the rollout computes with the trained weights
         assert row["l2t/episodes/max"] >= row["l2t/episodes/mean"] >= row["l2t/episodes/min"] >= 0
         assert row["timing_s/l2t"] > 0
+        assert row["l2t/packed"] == 1.0
         assert row["l2t/grpo_grad_norm"] == 0.0 or row["critic/score/max"] > row["critic/score/min"]
     # actor and reference are the same float32 model; their log-probs come from two kernels, whose rounding is all there is
     assert first["l2t/compression/max"] < 1e-9

@@ -12,7 +12,7 @@ from l2t_verl.config import load_config
 from l2t_verl.plugin import fields, metrics, step
 from l2t_verl.plugin.estimator import CreditContext
 
-TRAINER = SimpleNamespace(l2t=load_config({"beta": 1.0}), length_cost=0.25, needs_reference=True)
+TRAINER = SimpleNamespace(l2t=load_config({"beta": 1.0}), length_cost=0.25, needs_reference=True, packs_rows=False)
 
 
 def batch() -> step.ProcessRewards:
@@ -81,6 +81,7 @@ def test_values_by_hand():
         "process_reward/mean": (sum(gains) - sum(penalties)) / 4,
         "process_reward/std": float(np.std(np.subtract(gains, penalties))),
         "kl_floor": 0.5 * (4 + 3 + 2 + 1) / 4 * 0.01**2,
+        "packed": 0.0,
         "length_cost": 0.25,
         "length/correct_tokens": (4 + 1) / 2,
         "advantage/abs_max": 6.0,

@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 from tiny import write_data, write_model
+from verl.utils.torch_functional import get_cosine_schedule_with_warmup
 
 from recipes import arithmetic, launch, run_folder
 from recipes.checks import problems_of
@@ -203,11 +205,63 @@ def test_checkpoints_of_other_settings_are_not_gone_on_from(tmp_path):
     assert run_folder.differences(other, tmp_path) == []  # nothing was trained yet
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").write_text("10")
-    assert run_folder.differences(config("trainer.total_epochs=20", "trainer.logger=[console]"), tmp_path) == []
+    assert run_folder.differences(config("trainer.save_freq=5", "trainer.logger=[console]"), tmp_path) == []
     (said,) = run_folder.differences(other, tmp_path)
     assert "actor_rollout_ref.actor.optim.lr: 1e-06 there, 1e-05 now" in said
     assert said.count(" there, ") == 1
     assert "trainer.experiment_name" in said
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """Asks whether a run of gsm8k_3b that has checkpoints may be gone on with under overrides."""
+    folder = tmp_path / "checkpoints"
+    config = lambda *overrides: composed("gsm8k_3b", [f"trainer.default_local_dir={folder}", *overrides])  # noqa: E731
+    run_folder.keep(config(), tmp_path)
+    folder.mkdir()
+    (folder / "latest_checkpointed_iteration.txt").write_text("10")
+    return lambda *overrides: run_folder.differences(config(*overrides), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "actor_rollout_ref.rollout.gpu_memory_utilization=0.4",
+        "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=4096",
+        "actor_rollout_ref.rollout.tensor_model_parallel_size=2",
+        "actor_rollout_ref.rollout.max_num_seqs=64",
+        "actor_rollout_ref.model.enable_activation_offload=True",
+        "algorithm.l2t.checkpoints.keep_last=1",
+        "+algorithm.l2t.gain.max_tokens_per_micro_batch=8192",
+        "shrink=offload",
+    ],
+)
+def test_after_running_out_of_memory_a_run_goes_on_with_less(kept, override):
+    assert kept(override) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("trainer.total_epochs=2", "trainer.total_epochs: 1 there, 2 now"),  # it would bend the cosine
+        ("trainer.total_training_steps=9", "trainer.total_training_steps: None there, 9 now"),
+        (
+            "trainer.n_gpus_per_node=4",
+            "GPUs (trainer.nnodes × trainer.n_gpus_per_node): 8 there, 4 now",
+        ),  # shards of eight ranks
+        ("trainer.nnodes=2", "GPUs (trainer.nnodes × trainer.n_gpus_per_node): 8 there, 16 now"),
+        ("trainer.v1.trainer_mode=l2t_colocate_async", "trainer.v1.trainer_mode: l2t_sync there"),
+        ("actor_rollout_ref.actor.ppo_mini_batch_size=32", "ppo_mini_batch_size: 64 there, 32 now"),
+        ("actor_rollout_ref.rollout.n=4", "actor_rollout_ref.rollout.n: 5 there, 4 now"),
+    ],
+)
+def test_what_makes_another_run_of_it_is_refused(kept, override, said):
+    (text,) = kept(override)
+    assert said in text
+
+
+def test_the_same_gpus_may_lie_on_other_nodes(kept):
+    assert kept("trainer.nnodes=2", "trainer.n_gpus_per_node=4") == []
 
 
 def test_the_arithmetic_knows_the_models_it_names():
@@ -308,3 +362,21 @@ def test_a_sweep_trains_evaluates_and_compares(tmp_path):
     finally:
         for run in runs:
             shutil.rmtree(run, ignore_errors=True)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_no_step_trains_with_a_learning_rate_of_0(recipe):
+    """verl's own schedule with the recipe's options, over the 30 steps of deepscaler_1p5b."""
+    optim = composed(recipe, []).actor_rollout_ref.actor.optim
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    options = {"min_lr_ratio": optim.min_lr_ratio, "zero_indexed_step": optim.zero_indexed_step}
+    warm_up = int(optim.lr_warmup_steps_ratio * 30)
+    schedule = get_cosine_schedule_with_warmup(optimizer, warm_up, 30, num_cycles=optim.num_cycles, **options)
+    rates = []
+    for _ in range(30):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates[0] == pytest.approx(1 / 3)
+    assert max(rates) == rates[2] == 1.0
+    assert min(rates) == rates[-1] == pytest.approx(0.01, abs=1e-6)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from cluster import composed
 from tiny import byte_tokenizer, write_data, write_model
+from transformers import MistralConfig, MistralForCausalLM
 from verl.experimental.separation.engine_workers import DetachActorWorker
 from verl.trainer.ppo.utils import Role
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ
@@ -17,7 +18,7 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from l2t_verl import sandbox
 from l2t_verl.config import ConfigError, load_config
-from l2t_verl.plugin import fields, startup, step
+from l2t_verl.plugin import fields, scoring, startup, step
 from l2t_verl.plugin.trainer import L2TMixin, L2TTrainerSync
 from l2t_verl.plugin.worker import L2TDetachWorker, L2TWorker
 
@@ -93,7 +94,7 @@ def test_the_separate_trainer_has_workers_that_can_keep_and_restore_weights(over
         ((), False, False),
         (("+algorithm.l2t.gain.fused=True",), False, True),
         (("+algorithm.l2t.gain.fused=False",), True, False),
-        (("algorithm.l2t.gain.backend=expanded",), True, False),
+        (("+algorithm.l2t.gain.backend=expanded",), True, False),
         (("algorithm.l2t.episodes.method=surprise",), True, False),
         (("+algorithm.l2t.gain.kind=monte_carlo",), True, False),
         (("algorithm.rollout_correction.bypass_mode=True",), True, False),
@@ -104,6 +105,52 @@ def test_scores_come_with_the_old_log_probs_where_nothing_speaks_against_it(over
     trainer = L2TTrainerSync(config(*overrides))
     trainer.actor_rollout_wg = SimpleNamespace(l2t_fuses=lambda: [float32, float32])
     assert trainer._fuses_scores() is fused
+
+
+class Workers:
+    """Two workers of an engine whose attention can be exchanged, or of a model with a window, whose cannot."""
+
+    def __init__(self, windowed: bool):
+        sizes = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+        heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+        module = MistralForCausalLM(MistralConfig(**sizes, **heads, sliding_window=8)) if windowed else None
+        self.actor = SimpleNamespace(
+            engine_config=SimpleNamespace(strategy="fsdp2"), engine=SimpleNamespace(module=module, use_ulysses_sp=False)
+        )
+        if not windowed:
+            self.actor.l2t_why_not_packed = None  # found out before
+
+    def l2t_why_not_packed(self) -> list[str | None]:
+        return [scoring.why_not_packed(self.actor)] * 2
+
+
+PACKED = "+algorithm.l2t.gain.backend=packed"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "windowed", "packs"),
+    [
+        ((), False, True),
+        ((PACKED,), False, True),
+        ((), True, False),
+        (("+algorithm.l2t.gain.backend=expanded",), True, False),
+        (("algorithm.l2t.gain.kind=monte_carlo", PACKED), True, None),
+    ],
+)
+def test_a_fall_back_to_expanded_is_said_at_the_start(overrides, windowed, packs, caplog):
+    trainer = L2TTrainerSync(config(*overrides))
+    trainer.actor_rollout_wg = Workers(windowed)
+    assert trainer._packs_rows() is packs
+    said = [record.getMessage() for record in caplog.records if "not packed" in record.getMessage()]
+    assert len(said) == (windowed and not overrides)
+    assert all("window of 8 tokens" in line and "algorithm.l2t.gain.backend=expanded" in line for line in said)
+
+
+def test_packed_rows_that_were_asked_for_and_cannot_be_had_are_refused():
+    trainer = L2TTrainerSync(config(PACKED))
+    trainer.actor_rollout_wg = Workers(windowed=True)
+    with pytest.raises(ConfigError, match=r"gain\.backend=packed: .*window of 8 tokens.*leave it out, or set it to"):
+        trainer._packs_rows()
 
 
 @pytest.mark.parametrize(("estimator", "beta", "reference", "kept"), [

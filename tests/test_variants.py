@@ -120,7 +120,7 @@ def test_alpha_0_is_grpo_and_a_rollout_server_that_dies(folder):
         folder,
         "grpo",
         "actor_rollout_ref.rollout.n=3",
-        "algorithm.l2t.gain.backend=expanded",
+        "+algorithm.l2t.gain.backend=expanded",
         "algorithm.l2t.alpha=0",
         "algorithm.l2t.credit.method=episode",
         "+algorithm.l2t.credit.gamma=1.0",
@@ -137,6 +137,7 @@ def test_alpha_0_is_grpo_and_a_rollout_server_that_dies(folder):
             # the trained gradient's norm and the one that the diagnostic takes from verl's own GRPO
             assert row["actor/grad_norm"] == pytest.approx(row["l2t/grpo_grad_norm"], rel=1e-3)
             assert row["l2t/fitting_gain/std"] > 0  # measured, though not trained with
+            assert row["l2t/packed"] == 0.0
         # in bypass mode verl's old log-probs are the rollout engine's; the penalty still takes the actor's own
         assert rows[0]["l2t/compression/max"] == 0.0
         assert rows[1]["l2t/compression/mean"] > 0

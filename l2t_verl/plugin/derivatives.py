@@ -69,7 +69,7 @@ def _directional(
 ) -> torch.Tensor:
     """[B, K] by two passes over all rows."""
     temperature = tu.get_non_tensor_data(data, "temperature", default=1.0)
-    packs = scoring.packs(actor)
+    packs = scoring.why_not_packed(actor) is None
 
     def log_probs() -> torch.Tensor:
         if packs:

@@ -57,6 +57,7 @@ def report(trainer: L2TMixin, rewards: ProcessRewards, context: CreditContext) -
         "l2t/process_reward/std": _std(process),
         "l2t/kl_floor": _kl_floor(rewards, lengths[rows]),
         "l2t/stale_fraction": _mean(rewards.stale[rows].double()),
+        "l2t/packed": NAN if trainer.packs_rows is None else float(trainer.packs_rows),
         "l2t/length_cost": trainer.length_cost,
         "l2t/length/correct_tokens": NAN if (tokens := rewards.mean_correct_tokens()) is None else tokens,
     }

@@ -9,7 +9,6 @@ All ranks make the same number of forwards, or they would wait for each other fo
 
 from __future__ import annotations
 
-import logging
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -23,8 +22,6 @@ from l2t_verl.config import GainConfig
 from l2t_verl.gain import ForcingTemplate, answer_targets, best_of_answers, reduce_log_probs
 from l2t_verl.packing import Branch, PackedRow, packed_forward
 from l2t_verl.plugin import collectives
-
-logger = logging.getLogger(__name__)
 
 PADDING = PackedRow([0], [Branch(1, [], [0])])
 # What both ways are tried on before `packed` is used: prefixes of several lengths
@@ -94,18 +91,17 @@ class ScoringPlan:
         return torch.nested.as_nested_tensor([row.float() for row in rows], layout=torch.jagged)
 
 
-def packs(actor: TrainingWorker) -> bool:
-    """Whether this engine's rows can be packed; where they cannot, says why. Found out once, by all ranks together."""
-    if not hasattr(actor, "l2t_packs"):
-        reason = why_not_packed(actor)
-        actor.l2t_packs = reason is None
-        if reason is not None:
-            logger.warning("l2t: rows are not packed, each forced answer is a sequence of its own: %s", reason)
-    return actor.l2t_packs
-
-
 def why_not_packed(actor: TrainingWorker) -> str | None:
-    """Why this engine's rows cannot be packed; None if they can. Every rank has to ask, and gets the same answer."""
+    """Why this engine's rows cannot be packed; None if they can. Every rank has to ask, and gets the same answer.
+
+    Found out once: the trainer asks at the start and says what it is told.
+    """
+    if not hasattr(actor, "l2t_why_not_packed"):
+        actor.l2t_why_not_packed = _why_not_packed(actor)
+    return actor.l2t_why_not_packed
+
+
+def _why_not_packed(actor: TrainingWorker) -> str | None:
     engine = actor.engine
     if actor.engine_config.strategy not in ("fsdp", "fsdp2"):
         return f"the {actor.engine_config.strategy} engine has its own forward"

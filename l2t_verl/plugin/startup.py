@@ -19,6 +19,10 @@ from l2t_verl.plugin import fields
 
 logger = logging.getLogger(__name__)
 
+REFUSED_PACKED = (
+    "algorithm.l2t.gain.backend=packed: {}, so rows cannot be packed; leave it out, or set it to expanded, and each forced "
+    "answer is a sequence of its own, some 15 times as slow"
+)
 LONGEST_GRADED = 200  # characters of a ground truth that is an answer
 SAMPLING_MANAGER = "l2t_verl.plugin.agent_loop.L2TAgentLoopManager"
 
@@ -93,6 +97,10 @@ def _problems(config: DictConfig, l2t: L2TConfig) -> Iterator[str]:
             "rollouts may be older than the weights that they train, and count by the log-probs that they were sampled "
             "with: set actor_rollout_ref.rollout.calculate_log_probs=True"
         )
+    if l2t.checkpoints.keep_last is not None and select("trainer.max_actor_ckpt_to_keep") is not None:
+        yield "algorithm.l2t.checkpoints.keep_last and verl's trainer.max_actor_ckpt_to_keep are both set; leave one at null"
+    if asks_for_packed(l2t) and (reason := _why_no_packed_engine(config)):
+        yield REFUSED_PACKED.format(reason)
     if l2t.gain.fused and (reason := why_not_fused(config, l2t)):
         yield f"algorithm.l2t.gain.fused=True: {reason}; leave it at null"
     strategy = select("actor_rollout_ref.actor.strategy")
@@ -134,12 +142,19 @@ def why_not_fused(config: DictConfig, l2t: L2TConfig) -> str | None:
     """Why scores and verl's old log-probs cannot come from one forward; None if they can."""
     if bypasses_old_log_probs(config):
         return "verl's bypass mode computes no old log-probs"
-    actor = config.actor_rollout_ref.actor
-    if actor.strategy not in ("fsdp", "fsdp2"):
-        return f"the {actor.strategy} engine has a forward of its own"
-    if sequence_parallel_size(config) > 1:
-        return "Ulysses splits the sequence over ranks"
-    return why_no_forward_to_share(l2t)
+    return _why_no_packed_engine(config) or why_no_forward_to_share(l2t)
+
+
+def _why_no_packed_engine(config: DictConfig) -> str | None:
+    strategy = config.actor_rollout_ref.actor.strategy
+    if strategy not in ("fsdp", "fsdp2"):
+        return f"the {strategy} engine has a forward of its own"
+    return "Ulysses splits the sequence over ranks" if sequence_parallel_size(config) > 1 else None
+
+
+def asks_for_packed(l2t: L2TConfig) -> bool:
+    """Whether packed rows were asked for in so many words, and are not the default; sampled answers have no rows."""
+    return l2t.gain.backend == "packed" and "backend" in l2t.gain.model_fields_set and l2t.gain.kind != "monte_carlo"
 
 
 def check_data(

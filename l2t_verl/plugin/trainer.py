@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,13 +23,14 @@ import l2t_verl
 from l2t_verl.compression import ESTIMATORS
 from l2t_verl.config import ConfigError
 from l2t_verl.credit import update_length_cost
-from l2t_verl.plugin import liveness, records, startup, step, weight_sync
+from l2t_verl.plugin import checkpoints, liveness, records, startup, step, weight_sync
 from l2t_verl.plugin.estimator import credit_context
 from l2t_verl.plugin.live import log_distributions
 from l2t_verl.plugin.metrics import report
 from l2t_verl.plugin.worker import L2TDetachWorker, L2TWorker
 
 STATE_FILE = "l2t_state.json"
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:  # what the mixin is mixed into
     from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync as _Trainer
@@ -40,10 +42,12 @@ class L2TMixin(_Trainer):
     """Adds L2T to one of verl's V1 trainers. It wraps verl's methods and copies none.
 
     Attributes:
+        packs_rows: whether a response and its forced answers share a forward; None where no answer is forced.
         fuses_scores: whether the answer scores come from the forward that gives the old log-probs.
     """
 
     worker_class: type = L2TWorker
+    packs_rows: bool | None = None
     fuses_scores = False
     use_reference_policy: bool  # verl's
 
@@ -108,7 +112,30 @@ class L2TMixin(_Trainer):
         with liveness.watch(self):
             super()._setup()
             startup.check_versions(self.actor_rollout_wg.l2t_version(), l2t_verl.__version__)
+            self.packs_rows = self._packs_rows()
             self.fuses_scores = self._fuses_scores()
+
+    def _packs_rows(self) -> bool | None:
+        """Whether rows are packed; a fall-back is said here, and refused where `packed` was asked for.
+
+        Raises:
+            ConfigError: `gain.backend=packed` is set, and the workers' engine or model does not allow it.
+        """
+        if self.l2t.gain.kind == "monte_carlo":
+            return None
+        if self.l2t.gain.backend == "expanded":
+            return False
+        reason = next((why for why in self.actor_rollout_wg.l2t_why_not_packed() if why is not None), None)
+        if reason is None:
+            return True
+        if startup.asks_for_packed(self.l2t):
+            raise ConfigError(startup.REFUSED_PACKED.format(reason))
+        logger.warning(
+            "l2t: rows are not packed, each forced answer is read as a sequence of its own, which takes some 15 times as "
+            "long: %s. algorithm.l2t.gain.backend=expanded says that this is meant; packed, set there, refuses it",
+            reason,
+        )
+        return False
 
     def _fuses_scores(self) -> bool:
         """Whether scores and old log-probs share a forward: as configured, else where the workers compute in float32."""
@@ -185,13 +212,27 @@ class L2TMixin(_Trainer):
     # ---- checkpoints
 
     def _save_checkpoint(self) -> None:
-        """Keep λ beside verl's checkpoint; written first, because verl's last file marks the checkpoint as complete."""
-        folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
+        """Keep λ beside verl's checkpoint; written first, because verl's last file marks the checkpoint as complete.
+
+        Older checkpoints go once it is, as far as `checkpoints.keep_last` says.
+        """
+        every = Path(self.config.trainer.default_local_dir)
+        folder = every / f"global_step_{self.global_steps}"
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / (STATE_FILE + ".partial")
         partial.write_text(json.dumps({"length_cost": self.length_cost, "version": l2t_verl.__version__}))
         os.replace(partial, folder / STATE_FILE)
         super()._save_checkpoint()
+        if self.l2t.checkpoints.keep_last is not None:
+            removed = checkpoints.remove_others(every, last=self.l2t.checkpoints.keep_last)
+            logger.info("l2t: checkpoints of the steps %s removed", removed)
+
+    def _validate(self) -> dict[str, float]:
+        """Verl's; its score says which checkpoint is the best."""
+        metrics = super()._validate()
+        score = checkpoints.validation_score(metrics)
+        checkpoints.keep_score(Path(self.config.trainer.default_local_dir), self.global_steps, score)
+        return metrics
 
     def _load_checkpoint(self) -> None:
         if self.displaces:  # from where training began, which is not where it is resumed

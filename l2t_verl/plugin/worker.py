@@ -151,7 +151,12 @@ class L2TWorkerMixin(_Worker):
         return plan
 
     def _packs(self, config: GainConfig) -> bool:
-        return config.backend == "packed" and scoring.packs(self.actor)
+        return config.backend == "packed" and scoring.why_not_packed(self.actor) is None
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def l2t_why_not_packed(self) -> str | None:
+        """Why the answers of a response cannot branch off it in one forward; None if they can."""
+        return scoring.why_not_packed(self.actor)
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def l2t_fuses(self) -> bool:
