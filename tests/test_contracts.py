@@ -99,6 +99,7 @@ OVERRIDDEN = {
         "self, inputs, outputs, gts, scores, reward_extra_infos_dict, dump_path",
         "plugin/trainer.py",
     ),
+    f"{BASE}._validate": ("self", "plugin/trainer.py"),
     f"{BASE}._save_checkpoint": ("self", "plugin/trainer.py"),
     f"{BASE}._load_checkpoint": ("self", "plugin/trainer.py"),
     "verl.trainer.ppo.v1.trainer_sync:PPOTrainerSync.on_init_end": ("self", "plugin/trainer.py"),
