@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import OmegaConf
-from tiny import write_data, write_model
+from tiny import qwen2, write_data, write_model
+from verl.utils import torch_functional
 from verl.utils.torch_functional import get_cosine_schedule_with_warmup
 
 from recipes import arithmetic, launch, run_folder
@@ -190,6 +191,9 @@ def test_attention_that_is_not_installed_is_asked_for_before_anything_starts(mon
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "pip install flash-attn" in launch.attention_problem(composed("gsm8k_3b", []))
     assert sdpa in launch.attention_problem(composed("gsm8k_3b", []))
+    assert "use_remove_padding" not in launch.attention_problem(
+        composed("gsm8k_3b", [])
+    )  # padding would nearly double tokens
     assert launch.attention_problem(composed("gsm8k_3b", [sdpa])) is None
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "flash_attn")
     assert launch.attention_problem(composed("gsm8k_3b", [])) is None
@@ -380,3 +384,30 @@ def test_no_step_trains_with_a_learning_rate_of_0(recipe):
     assert rates[0] == pytest.approx(1 / 3)
     assert max(rates) == rates[2] == 1.0
     assert min(rates) == rates[-1] == pytest.approx(0.01, abs=1e-6)
+
+
+def test_without_flash_attn_rows_without_padding_stay_apart():
+    """What the launcher advises: `sdpa` tells the rows of a micro-batch by their positions."""
+    model = qwen2(64).eval()
+    model.set_attn_implementation("sdpa")
+    rows = [torch.randint(0, 64, (1, length), generator=torch.Generator().manual_seed(length)) for length in (9, 14)]
+    positions = torch.cat([torch.arange(row.shape[1]) for row in rows])[None]
+    with torch.no_grad():
+        together = model(input_ids=torch.cat(rows, dim=1), position_ids=positions, use_cache=False).logits
+        alone = torch.cat([model(row).logits for row in rows], dim=1)
+    torch.testing.assert_close(together, alone, atol=2e-6, rtol=1e-5)
+
+
+def test_without_flash_attn_log_probs_are_rounded_as_the_launcher_says(monkeypatch):
+    """verl's own function on logits of R1's vocabulary, without autocast, against float32: sure tokens and rare ones."""
+    monkeypatch.setattr(torch_functional, "FLAH_ATTN_CROSS_ENTROPY_LOSS_AVAILABLE", False)
+    generator = torch.Generator().manual_seed(0)
+    for peak, least, most in ((20, 5e-4, 5e-3), (0, 5e-3, 5e-2)):
+        logits = 2 * torch.randn(64, 151936, generator=generator)
+        labels = torch.randint(0, 151936, (64,), generator=generator)
+        logits[torch.arange(64), labels] += peak
+        logits = logits.bfloat16()
+        exact = torch_functional.logprobs_from_logits(logits.float(), labels)
+        error = (torch_functional.logprobs_from_logits(logits, labels).float() - exact).square().mean().sqrt()
+        print(f"mean log p {exact.mean():.2f}: RMS error {error:.4f} nats")
+        assert least < error < most
