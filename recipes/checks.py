@@ -35,6 +35,9 @@ def plan_of(config: Any, gpu_memory: float) -> Plan:
         update_tokens=actor.ppo_max_token_len_per_gpu,
         scoring_tokens=(l2t.get("gain") or {}).get("max_tokens_per_micro_batch", 16384),
         longest=longest,
+        log_prob_tokens=rollout.log_prob_max_token_len_per_gpu,
+        scaled=rollout.temperature != 1,
+        chunked=actor.fsdp_config.entropy_from_logits_with_chunking,
         reference=(actor.use_kl_loss or l2t.get("beta", 1.2) > 0)
         and ref.strategy != "fsdp2"
         and not ref.fsdp_config.param_offload,
@@ -121,6 +124,8 @@ def _lengths(config: Any, model: ModelShape | None) -> Iterator[str]:
 def _memory(model: ModelShape, plan: Plan) -> Iterator[str]:
     remedies = {
         "margin, updating": "lower actor.ppo_max_token_len_per_gpu, or take more GPUs",
+        "margin, old log-probs": "set actor_rollout_ref.actor.entropy_from_logits_with_chunking=True, or lower "
+        "rollout.log_prob_max_token_len_per_gpu",
         "margin, scoring": "lower algorithm.l2t.gain.max_tokens_per_micro_batch",
         "margin, sampling": "lower rollout.gpu_memory_utilization, or offload the actor meanwhile: shrink=offload",
         "margin, KV cache for one response": "raise rollout.gpu_memory_utilization or tensor_model_parallel_size",

@@ -1,5 +1,6 @@
 """The recipes (`bash recipes/sweep.sh`, each `run.sh`): they compose, differ in the reward alone, refuse and train."""
 
+import dataclasses
 import json
 import os
 import re
@@ -279,6 +280,28 @@ def test_the_arithmetic_knows_the_models_it_names():
         held = arithmetic.memory(model, plan)
         assert held["actor: weights, gradients, AdamW"] == 2 * model.parameters
         assert held["rollout: vLLM"] == held["of it weights"] + held["of it KV cache"] == 40 * arithmetic.GIB
+
+
+def test_the_old_log_probs_logits_decide_on_small_cards(monkeypatch, capsys):
+    """By hand: 20,608 tokens × 151,936 words × (2 + 2 + 4 + 4) bytes are 35 GiB, more than an A100 of 40 GB has left."""
+    words = ["launch", "r1_distill_1p5b", "l2t", "--dry-run", "--gpu", "A100-40"]
+    words += [
+        "actor_rollout_ref.rollout.gpu_memory_utilization=0.5",
+        "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=20608",
+    ]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit, match=r"are missing \(old log-probs\); set .*entropy_from_logits_with_chunking=True"):
+        launch.main()
+    monkeypatch.setattr(sys, "argv", [*words, "actor_rollout_ref.actor.entropy_from_logits_with_chunking=True"])
+    launch.main()
+    assert "checks: passed" in capsys.readouterr().out
+    model = arithmetic.MODELS["deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"]
+    plan = arithmetic.Plan(8, H100, 1, 0.5, 20608, 16384, 20608, 20608)
+    name = "old log-probs: activations, logits, entropy"
+    activations = 2 * 20608 * (8 * 1536 + 4 * 8960)
+    assert arithmetic.memory(model, plan)[name] == 12 * 20608 * 151936 + activations
+    without = dataclasses.replace(plan, scaled=False, chunked=True)
+    assert arithmetic.memory(model, without)[name] == 2 * 20608 * 151936 + activations
 
 
 def test_a_local_model_s_shape_is_read(tmp_path):
