@@ -5,6 +5,7 @@ python -m recipes.arithmetic        writes recipes/SCALE.md
 One GPU of N holds, with FSDP2 over all of them and the mixed precision of verl's defaults:
 
     actor      16 P / N     float32 weights, gradients, two moments of AdamW
+                            with LoRA 4 P + 16 A over N: A parameters of the adapter are all that is trained
     reference   4 P / N     float32 weights; 0 with FSDP2, which keeps what only goes forward in the host's memory
     gathered    2 · 2 P_layer + 2 · 2 V h    two layers (one is prefetched), embedding and head, bfloat16
     update      L M h · 2 + M (12 h + 6 i) · 2 + 4 M V    checkpoints of M tokens, one layer's activations, logits and their
@@ -145,6 +146,7 @@ class Plan:
         log_prob_tokens: most tokens of a forward for verl's old log-probs.
         scaled: whether they are at a temperature other than 1.
         chunked: whether their entropy is taken a few tokens at a time.
+        rank: of the LoRA adapter that is trained in the weights' place; 0 without one.
         reference: whether a reference policy stays on the GPU.
         offloaded: whether the actor waits in the host's memory while vLLM samples.
     """
@@ -159,6 +161,7 @@ class Plan:
     log_prob_tokens: int = 0
     scaled: bool = True
     chunked: bool = False
+    rank: int = 0
     reference: bool = False
     offloaded: bool = False
 
@@ -166,7 +169,8 @@ class Plan:
 def memory(model: ModelShape, plan: Plan) -> dict[str, float]:
     """Bytes on one GPU, by the formulas of this file; `margin, …` is what is left in each state."""
     parameters, width, inner = model.parameters, model.hidden, model.intermediate
-    actor, reference = 16 * parameters / plan.gpus, 4 * parameters / plan.gpus * plan.reference
+    held = 4 * parameters + 16 * model.adapter(plan.rank) if plan.rank else 16 * parameters
+    actor, reference = held / plan.gpus, 4 * parameters / plan.gpus * plan.reference
     gathered = 4 * model.layer + 4 * model.vocabulary * width
     tokens = plan.update_tokens
     update = 2 * model.layers * tokens * width + 2 * tokens * (12 * width + 6 * inner) + 4 * tokens * model.vocabulary

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from recipes.arithmetic import GIB, GPUS, ModelShape, Plan, memory, shape_of
+from recipes.arithmetic import GIB, GPUS, ModelShape, Plan, lora_rank, memory, shape_of
 
 SUFFIX = 32  # tokens of a forcing suffix, at most
 
@@ -35,6 +35,7 @@ def plan_of(config: Any, gpu_memory: float) -> Plan:
         update_tokens=actor.ppo_max_token_len_per_gpu,
         scoring_tokens=(l2t.get("gain") or {}).get("max_tokens_per_micro_batch", 16384),
         longest=longest,
+        rank=lora_rank(config),
         log_prob_tokens=rollout.log_prob_max_token_len_per_gpu,
         scaled=rollout.temperature != 1,
         chunked=actor.fsdp_config.entropy_from_logits_with_chunking,
