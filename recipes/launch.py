@@ -149,6 +149,26 @@ def attention_problem(config: Any) -> str | None:
     )
 
 
+def check_model(path: str) -> None:
+    """See that the model's configuration can be had: in a folder, in the hub's cache, or from the hub.
+
+    Raises:
+        SystemExit: it cannot; with the hub's own reason and the remedy.
+    """
+    from huggingface_hub import hf_hub_download
+
+    if Path(path).is_dir():
+        return
+    try:
+        hf_hub_download(path, "config.json", etag_timeout=20)
+    except Exception as error:  # the hub's and the network's, of many kinds
+        raise SystemExit(
+            f"launch: actor_rollout_ref.model.path={path} is no folder here, and the hub does not give it "
+            f"({type(error).__name__}: {str(error).splitlines()[0]}): where there is a network, hf download {path} "
+            "--local-dir FOLDER; then bring it here and set actor_rollout_ref.model.path=FOLDER"
+        ) from None
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", help=", ".join(RECIPES))
@@ -195,6 +215,7 @@ def main() -> None:
         return
     if missing:
         raise SystemExit("launch: " + "\n  ".join(missing))
+    check_model(str(config.actor_rollout_ref.model.path))
     make_data(config)
     keep(config, folder)
     os.execvpe(line[0], line, whole)

@@ -471,3 +471,18 @@ def test_without_flash_attn_log_probs_are_rounded_as_the_launcher_says(monkeypat
         error = (torch_functional.logprobs_from_logits(logits, labels).float() - exact).square().mean().sqrt()
         print(f"mean log p {exact.mean():.2f}: RMS error {error:.4f} nats")
         assert least < error < most
+
+
+def test_a_model_that_cannot_be_had_is_named_before_anything_starts(tmp_path):
+    """Without a network, which the hub's client is told at once; its cache is empty."""
+    launch.check_model(str(tmp_path))
+    code = "import sys; from recipes.launch import check_model; check_model(sys.argv[1])"
+    variables = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "empty")}
+    line = [sys.executable, "-c", code, "owner/model"]
+    done = subprocess.run(line, env=variables, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 1
+    *_, said = done.stderr.strip().splitlines()
+    assert said.startswith(
+        "launch: actor_rollout_ref.model.path=owner/model is no folder here, and the hub does not give it ("
+    )
+    assert said.endswith("bring it here and set actor_rollout_ref.model.path=FOLDER")

@@ -23,7 +23,7 @@ import l2t_verl
 from l2t_verl.compression import ESTIMATORS
 from l2t_verl.config import ConfigError
 from l2t_verl.credit import update_length_cost
-from l2t_verl.plugin import checkpoints, liveness, records, startup, step, weight_sync
+from l2t_verl.plugin import checkpoints, cluster, liveness, records, startup, step, weight_sync
 from l2t_verl.plugin.estimator import credit_context
 from l2t_verl.plugin.live import log_distributions
 from l2t_verl.plugin.metrics import report
@@ -111,6 +111,7 @@ class L2TMixin(_Trainer):
                 roles[role] = ray.remote(self.worker_class)
 
     def _setup(self) -> None:
+        cluster.check(self.config)
         with liveness.watch(self):
             super()._setup()
             startup.check_versions(self.actor_rollout_wg.l2t_version(), l2t_verl.__version__)
