@@ -172,7 +172,7 @@ class CreditConfig(_Section):
     length_cost: Real = Field(
         0.0,
         ge=0,
-        description="Cost λ of a response of the longest length, in units of J (`shaped`) or of the advantage (`episode`).",
+        description="Cost λ of a response of the longest length, in units of the advantage (`shaped`: before α).",
     )
     length_cost_for: Literal["all", "correct"] = Field(
         "correct", description="Whose length costs: of `all` rollouts, or of the `correct` ones among each other."
@@ -184,7 +184,7 @@ class CreditConfig(_Section):
         None, gt=0, description="Mean length of correct responses to reach, in tokens; adapts λ each step."
     )
     length_cost_rate: Real = Field(
-        0.1, gt=0, le=10, description="Step η of the dual ascent on λ, in units of J per unit of relative excess."
+        0.1, gt=0, le=10, description="Step η of the dual ascent on λ, in units of λ per unit of relative excess."
     )
 
 
