@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes import workers
-from recipes.checks import gpus_of, memory_lines, problems_of
+from recipes.checks import gpus_of, memory_lines, penalty_lines, problems_of
 from recipes.disk import disk_lines, disk_problem
 from recipes.environment import bare_machine
 from recipes.run_folder import differences, keep
@@ -207,7 +207,7 @@ def main() -> None:
     print("command:\n  " + shlex.join(line), flush=True)
     if problems := problems_of(config, memory) + differences(config, folder):
         raise SystemExit("launch: this would not train:\n" + "\n".join(f"  {problem}" for problem in problems))
-    print("checks: passed", flush=True)
+    print("\n".join([*penalty_lines(config), "checks: passed"]), flush=True)
     missing = [problem for problem in (attention_problem(config), disk_problem(config)) if problem]  # of this machine
     if arguments.dry_run:
         for problem in missing:
