@@ -115,14 +115,17 @@ def check_prompts(folder: Path, model: str) -> None:
         SystemExit: they do not.
     """
     from l2t_verl.data.instruction import opens_thinking
+    from l2t_verl.thought import Marks
 
     manifest = folder / "manifest.json"
-    if not manifest.exists() or "<think>" not in (made := json.loads(manifest.read_text()))["instruction"]:
+    made = json.loads(manifest.read_text()) if manifest.exists() else {"instruction": ""}
+    marks = Marks(*made.get("marks of the thought", ()))
+    if marks.opening not in made["instruction"]:
         return
     from transformers import AutoTokenizer
 
     try:
-        opens = opens_thinking(AutoTokenizer.from_pretrained(model))
+        opens = opens_thinking(AutoTokenizer.from_pretrained(model), marks)
     except (OSError, ValueError) as error:
         print(f"data: {model}'s chat template could not be looked at: {str(error)[:200]}", flush=True)
         return

@@ -22,6 +22,7 @@ from l2t_verl.evaluate.run import Settings, sample_all
 from l2t_verl.evaluate.store import Store, StoreError, check_settings, without_nan, write_whole
 from l2t_verl.grading import Grader
 from l2t_verl.sandbox import SandboxError, require
+from l2t_verl.thought import MARKS, Marks
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 FAILURES = (DataError, EngineError, ModelError, StoreError, SandboxError, ValueError, OSError)
@@ -53,11 +54,14 @@ def run(
         list[str] | None, typer.Option(help="NAME=VALUE for vLLM's LLM, as tensor_parallel_size=2; repeat it")
     ] = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="for grading one sample")] = 10.0,
+    think_open: Annotated[str, typer.Option(help="mark that opens a thought")] = MARKS.opening,
+    think_close: Annotated[str, typer.Option(help="mark that closes it; what follows it is graded")] = MARKS.closing,
 ) -> None:
     """Sample, grade, and write OUT/samples.jsonl, results.json and results.md; start it again to go on after a crash."""
     try:
-        check_instruction(kind)
-        settings = Settings(samples, temperature, top_p, max_tokens, seed, kind, tuple(sorted(set(budget or ()))), batch)
+        budgets, marks = tuple(sorted(set(budget or ()))), Marks.of(think_open, think_close)
+        sampling = samples, temperature, top_p, max_tokens, seed, check_instruction(kind), budgets, batch
+        settings = Settings(*sampling, marks.opening, marks.closing)
         if server and settings.budgets and tokenizer is None:
             raise ValueError("--budget continues a thought, for which --tokenizer has to name the server's model")
         problems, left_out, inputs = benchmarks_of(benchmark, limit)
@@ -83,7 +87,7 @@ def run(
         folder.mkdir(parents=True, exist_ok=True)
         check_settings(folder / "settings.json", json.loads(json.dumps(about)))
         store = Store(folder / "samples.jsonl")
-        engine = engine_of(path, server, tokenizer, parallel, max_model_len, seed, option)
+        engine = engine_of(path, server, tokenizer, parallel, max_model_len, seed, option, marks)
         grader = Grader(max(1, multiprocessing.cpu_count() // 2), seconds)
         try:
             sample_all(engine, problems, settings, store, grader)
@@ -163,6 +167,7 @@ def engine_of(
     max_model_len: int | None,
     seed: int,
     options: Sequence[str] | None,
+    marks: Marks = MARKS,
 ) -> Engine:
     """The engine that the options name.
 
@@ -174,11 +179,12 @@ def engine_of(
         from transformers import AutoTokenizer
 
         known = AutoTokenizer.from_pretrained(tokenizer) if tokenizer else None
-        return ServerEngine(server, path, tokenizer=known, parallel=parallel)
+        return ServerEngine(server, path, tokenizer=known, parallel=parallel, marks=marks)
     given = dict(item.split("=", 1) for item in options or () if "=" in item)
     if len(given) < len(options or ()):
         raise ValueError("--option takes NAME=VALUE")
-    return VllmEngine(path, max_model_len=max_model_len, seed=seed, options={k: _value(v) for k, v in given.items()})
+    values = {name: _value(value) for name, value in given.items()}
+    return VllmEngine(path, max_model_len=max_model_len, seed=seed, options=values, marks=marks)
 
 
 def _value(text: str) -> Any:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from tqdm import tqdm
 
 from l2t_verl.data import Problem
-from l2t_verl.data.instruction import Instruction, instruction, opens_thinking
+from l2t_verl.data.instruction import check_instruction, instruction, opens_thinking
 from l2t_verl.evaluate.budgets import ANSWER_TOKENS, cut
 from l2t_verl.evaluate.engines import Engine, Generated, Request
 from l2t_verl.evaluate.grade import grades, vote
 from l2t_verl.evaluate.store import Sample, Store
 from l2t_verl.gain import ForcingTemplate
 from l2t_verl.grading import Grader, GradeResult
-from l2t_verl.thought import MARKS
+from l2t_verl.thought import MARKS, Marks
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Settings:
         kind: of the episode instruction, as for training data.
         budgets: tokens of thought at which answers are forced.
         batch: requests that are sampled together, whatever was sampled before: so a resumed run is the same run.
+        think_open: mark that opens a thought.
+        think_close: mark that closes it.
     """
 
     samples: int = 20
@@ -43,6 +45,13 @@ class Settings:
     kind: str = "adaptive"
     budgets: tuple[int, ...] = ()
     batch: int = 512
+    think_open: str = MARKS.opening
+    think_close: str = MARKS.closing
+
+    @property
+    def marks(self) -> Marks:
+        """Of the thought."""
+        return Marks.of(self.think_open, self.think_close)
 
 
 @dataclass(frozen=True)
@@ -104,8 +113,9 @@ class Maker:
     def __init__(self, engine: Engine, settings: Settings, store: Store, grader: Grader):
         self.engine, self.settings, self.store, self.grader = engine, settings, store, grader
         tokenizer = engine.tokenizer
-        self.opened = tokenizer is not None and opens_thinking(tokenizer)
-        self.template = ForcingTemplate()
+        self.marks = settings.marks
+        self.opened = tokenizer is not None and opens_thinking(tokenizer, self.marks)
+        self.template = ForcingTemplate(think_open=self.marks.opening, think_close=f"\n{self.marks.closing}")
 
     def make(self, tasks: Sequence[Task], what: str) -> None:
         """Sample, grade and store what is missing, in batches that are always the same."""
@@ -127,7 +137,7 @@ class Maker:
         kept = [self._over(task) for task, request in zip(batch, asked, strict=True) if request is None]
         texts = [self._graded_text(request, found) for (_, request), found in zip(new, generated, strict=True)]
         opened = [self._thinking(request) for _, request in new]
-        results = grades(self.grader, texts, [task.problem for task, _ in new], opened)
+        results = grades(self.grader, texts, [task.problem for task, _ in new], opened, self.marks)
         return kept + [
             self._sample(task, request, found, text, result)
             for (task, request), found, text, result in zip(new, generated, texts, results, strict=True)
@@ -145,7 +155,8 @@ class Maker:
                 return None
             thought, kept, limits = found.text, found.kept, (ANSWER_TOKENS, 0.0)
         kind: Literal["math", "code"] = "math" if task.problem.tests is None else "code"
-        asked = instruction(cast(Instruction, settings.kind), opened=self.opened, task=kind)
+        instructed = check_instruction(settings.kind)
+        asked = instruction(instructed, opened=self.opened, task=kind, marks=self.marks)
         question, seed = f"{task.problem.question}\n\n{asked}", seed_of(settings.seed, task)
         return Request(question, thought, seed, *limits, settings.top_p, kept)
 
@@ -174,7 +185,7 @@ class Maker:
             thinking,
             result.accuracy,
             result.status,
-            vote(text, task.problem, self._thinking(request)),
+            vote(text, task.problem, self._thinking(request), self.marks),
         )
 
     def _thinking(self, request: Request) -> bool | None:
@@ -183,8 +194,8 @@ class Maker:
 
     def _thinking_tokens(self, found: Generated) -> int:
         """Tokens to the mark that closes the thought; all, if it is not closed; a share by letters without a tokenizer."""
-        begun = MARKS.opening in found.text or self.opened
-        thought, mark, _ = found.text.partition(MARKS.closing)
+        begun = self.marks.opening in found.text or self.opened
+        thought, mark, _ = found.text.partition(self.marks.closing)
         if not mark:
             return found.tokens if begun else 0
         if self.engine.tokenizer is None:
