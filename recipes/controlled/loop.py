@@ -50,9 +50,10 @@ def train(
         report: where a line for each tenth step goes.
 
     Returns:
-        The start as it was, and what was measured in each step.
+        The start as it was, in the precision of the computation, and what was measured in each step.
     """
-    reference = copy.deepcopy(model).requires_grad_(False)
+    policy = computing(model, settings)
+    reference = copy.deepcopy(policy).requires_grad_(False)
     config, loss_config = method(settings), actor_config(settings)
     optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=WEIGHT_DECAY)
     source = problems("train", 1_000_000 + settings.seed)  # the starts were trained on other draws
@@ -61,12 +62,12 @@ def train(
         started = time.perf_counter()
         asked = [problem for problem in itertools.islice(source, settings.prompts) for _ in range(settings.group)]
         torch.manual_seed(1000 * settings.seed + step)
-        rollouts = sample(model, tokenizer, asked, limit=settings.limit)
+        rollouts = sample(policy, tokenizer, asked, limit=settings.limit)
         scored = score(
-            model, reference, tokenizer, rollouts, config, change=settings.change, seed=1000 * settings.seed + step
+            policy, reference, tokenizer, rollouts, config, change=settings.change, seed=1000 * settings.seed + step
         )
         advantages = compute_advantages(settings, config, scored)
-        loss = update(model, optimiser, loss_config, rollouts, scored, advantages)
+        loss = update(policy, optimiser, loss_config, rollouts, scored, advantages, model)
         curve.append(_measures(rollouts, scored, advantages) | loss | {"seconds": time.perf_counter() - started})
         if (step + 1) % 10 == 0:
             last = {name: sum(point[name] for point in curve[-10:]) / 10 for name in ("accuracy", "tokens", "kl")}
@@ -75,6 +76,19 @@ def train(
                 + ", ".join(f"{k} {v:.3g}" for k, v in last.items())
             )
     return reference, curve
+
+
+def computing(model: torch.nn.Module, settings: Settings) -> torch.nn.Module:
+    """The model that computes: `model` itself, or a bfloat16 copy of its weights.
+
+    As with FSDP's mixed precision in verl, only parameters are cast: the tables of positions stay float32.
+    """
+    if settings.compute == "float32":
+        return model
+    policy = copy.deepcopy(model)
+    for weight in policy.parameters():
+        weight.data = weight.data.bfloat16()
+    return policy
 
 
 def compute_advantages(settings: Settings, config: L2TConfig, scored: Scored) -> torch.Tensor:
@@ -128,8 +142,20 @@ def update(
     rollouts: list[Rollout],
     scored: Scored,
     advantages: torch.Tensor,
+    master: torch.nn.Module | None = None,
 ) -> dict[str, float]:
-    """One step on all rollouts, by verl's loss."""
+    """One step on all rollouts, by verl's loss.
+
+    Args:
+        model: computes the loss and its gradient.
+        optimiser: of the weights of `master`.
+        config: what verl's loss reads.
+        rollouts: whole groups.
+        scored: of these rollouts.
+        advantages: [B, T].
+        master: float32 weights that take the gradient and are then copied to `model`; None: the model's own.
+    """
+    master = model if master is None else master
     rows = [PackedRow([*r.prompt, *r.response], first=len(r.prompt)) for r in rollouts]
     model.train()
     tokens = packed_forward(model, rows).tokens
@@ -151,8 +177,15 @@ def update(
     loss, _ = ppo_loss(config, {"log_probs": nested(whole)}, data)
     optimiser.zero_grad()
     loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+    pairs = [] if master is model else list(zip(master.parameters(), model.parameters(), strict=True))
+    for weight, computed in pairs:
+        weight.grad = None if computed.grad is None else computed.grad.float()
+        computed.grad = None
+    norm = torch.nn.utils.clip_grad_norm_(master.parameters(), CLIP)
     optimiser.step()
+    with torch.no_grad():
+        for weight, computed in pairs:
+            computed.copy_(weight)
     return {"loss": loss.item(), "gradient norm": norm.item()}
 
 
