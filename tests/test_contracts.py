@@ -101,7 +101,6 @@ OVERRIDDEN = {
     ),
     f"{BASE}._validate": ("self", "plugin/trainer.py"),
     f"{BASE}._save_checkpoint": ("self", "plugin/trainer.py"),
-    f"{BASE}._validate": ("self", "plugin/trainer.py"),
     f"{BASE}._load_checkpoint": ("self", "plugin/trainer.py"),
     "verl.trainer.ppo.v1.trainer_sync:PPOTrainerSync.on_init_end": ("self", "plugin/trainer.py"),
     f"{COLOCATE}.on_init_end": ("self", "plugin/trainer.py"),

@@ -56,9 +56,10 @@ def train(
         source: of the problems; None: the comparison's training problems, by the seed.
 
     Returns:
-        The start as it was, and what was measured in each step.
+        The start as it was, in the precision of the computation, and what was measured in each step.
     """
-    reference = copy.deepcopy(model).requires_grad_(False)
+    policy = computing(model, settings)
+    reference = copy.deepcopy(policy).requires_grad_(False)
     config, loss_config = method(settings), actor_config(settings)
     optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=WEIGHT_DECAY)
     source = source or problems("train", 1_000_000 + settings.seed)  # the starts were trained on other draws
@@ -67,12 +68,12 @@ def train(
         started = time.perf_counter()
         asked = [problem for problem in itertools.islice(source, settings.prompts) for _ in range(settings.group)]
         torch.manual_seed(1000 * settings.seed + step)
-        rollouts = sample(model, tokenizer, asked, limit=settings.limit)
+        rollouts = sample(policy, tokenizer, asked, limit=settings.limit)
         scored = score(
-            model, reference, tokenizer, rollouts, config, change=settings.change, seed=1000 * settings.seed + step
+            policy, reference, tokenizer, rollouts, config, change=settings.change, seed=1000 * settings.seed + step
         )
         advantages = compute_advantages(settings, config, scored, length_cost)
-        loss = update(model, optimiser, loss_config, rollouts, scored, advantages)
+        loss = update(policy, optimiser, loss_config, rollouts, scored, advantages, model)
         measured = _measures(rollouts, scored, advantages) | loss | {"length cost": length_cost}
         curve.append(measured | {"seconds": time.perf_counter() - started})
         if (budget := config.credit.token_budget) is not None:
@@ -92,6 +93,19 @@ def mean_correct_tokens(scored: Scored) -> float | None:
     """Mean length of the right responses, in tokens; None if there is none."""
     lengths = scored.mask.sum(dim=1)[scored.outcome > 0]
     return lengths.double().mean().item() if len(lengths) else None
+
+
+def computing(model: torch.nn.Module, settings: Settings) -> torch.nn.Module:
+    """The model that computes: `model` itself, or a bfloat16 copy of its weights.
+
+    As with FSDP's mixed precision in verl, only parameters are cast: the tables of positions stay float32.
+    """
+    if settings.compute == "float32":
+        return model
+    policy = copy.deepcopy(model)
+    for weight in policy.parameters():
+        weight.data = weight.data.bfloat16()
+    return policy
 
 
 def compute_advantages(
@@ -147,8 +161,20 @@ def update(
     rollouts: list[Rollout],
     scored: Scored,
     advantages: torch.Tensor,
+    master: torch.nn.Module | None = None,
 ) -> dict[str, float]:
-    """One step on all rollouts, by verl's loss."""
+    """One step on all rollouts, by verl's loss.
+
+    Args:
+        model: computes the loss and its gradient.
+        optimiser: of the weights of `master`.
+        config: what verl's loss reads.
+        rollouts: whole groups.
+        scored: of these rollouts.
+        advantages: [B, T].
+        master: float32 weights that take the gradient and are then copied to `model`; None: the model's own.
+    """
+    master = model if master is None else master
     rows = [PackedRow([*r.prompt, *r.response], first=len(r.prompt)) for r in rollouts]
     model.train()
     tokens = packed_forward(model, rows).tokens
@@ -170,8 +196,15 @@ def update(
     loss, _ = ppo_loss(config, {"log_probs": nested(whole)}, data)
     optimiser.zero_grad()
     loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+    pairs = [] if master is model else list(zip(master.parameters(), model.parameters(), strict=True))
+    for weight, computed in pairs:
+        weight.grad = None if computed.grad is None else computed.grad.float()
+        computed.grad = None
+    norm = torch.nn.utils.clip_grad_norm_(master.parameters(), CLIP)
     optimiser.step()
+    with torch.no_grad():
+        for weight, computed in pairs:
+            computed.copy_(weight)
     return {"loss": loss.item(), "gradient norm": norm.item()}
 
 
