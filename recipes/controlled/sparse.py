@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2ForCausalLM
 
 from recipes.controlled import loop, start
 from recipes.controlled.measure import is_right
@@ -73,7 +73,7 @@ def problems(split: str, seed: int) -> Iterator[Problem]:
 
 def make_start(seed: int, origin: Path, folder: Path, steps: int = STEPS) -> None:
     """Fine-tune a start of the comparison on the bed's solutions."""
-    model = AutoModelForCausalLM.from_pretrained(origin, dtype=torch.float32)
+    model = Qwen2ForCausalLM.from_pretrained(origin, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(origin)
     generator = random.Random(f"sparse/solutions/{seed}")
     source = start.written(tokenizer, problems("train", seed), generator, RATES, LIMIT)
