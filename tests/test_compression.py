@@ -248,3 +248,86 @@ def test_a_tool_s_tokens_within_an_episode_count_in_none(estimator):
         deltas[:, [0, 2]], ids[:, [0, 2]], torch.ones(1, 2), num_episodes=1, estimator=estimator
     )
     assert torch.equal(masked, without)
+
+
+def three_roundings(move: float, seed: int = 0, rows: int = 64, tokens: int = 256):
+    """Actor, reference and engine of one truth, each rounded by itself: more where a token is unlikely."""
+    g = torch.Generator().manual_seed(seed)
+    truth = -torch.rand(rows, tokens, generator=g, dtype=torch.float64) * 4
+    delta = move * torch.randn(rows, tokens, generator=g, dtype=torch.float64)
+    rounded = lambda values, size: values + size * truth.abs() * torch.randn(rows, tokens, generator=g)  # noqa: E731
+    actor, reference, engine = rounded(truth + delta, 0.03), rounded(truth, 0.03), rounded(truth + delta, 0.05)
+    ids = torch.arange(tokens).expand(rows, -1) // (tokens // 8)
+    arguments = (actor - reference, actor - engine, (actor + reference) / 2, ids, torch.ones(rows, tokens))
+    return delta, arguments
+
+
+@pytest.mark.parametrize("estimator", compression.ESTIMATORS)
+@pytest.mark.parametrize("move", [0.0, 1e-3, 0.07])
+def test_rounding_does_not_count(estimator, move):
+    """The mean is that of the truth within its noise, where the raw penalty shows 5e-3 nats a token more."""
+    delta, arguments = three_roundings(move, rows=512)
+    deltas, _, _, ids, mask = arguments
+    true = compression.compression_penalty(delta, ids, mask, num_episodes=8, estimator=estimator)
+    raw = compression.compression_penalty(deltas, ids, mask, num_episodes=8, estimator=estimator)
+    found = compression.corrected_penalty(*arguments, num_episodes=8, estimator=estimator)
+    bias = (found - true).mean().item() / 32
+    assert (raw - true).mean().item() / 32 > 3e-3
+    assert abs(bias) < (1e-4 if estimator == "log_ratio" else 1e-3)  # four of its own standard deviations
+    assert (found - true).square().mean() < (raw - true).square().mean() / 4
+
+
+def test_the_identity_behind_it():
+    """Without shrinkage, in a bin of one: half the reference's squared distance from the engine less the actor's."""
+    _, (deltas, noise, levels, ids, mask) = three_roundings(0.07, rows=1, tokens=8)
+    found = compression.corrected_penalty(deltas, noise, levels, ids, mask, num_episodes=8)
+    reference_to_engine, actor_to_engine = noise - deltas, noise
+    expected = 0.5 * (reference_to_engine.square() - actor_to_engine.square())
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("estimator", compression.ESTIMATORS)
+def test_without_rounding_it_is_the_penalty_itself(estimator):
+    delta, (_, noise, levels, ids, mask) = three_roundings(0.07)
+    found = compression.corrected_penalty(
+        delta, torch.zeros_like(noise), levels, ids, mask, num_episodes=8, estimator=estimator
+    )
+    expected = compression.compression_penalty(delta, ids, mask, num_episodes=8, estimator=estimator)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("estimator", compression.ESTIMATORS)
+def test_weights_that_have_not_moved_cost_nothing_bit_for_bit(estimator):
+    _, (deltas, noise, levels, ids, mask) = three_roundings(0.07)
+    found = compression.corrected_penalty(0 * deltas, noise, levels, ids, mask, num_episodes=8, estimator=estimator)
+    assert (found == 0).all()
+
+
+@pytest.mark.parametrize("estimator", compression.ESTIMATORS)
+def test_shrinking_keeps_the_total(estimator):
+    _, (deltas, noise, levels, ids, mask) = three_roundings(0.07)
+    found = compression.corrected_penalty(deltas, noise, levels, ids, mask, num_episodes=8, estimator=estimator)
+    if estimator == "log_ratio_episode":
+        deltas, noise = (compression.sum_by_episode(x, ids, 8) for x in (deltas, noise - noise.mean()))
+    assert found.sum().item() == pytest.approx((0.5 * deltas.square() - deltas * noise).sum().item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("estimator", compression.ESTIMATORS)
+def test_what_is_masked_counts_nowhere(estimator):
+    _, (deltas, noise, levels, ids, mask) = three_roundings(0.07)
+    mask = mask.clone()
+    mask[:, ::3] = 0
+    whole = compression.corrected_penalty(deltas, noise, levels, ids, mask, num_episodes=9, estimator=estimator)
+    hidden = [torch.where(mask > 0, x, float("nan")) for x in (deltas, noise, levels)]
+    assert torch.equal(whole, compression.corrected_penalty(*hidden, ids, mask, num_episodes=9, estimator=estimator))
+    assert (whole[:, 8] == 0).all()
+    nothing = compression.corrected_penalty(*hidden, ids, 0 * mask, num_episodes=9, estimator=estimator)
+    assert (nothing == 0).all()
+
+
+def test_refuses_what_has_no_log_ratios():
+    _, arguments = three_roundings(0.0, rows=1, tokens=8)
+    with pytest.raises(ValueError, match="unknown estimator 'exact'"):
+        compression.corrected_penalty(*arguments, num_episodes=8, estimator="exact")
+    with pytest.raises(ValueError, match="one shape"):
+        compression.corrected_penalty(*arguments[:4], torch.ones(1, 3), num_episodes=8)

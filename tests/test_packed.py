@@ -204,3 +204,44 @@ def test_attention_of_the_model_s_own_is_found_out():
     model.model.layers[1].self_attn.forward = lambda hidden_states, **_: (hidden_states, None)
     with pytest.raises(NotImplementedError, match="1 attentions that can be exchanged in 2 layers"):
         packed_forward(model, [packed_row(random_row(0))])
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_logits_of_answers_are_float32_where_the_model_is_not(monkeypatch, bias):
+    """As if the head's weights were copied; the part that is copied at a time is none of the result's."""
+    torch.manual_seed(0)
+    module, hidden = torch.nn.Linear(16, 50, bias=bias).bfloat16(), torch.randn(7, 16).bfloat16()
+    copy = torch.nn.Linear(16, 50, bias=bias)
+    copy.load_state_dict(module.state_dict())
+    monkeypatch.setattr(head, "WORDS_AT_ONCE", 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = head.in_float32(module, module)(hidden)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, copy(hidden.float()), atol=1e-6, rtol=1e-6)
+    assert (module(hidden).float() - found).abs().max() > 1e-3
+
+
+def test_a_float32_head_is_called_as_it_is():
+    calls = []
+    module, hidden = torch.nn.Linear(4, 5), torch.randn(3, 4)
+    own = lambda states: calls.append(states) or module(states)  # noqa: E731
+    assert torch.equal(head.in_float32(own, module)(hidden), module(hidden))
+    adapted = torch.nn.Sequential(torch.nn.Linear(4, 5).bfloat16())
+    assert torch.equal(head.in_float32(adapted, adapted)(hidden.bfloat16()), adapted(hidden.bfloat16()))
+    assert len(calls) == 1
+
+
+def test_the_answers_of_a_bfloat16_model_have_precise_logits_and_its_tokens_the_models_own():
+    model, row = qwen2(SIZE).eval().bfloat16(), packed_row(random_row(3), own_tokens=True)
+    with torch.no_grad():
+        found = packed_forward(model, [row])
+        states = []
+        hook = model.get_decoder().register_forward_hook(lambda _, __, output: states.append(output.last_hidden_state))
+        packed_forward(model, [row])
+        hook.remove()
+    last = row.branches[-1]  # of the longest prefix, so at the end of the sequence
+    assert last.visible == max(branch.visible for branch in row.branches)
+    logits = states[0][0, -len(last.answer) :].float() @ model.lm_head.weight.float().T
+    expected = logits.log_softmax(-1).gather(1, torch.tensor(last.answer)[:, None])[:, 0]
+    torch.testing.assert_close(found.answers[0][-1], expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.tokens[0], own_log_probs(model, row.context, row.first, 1.0)[0], atol=0.05, rtol=0.05)

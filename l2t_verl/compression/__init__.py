@@ -13,10 +13,12 @@ from l2t_verl.compression.directional import (
 from l2t_verl.compression.penalty import ESTIMATORS, compression_penalty, sum_by_episode
 from l2t_verl.compression.reference import log_ratio_deltas, noise_floor
 from l2t_verl.compression.reward import process_rewards, relative_weight
+from l2t_verl.compression.rounding import corrected_penalty
 
 __all__ = [
     "ESTIMATORS",
     "compression_penalty",
+    "corrected_penalty",
     "derivative_penalty",
     "directional_derivatives",
     "exact_derivatives",

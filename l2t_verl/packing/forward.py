@@ -12,7 +12,7 @@ import torch
 from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 
 from l2t_verl.packing.attention import Layout, branch_groups, packed_attention
-from l2t_verl.packing.head import token_log_probs
+from l2t_verl.packing.head import in_float32, token_log_probs
 from l2t_verl.packing.rows import PackedRow
 
 # What models do to their logits or their attention's scores beside the head and the softmax, and the value that does nothing
@@ -72,6 +72,8 @@ def packed_forward(
 ) -> PackedLogProbs:
     """Log-probs of the rows' forced answers, and of the rows' own tokens where asked for, in exactly one forward.
 
+    The answers' logits are float32 whatever the model computes in; the tokens' are the model's own, as verl's update has them.
+
     Args:
         model: a causal language model in Hugging Face's interface for which `why_not_packed` is None; wrapped by FSDP or
             PEFT or not.
@@ -99,7 +101,8 @@ def packed_forward(
     packing = _Packing(rows, torch.device(device) if device is not None else next(model.parameters()).device)
 
     def read(hidden: torch.Tensor, head: Callable[[torch.Tensor], torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        answers, _ = token_log_probs(head, hidden[packing.answer_positions], packing.answer_targets)
+        precise = in_float32(head, _inner(model).get_output_embeddings())
+        answers, _ = token_log_probs(precise, hidden[packing.answer_positions], packing.answer_targets)
         tokens, entropies = token_log_probs(
             head, hidden[packing.token_positions], packing.token_targets, temperature=temperature, entropy=entropy
         )

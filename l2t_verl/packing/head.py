@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeGuard
 
 import torch
 
 TOKENS_AT_ONCE = 256
+WORDS_AT_ONCE = 16_384  # of the vocabulary, whose weights are copied in float32
 
 
 def token_log_probs(
@@ -47,6 +49,49 @@ def token_log_probs(
         if entropy:
             entropies.append(total - expected)
     return torch.cat(log_probs), torch.cat(entropies) if entropy else None
+
+
+def in_float32(head: Callable[[torch.Tensor], torch.Tensor], module: torch.nn.Module) -> Callable[..., torch.Tensor]:
+    r"""The output head computed in float32 from its weights and hidden states as they are, for few tokens.
+
+    A logit of 20 is rounded to 1/16 in bfloat16; summed over an answer, that is most of the error of a gain. The products are
+    made for a part of the vocabulary at a time, so that no whole copy of the weights ever exists.
+
+    Args:
+        head: the head as it is called where it computes in float32 already, bit for bit, or is no plain linear layer (an
+            adapter on it, weights in fewer bits).
+        module: the head's module, whose weights are whole while the result is called.
+
+    Returns:
+        A function from [N, D] hidden states to [N, V] float32 logits; those of `head` in the two cases above.
+
+    Example:
+        >>> head = torch.nn.Linear(2, 3, bias=False).bfloat16()
+        >>> in_float32(head, head)(torch.ones(1, 2, dtype=torch.bfloat16)).dtype
+        torch.float32
+    """
+
+    def logits(hidden: torch.Tensor) -> torch.Tensor:
+        if not _is_plain(module) or _is_float32(module.weight, hidden):
+            return head(hidden)
+        with torch.autocast(hidden.device.type, enabled=False):
+            states = hidden.float()
+            parts = [states @ words.float().T for words in module.weight.split(WORDS_AT_ONCE)]
+            whole = torch.cat(parts, dim=-1)
+            return whole if module.bias is None else whole + module.bias.float()
+
+    return logits
+
+
+def _is_plain(module: torch.nn.Module) -> TypeGuard[torch.nn.Linear]:
+    if not isinstance(module, torch.nn.Linear):
+        return False
+    weight = module.weight
+    return weight.is_floating_point() and tuple(weight.shape) == (module.out_features, module.in_features)
+
+
+def _is_float32(weight: torch.Tensor, hidden: torch.Tensor) -> bool:
+    return weight.dtype == hidden.dtype == torch.float32 and not torch.is_autocast_enabled(hidden.device.type)
 
 
 def _logsumexp(logits: torch.Tensor) -> torch.Tensor:
