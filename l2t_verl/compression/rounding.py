@@ -34,8 +34,8 @@ def corrected_penalty(
 
         s = Σ (δ² − 2 δ n) / Σ w,  t = Σ δ² / Σ w,  ρ = s / t within [0, 1],  C = ½ [w s + ρ² (δ² − w t)].
 
-    The batch's total is that of the unshrunk ones for any ρ, the noise of one is less by ρ². A mean is as likely to be below 0
-    as above it where nothing has moved, and is not cut off there: that would be a bias. `log_ratio` adds up its tokens'.
+    The batch's total is that of the unshrunk ones for any ρ, the noise of one is less by ρ². A mean is as likely to be below
+    0 as above it where nothing has moved, and is not cut off there: that would be a bias. `log_ratio` adds up its tokens'.
 
     Assumes that actor and reference round alike, given the engine; an adapter in one of them only, or another kernel for
     the actor's log-probs (`gain.fused`), leaves half the difference of the two variances. Rows that older weights sampled
