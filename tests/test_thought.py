@@ -86,7 +86,7 @@ def server():
 
 def graded(server, tmp_path, tokenizer, marks):
     url = f"http://127.0.0.1:{server.server_port}/v1"
-    engine = command.engine_of("m", url, None, 1, None, 0, None, marks)
+    engine = command.server_of(url, "m", None, 1, marks)
     engine = ServerEngine(url, "m", tokenizer=tokenizer, parallel=1, marks=marks) if tokenizer else engine
     store, grader = Store(tmp_path / "samples.jsonl"), Grader(1)
     settings = Settings(samples=1, think_open=marks.opening, think_close=marks.closing)
