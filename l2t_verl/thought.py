@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,7 +115,7 @@ def decode(token_ids: Sequence[int], tokenizer: Any, marks: Marks = MARKS) -> st
         marks: of the thought.
     """
     special = _special(tokenizer)
-    kept = special_marks(tokenizer, marks)
+    kept = _of_marks(special, marks)
     if not kept.intersection(token_ids):
         return str(tokenizer.decode(list(token_ids), skip_special_tokens=True))
     ids = [token for token in token_ids if token in kept or token not in special]
@@ -124,7 +124,7 @@ def decode(token_ids: Sequence[int], tokenizer: Any, marks: Marks = MARKS) -> st
 
 def special_marks(tokenizer: Any, marks: Marks = MARKS) -> set[int]:
     """The marks that a tokenizer counts among its special tokens, so that plain decoding drops them."""
-    return {token for token, text in _special(tokenizer).items() if text in (marks.opening, marks.closing)}
+    return _of_marks(_special(tokenizer), marks)
 
 
 def without_special(text: str, tokenizer: Any, marks: Marks = MARKS) -> str:
@@ -132,6 +132,10 @@ def without_special(text: str, tokenizer: Any, marks: Marks = MARKS) -> str:
     for special in set(_special(tokenizer).values()) - {marks.opening, marks.closing}:
         text = text.replace(special, "")
     return text
+
+
+def _of_marks(special: Mapping[int, str], marks: Marks) -> set[int]:
+    return {token for token, text in special.items() if text in (marks.opening, marks.closing)}
 
 
 def _special(tokenizer: Any) -> dict[int, str]:
