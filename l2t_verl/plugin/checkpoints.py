@@ -15,6 +15,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from l2t_verl.evaluate.store import write_whole
+
 SCORES_FILE = "validation_scores.json"
 MARK = "latest_checkpointed_iteration.txt"  # verl's: the step to resume from
 REMOVED = ".removed"  # after a folder's name: it is no checkpoint any more
@@ -53,9 +55,8 @@ def keep_score(folder: Path, step: int, score: float | None) -> None:
     if score is None:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / (SCORES_FILE + ".partial")
-    partial.write_text(json.dumps({str(number): value for number, value in (read_scores(folder) | {step: score}).items()}))
-    os.replace(partial, folder / SCORES_FILE)
+    scores = read_scores(folder) | {step: score}
+    write_whole(folder / SCORES_FILE, json.dumps({str(number): value for number, value in scores.items()}))
 
 
 def read_scores(folder: Path) -> dict[int, float]:
