@@ -27,14 +27,14 @@ SETTINGS = [
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("end_to_end")
-    model, data = write_model(folder / "model"), write_data(folder / "data")
-    run = start(folder / "run", model, data, 2, *SETTINGS)
+    model = write_model(folder / "model")
+    run = start(folder / "run", model, write_data(folder / "data"), 2, *SETTINGS)
     assert run.wait(600) == 0, run.tail()
-    return folder, model, data, run
+    return model, run
 
 
 def test_two_steps_train_and_report(trained):
-    _, _, _, run = trained
+    _, run = trained
     rows = [row["data"] for row in run.metrics()]
     assert len(rows) == 2
     first, second = rows
@@ -57,7 +57,7 @@ def test_two_steps_train_and_report(trained):
 
 def test_dumped_rewards_equal_those_recomputed_from_the_dump(trained):
     """The first step's rollouts came from the start model, so its scores can be computed here, without verl."""
-    _, folder, _, run = trained
+    folder, run = trained
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     rows = read_jsonl(run.folder / "rollouts" / "1.jsonl")

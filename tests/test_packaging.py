@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from stack import IS_CPU_STACK
 
 ROOT = Path(__file__).parent.parent.resolve()
 COMMANDS = ("pip install .", "bash tests/run.sh")  # the README's, tried here
@@ -126,7 +127,6 @@ def test_the_drop_in_command_installs_beside_what_is_there(checkout, tmp_path):
 
 def test_the_test_command_runs_what_it_is_given(tmp_path):
     """With a file and a name, as one types it while working; the environment is the one at hand."""
-    held = (Path(sys.prefix) / ".l2t-stamp").read_text().strip()
-    stack = ["--stack", "gpu"] if held.endswith("-gpu") else []
+    stack = [] if IS_CPU_STACK else ["--stack", "gpu"]
     command = [*COMMANDS[1].split(), *stack, "tests/test_credit.py", "-k", "by_hand"]
     assert "passed" in run(*command, cwd=ROOT, VENV=sys.prefix)
