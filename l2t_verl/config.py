@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 ROOT = "algorithm.l2t"
-BETA_TOKENS = 150  # longest response of the comparison in which the default of beta was measured (recipes/controlled)
 
 
 class ConfigError(ValueError):
@@ -292,60 +291,6 @@ think_close, thinks, max_tokens_per_micro_batch, samples, sample_temperature, sa
         lines = "\n".join(f"  {path}: {text}" for path, text in problems.items())
         raise ConfigError(f"the L2T configuration has {len(problems)} {plural}:\n{lines}")
     return config
-
-
-def beta_per_nat(config: L2TConfig, max_length: int) -> float:
-    """β in units of J per nat of the penalty with its ½.
-
-    Args:
-        config: of the method.
-        max_length: L, the longest response allowed, in tokens.
-
-    Returns:
-        β · 150 / L (`length`): a response of L tokens then costs the same at the same KL of each token, whatever L is;
-        β (`nat`); or 2 β (`paper`, whose Eq. 4 has no ½).
-
-    Raises:
-        ValueError: L < 1.
-
-    Example:
-        >>> beta_per_nat(L2TConfig(), 150), beta_per_nat(L2TConfig(beta=0.6, beta_unit="paper"), 16384)
-        (1.2, 1.2)
-        >>> round(beta_per_nat(L2TConfig(), 16384), 4)
-        0.011
-    """
-    if max_length < 1:
-        raise ValueError(f"max_length must be at least 1, got {max_length}")
-    factors = {"length": BETA_TOKENS / max_length, "nat": 1.0, "paper": 2.0}
-    return config.beta * factors[config.beta_unit]
-
-
-def with_beta_per_nat(config: L2TConfig, max_length: int) -> L2TConfig:
-    """The same configuration with β in J per nat (see `beta_per_nat`), as everything that multiplies by it takes it.
-
-    Example:
-        >>> with_beta_per_nat(L2TConfig(), 1500).beta
-        0.12
-    """
-    return config.model_copy(update={"beta": beta_per_nat(config, max_length), "beta_unit": "nat"})
-
-
-def describe_fields(model: type[BaseModel] = L2TConfig, prefix: str = "") -> list[tuple[str, str, str]]:
-    """List every leaf of the tree as (dotted path below `algorithm.l2t`, default, sentence), in order."""
-    rows: list[tuple[str, str, str]] = []
-    for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            rows += describe_fields(field.annotation, f"{prefix}{name}.")
-        else:
-            default = "null" if field.default is None else str(field.default)
-            rows.append(
-                (
-                    prefix + name,
-                    repr(field.default)[1:-1] if isinstance(field.default, str) else default,
-                    field.description or "",
-                )
-            )
-    return rows
 
 
 def why_no_forward_to_share(config: L2TConfig) -> str | None:

@@ -64,7 +64,7 @@ def memory_lines(config: Any, gpu_memory: float) -> list[str]:
 
 def penalty_lines(config: Any) -> list[str]:
     """What share of the process reward the penalty has by arithmetic, as text; nothing where it is not trained with."""
-    from l2t_verl.config import beta_per_nat
+    from l2t_verl.compression.beta import beta_per_nat
     from l2t_verl.plugin.startup import read_config
 
     l2t, longest = read_config(config), config.data.max_response_length
@@ -89,7 +89,6 @@ def penalty_lines(config: Any) -> list[str]:
 def problems_of(config: Any, gpu_memory: float) -> list[str]:
     """Why this would not train, each with what to set."""
     from l2t_verl.config import ConfigError
-    from l2t_verl.plugin.checkpoints import world_size_problem
     from l2t_verl.plugin.startup import check_verl_config, read_config
 
     problems = []
@@ -97,8 +96,6 @@ def problems_of(config: Any, gpu_memory: float) -> list[str]:
         check_verl_config(config, read_config(config))
     except ConfigError as error:
         problems.append(str(error))
-    if problem := world_size_problem(config.trainer):
-        problems.append(problem)
     model = shape_of(config.actor_rollout_ref.model.path)
     problems += _batches(config, model)
     problems += _lengths(config, model)

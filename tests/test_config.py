@@ -7,7 +7,8 @@ import pytest
 from omegaconf import OmegaConf
 from pydantic import BaseModel, ValidationError
 
-from l2t_verl.config import ConfigError, L2TConfig, describe_fields, load_config
+from l2t_verl.config import ConfigError, L2TConfig, load_config
+from l2t_verl.guide.__main__ import describe_fields
 from l2t_verl.plugin.startup import read_config
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from l2t_verl.config import describe_fields
+from pydantic import BaseModel
+
+from l2t_verl.config import L2TConfig
 
 PAGE = Path(__file__).with_name("settings.md")
 HEAD = """# Settings
@@ -22,6 +24,24 @@ This page is written by `python -m l2t_verl.guide`.
 | setting | default | what it is |
 |---|---|---|
 """
+
+
+def describe_fields(model: type[BaseModel] = L2TConfig, prefix: str = "") -> list[tuple[str, str, str]]:
+    """List every leaf of the tree as (dotted path below `algorithm.l2t`, default, sentence), in order."""
+    rows: list[tuple[str, str, str]] = []
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            rows += describe_fields(field.annotation, f"{prefix}{name}.")
+        else:
+            default = "null" if field.default is None else str(field.default)
+            rows.append(
+                (
+                    prefix + name,
+                    repr(field.default)[1:-1] if isinstance(field.default, str) else default,
+                    field.description or "",
+                )
+            )
+    return rows
 
 
 def page() -> str:

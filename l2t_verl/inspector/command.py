@@ -12,7 +12,8 @@ import torch
 import typer
 from omegaconf import OmegaConf
 
-from l2t_verl.config import BETA_TOKENS, L2TConfig, load_config, with_beta_per_nat
+from l2t_verl.compression.beta import BETA_TOKENS, with_beta_per_nat
+from l2t_verl.config import L2TConfig, load_config
 from l2t_verl.data import BENCHMARKS, load
 from l2t_verl.data.datasets import named
 from l2t_verl.evaluate.model import fingerprint

@@ -15,7 +15,7 @@ from l2t_verl.config import ConfigError, L2TConfig, load_config, why_no_forward_
 from l2t_verl.gain import ForcingTemplate, answer_target
 from l2t_verl.grading import GradeResult, grade_code_score, grade_math_score
 from l2t_verl.patches import on_cpu_platform
-from l2t_verl.plugin import fields
+from l2t_verl.plugin import checkpoints, fields
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +99,8 @@ def _problems(config: DictConfig, l2t: L2TConfig) -> Iterator[str]:
         )
     if l2t.checkpoints.keep_last is not None and select("trainer.max_actor_ckpt_to_keep") is not None:
         yield "algorithm.l2t.checkpoints.keep_last and verl's trainer.max_actor_ckpt_to_keep are both set; leave one at null"
+    if problem := checkpoints.world_size_problem(config.trainer):
+        yield problem
     if asks_for_packed(l2t) and (reason := _why_no_packed_engine(config)):
         yield REFUSED_PACKED.format(reason)
     if l2t.gain.fused and (reason := why_not_fused(config, l2t)):

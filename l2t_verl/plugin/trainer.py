@@ -21,7 +21,8 @@ from verl.utils.debug import marked_timer
 
 import l2t_verl
 from l2t_verl.compression import ESTIMATORS
-from l2t_verl.config import ConfigError, with_beta_per_nat
+from l2t_verl.compression.beta import with_beta_per_nat
+from l2t_verl.config import ConfigError
 from l2t_verl.credit import update_length_cost
 from l2t_verl.plugin import checkpoints, cluster, liveness, records, startup, step, weight_sync
 from l2t_verl.plugin.estimator import credit_context
@@ -61,8 +62,6 @@ class L2TMixin(_Trainer):
         """
         self.l2t = startup.read_config(config)
         startup.check_verl_config(config, self.l2t)
-        if problem := checkpoints.world_size_problem(config.trainer):
-            raise ConfigError(problem)
         # verl compares this name with "sync" to choose the replay buffer, batch sizes and checkpoint layout.
         with open_dict(config):
             config.trainer.v1.trainer_mode = startup.base_mode(config.trainer.v1.trainer_mode)

@@ -19,7 +19,8 @@ from verl.utils import tensordict_utils as tu
 from verl.workers.config import ActorConfig
 from verl.workers.utils.losses import ppo_loss
 
-from l2t_verl.config import L2TConfig, load_config, with_beta_per_nat
+from l2t_verl.compression.beta import with_beta_per_nat
+from l2t_verl.config import L2TConfig, load_config
 from l2t_verl.credit import advantage_health, update_length_cost
 from l2t_verl.packing import PackedRow, packed_forward
 from l2t_verl.plugin.estimator import CreditContext, credit_context, l2t_advantages
