@@ -12,6 +12,7 @@ from tiny import qwen2
 sys.path.insert(0, str(Path(__file__).parent / "bench"))
 import advantages
 import derivatives
+import imports
 import run
 import scores
 import shapes
@@ -77,6 +78,7 @@ def test_every_section_runs_small(monkeypatch):
         "scores": scores.run("cpu", 1),
         "derivatives": derivatives.run("cpu", 1),
         "advantages": advantages.run(1, rows=16, tokens=64),
+        "imports": imports.run(1),
     }
     assert results["derivatives"]["directional against exact"] < 1e-3
     assert set(results["advantages"]["ratios"]) >= {"shaped", "episode", "paper"}

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-LIMIT = 0.2  # seconds that the plugin may add to `import verl`
+# All that the plugin runs in each process that imports verl; tests/bench/imports.py has the seconds
+LIGHT = {"l2t_verl", "l2t_verl.patches", "l2t_verl.plugin", "l2t_verl.plugin.entry"}
 # Where verl keeps what is registered with it, by the module that has to be imported first
 REGISTRIES = {
     "verl.trainer.ppo.core_algos": "sys.modules['verl.trainer.ppo.core_algos'].ADV_ESTIMATOR_REGISTRY",
@@ -35,49 +36,25 @@ def answer(code: str, **environment: str):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-MEASURED = """
-import time
-start = time.perf_counter()
+IMPORTED = """
 import verl
-seconds = time.perf_counter() - start
 modules = list(sys.modules)
-start = time.perf_counter()
-import l2t_verl.plugin.entry  # a second time where the plugin is on
-alone = time.perf_counter() - start
 from verl.plugin.platform.platform_manager import PlatformRegistry
-print(json.dumps({"seconds": seconds, "modules": modules, "alone": alone, "platforms": PlatformRegistry.registered_names()}))
+print(json.dumps({"modules": modules, "platforms": PlatformRegistry.registered_names()}))
 """
-
-
-def added(runs: dict[str, list[dict]]) -> float:
-    """Seconds between the fastest imports with and without the plugin."""
-    fastest = {policy: min(run["seconds"] for run in found) for policy, found in runs.items()}
-    return fastest["auto"] - fastest["none"]
 
 
 @pytest.fixture(scope="module")
 def imports():
-    """Alternated imports of verl without and with the plugin, repeated on a noisy machine: noise only ever adds time."""
-    runs: dict[str, list[dict]] = {"none": [], "auto": []}
-    for attempt in range(6):
-        for policy, found in runs.items():
-            found.append(answer(MEASURED, VERL_USE_EXTERNAL_PLUGINS=policy))
-        if attempt > 0 and added(runs) <= LIMIT:
-            break
-    return runs
-
-
-def test_importing_verl_stays_as_fast(imports):
-    assert added(imports) <= LIMIT
-    # What the plugin's import takes beside verl's, without the noise of the four seconds before
-    assert min(run["alone"] for run in imports["none"]) <= LIMIT
+    """What importing verl loads without the plugin and with it."""
+    return {policy: answer(IMPORTED, VERL_USE_EXTERNAL_PLUGINS=policy) for policy in ("none", "auto")}
 
 
 def test_importing_verl_loads_nothing_heavy(imports):
-    without, with_plugin = (set(imports[policy][0]["modules"]) for policy in ("none", "auto"))
+    without, with_plugin = (set(imports[policy]["modules"]) for policy in ("none", "auto"))
     assert not {name for name in without if name.split(".")[0] == "l2t_verl"}
     new = with_plugin - without
-    assert "l2t_verl.plugin.entry" in new
+    assert {name for name in new if name.split(".")[0] == "l2t_verl"} == LIGHT
     assert {name.split(".")[0] for name in new} - set(sys.stdlib_module_names) <= {"l2t_verl", "wrapt"}
     assert not new & {f"l2t_verl.plugin.{name}" for name in OURS.values()}
     assert not with_plugin & set(REGISTRIES)
@@ -85,7 +62,7 @@ def test_importing_verl_loads_nothing_heavy(imports):
 
 def test_without_being_asked_for_the_cpu_is_no_platform(imports):
     """A GPU cluster's head node without a GPU would become one: verl takes the first platform that is available."""
-    for run in (*imports["none"], *imports["auto"]):
+    for run in imports.values():
         assert "cpu" not in run["platforms"]
 
 

@@ -22,6 +22,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2]))
 import advantages
 import derivatives
+import imports
 import scores
 import step
 
@@ -44,6 +45,7 @@ TARGETS = [
     ("directional against exact, full rank, relative 2-norm", "derivatives.directional against exact", 1e-3, False),
     ("shaped (default) / vectorised GRPO", "advantages.ratios.shaped", 2, False),
     ("step, L2T / GRPO", "step.l2t / grpo", 1.15, False),
+    ("seconds that the plugin adds to `import verl`", "imports.plugin adds (s)", 0.2, False),
 ]  # fmt: skip
 
 
@@ -92,6 +94,7 @@ def main() -> None:
         import verl  # noqa: F401 - before anything of ours that it loads
 
         sections["advantages"] = lambda: advantages.run(arguments.repeats)
+        sections["imports"] = lambda: imports.run(arguments.repeats)
         sections["step"] = lambda: step.run(max(2, arguments.repeats // 2))
     results = {"machine": machine(arguments.device), "repeats": arguments.repeats}
     print(results["machine"], flush=True)
