@@ -66,7 +66,7 @@ FAULTS = (
     ),
     Fault(
         "verl's padding rows enter the groups",
-        "l2t_verl/plugin/estimator.py",
+        "l2t_verl/plugin/driver/estimator.py",
         "rows = (~context.is_padding).nonzero().flatten()",
         "rows = torch.arange(len(context.is_padding))",
         ("tests/test_estimator.py",),

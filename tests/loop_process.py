@@ -15,7 +15,7 @@ def rank_main(rank: int, world: int, start: Path, settings: dict, others: dict, 
     from cluster import composed
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from l2t_verl.plugin.worker import L2TWorker
+    from l2t_verl.plugin.workers.worker import L2TWorker
     from recipes.controlled import loop, sampling, scoring, task
     from recipes.controlled.settings import Settings
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 # None of them starts a thread when it is imported, which a fork would lose.
-IMPORTED = ("l2t_verl.plugin.worker", "hydra", "peft", "transformers.models.qwen2.modeling_qwen2")
+IMPORTED = ("l2t_verl.plugin.workers.worker", "hydra", "peft", "transformers.models.qwen2.modeling_qwen2")
 
 
 def run_ranks(main: Callable[..., None], world: int, *arguments: object) -> None:

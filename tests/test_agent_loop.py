@@ -14,8 +14,9 @@ from verl.trainer.ppo.reward import load_reward_manager
 
 from l2t_verl import gain
 from l2t_verl.config import load_config
-from l2t_verl.plugin import fields, rollout_server
-from l2t_verl.plugin.agent_loop import L2TAgentLoopWorker, _marked
+from l2t_verl.plugin import fields
+from l2t_verl.plugin.rollout import server as rollout_server
+from l2t_verl.plugin.rollout.agent_loop import L2TAgentLoopWorker, _marked
 
 BYTES = byte_tokenizer()
 PROMPT = BYTES.encode("3+4?")
@@ -183,7 +184,7 @@ def test_a_server_that_fails_leaves_the_outcome_alone(manager, caplog):
     def fail(text, n):
         raise ValueError("leaves no room to generate")
 
-    caplog.set_level("WARNING", logger="l2t_verl.plugin.agent_loop")  # verl's module of vLLM sets the root's to ERROR
+    caplog.set_level("WARNING", logger="l2t_verl.plugin.rollout.agent_loop")  # verl sets the root's to ERROR
     info = scored(worker(manager, Server(fail)), STEPS)
     assert info[fields.ACCURACY] == 1.0
     assert fields.decode_scores(info[fields.SAMPLED_SCORES]) == [None]

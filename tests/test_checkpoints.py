@@ -9,8 +9,8 @@ from cluster import composed
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from l2t_verl.config import ConfigError
-from l2t_verl.plugin import checkpoints
-from l2t_verl.plugin.trainer import L2TTrainerSync
+from l2t_verl.plugin.driver import checkpoints
+from l2t_verl.plugin.driver.trainer import L2TTrainerSync
 from recipes import arithmetic, disk, launch
 from recipes.checks import problems_of
 

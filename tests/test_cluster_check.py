@@ -4,8 +4,8 @@ import pytest
 from cluster import composed
 
 from l2t_verl.config import ConfigError
-from l2t_verl.plugin import cluster
-from l2t_verl.plugin.trainer import L2TTrainerSync
+from l2t_verl.plugin.driver import cluster
+from l2t_verl.plugin.driver.trainer import L2TTrainerSync
 
 
 def node(name: str, gpus: int, alive: bool = True) -> dict:

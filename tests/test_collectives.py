@@ -11,7 +11,8 @@ from verl.utils import tensordict_utils as tu
 
 from l2t_verl.config import ConfigError
 from l2t_verl.packing import Branch, PackedRow
-from l2t_verl.plugin import collectives, derivatives, scoring, startup
+from l2t_verl.plugin.driver import startup
+from l2t_verl.plugin.workers import collectives, derivatives, scoring
 
 
 class FakeRank:

@@ -21,8 +21,12 @@ from cluster import QUICKSTART
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from l2t_verl.plugin import agent_loop, cpu_platform, fields, liveness, step, trainer, worker
-from l2t_verl.plugin.reward_manager import L2TRewardManager
+from l2t_verl.plugin import fields
+from l2t_verl.plugin.cpu import platform as cpu_platform
+from l2t_verl.plugin.driver import liveness, step, trainer
+from l2t_verl.plugin.rollout import agent_loop
+from l2t_verl.plugin.rollout.reward_manager import L2TRewardManager
+from l2t_verl.plugin.workers import worker
 
 ROOT = QUICKSTART.parent.parent
 FILES = [
@@ -87,45 +91,45 @@ SEPARATE = "verl.trainer.ppo.v1.trainer_separate_async:PPOTrainerSeparateAsync"
 AGENT = "verl.trainer.ppo.v1.agent_loop_tq:AgentLoopWorkerTQ.__ray_metadata__.modified_class"
 MANAGER = "verl.experimental.reward_loop.reward_manager.base:RewardManagerBase"
 OVERRIDDEN = {
-    f"{BASE}.__init__": ("self, config", "plugin/trainer.py"),
-    f"{BASE}._init_dataloader": ("self", "plugin/trainer.py"),
-    f"{BASE}._init_resource_pool_mgr": ("self", "plugin/trainer.py"),
-    f"{BASE}._setup": ("self", "plugin/trainer.py"),
-    f"{BASE}.fit": ("self, agent_loop_manager", "plugin/trainer.py"),
-    f"{BASE}._build_replay_buffer": ("self", "plugin/trainer.py"),
-    f"{BASE}._compute_old_log_prob": ("self, batch, metrics", "plugin/trainer.py"),
-    f"{BASE}._compute_advantage": ("self, batch, metrics", "plugin/trainer.py"),
+    f"{BASE}.__init__": ("self, config", "plugin/driver/trainer.py"),
+    f"{BASE}._init_dataloader": ("self", "plugin/driver/trainer.py"),
+    f"{BASE}._init_resource_pool_mgr": ("self", "plugin/driver/trainer.py"),
+    f"{BASE}._setup": ("self", "plugin/driver/trainer.py"),
+    f"{BASE}.fit": ("self, agent_loop_manager", "plugin/driver/trainer.py"),
+    f"{BASE}._build_replay_buffer": ("self", "plugin/driver/trainer.py"),
+    f"{BASE}._compute_old_log_prob": ("self, batch, metrics", "plugin/driver/trainer.py"),
+    f"{BASE}._compute_advantage": ("self, batch, metrics", "plugin/driver/trainer.py"),
     f"{BASE}._dump_generations": (
         "self, inputs, outputs, gts, scores, reward_extra_infos_dict, dump_path",
-        "plugin/trainer.py",
+        "plugin/driver/trainer.py",
     ),
-    f"{BASE}._validate": ("self", "plugin/trainer.py"),
-    f"{BASE}._save_checkpoint": ("self", "plugin/trainer.py"),
-    f"{BASE}._load_checkpoint": ("self", "plugin/trainer.py"),
-    "verl.trainer.ppo.v1.trainer_sync:PPOTrainerSync.on_init_end": ("self", "plugin/trainer.py"),
-    f"{COLOCATE}.on_init_end": ("self", "plugin/trainer.py"),
-    f"{SEPARATE}.__init__": ("self, config", "plugin/trainer.py"),
-    f"{SEPARATE}._init_resource_pool_mgr": ("self", "plugin/trainer.py"),
-    f"{SEPARATE}._setup": ("self", "plugin/trainer.py"),
-    f"{SEPARATE}._compute_old_log_prob": ("self, batch, metrics", "plugin/trainer.py"),
-    f"{SEPARATE}.on_init_end": ("self", "plugin/trainer.py"),
+    f"{BASE}._validate": ("self", "plugin/driver/trainer.py"),
+    f"{BASE}._save_checkpoint": ("self", "plugin/driver/trainer.py"),
+    f"{BASE}._load_checkpoint": ("self", "plugin/driver/trainer.py"),
+    "verl.trainer.ppo.v1.trainer_sync:PPOTrainerSync.on_init_end": ("self", "plugin/driver/trainer.py"),
+    f"{COLOCATE}.on_init_end": ("self", "plugin/driver/trainer.py"),
+    f"{SEPARATE}.__init__": ("self, config", "plugin/driver/trainer.py"),
+    f"{SEPARATE}._init_resource_pool_mgr": ("self", "plugin/driver/trainer.py"),
+    f"{SEPARATE}._setup": ("self", "plugin/driver/trainer.py"),
+    f"{SEPARATE}._compute_old_log_prob": ("self, batch, metrics", "plugin/driver/trainer.py"),
+    f"{SEPARATE}.on_init_end": ("self", "plugin/driver/trainer.py"),
     "verl.trainer.ppo.v1.replay_buffer:ReplayBuffer._wait_for_next_poll": (
         "self, partition_id, last_debug_time",
-        "plugin/liveness.py",
+        "plugin/driver/liveness.py",
     ),
-    f"{WORKER}.compute_log_prob": ("self, data", "plugin/worker.py"),
-    "verl.trainer.ppo.v1.agent_loop_tq:AgentLoopManagerTQ.__init__": ("self, args, kwargs", "plugin/agent_loop.py"),
-    f"{AGENT}._agent_loop_postprocess": ("self, output, validate, kwargs", "plugin/agent_loop.py"),
+    f"{WORKER}.compute_log_prob": ("self, data", "plugin/workers/worker.py"),
+    "verl.trainer.ppo.v1.agent_loop_tq:AgentLoopManagerTQ.__init__": ("self, args, kwargs", "plugin/rollout/agent_loop.py"),
+    f"{AGENT}._agent_loop_postprocess": ("self, output, validate, kwargs", "plugin/rollout/agent_loop.py"),
     "verl.experimental.agent_loop.agent_loop:AgentLoopWorker._compute_score": (
         "self, outputs, kwargs",
-        "plugin/agent_loop.py",
+        "plugin/rollout/agent_loop.py",
     ),
-    f"{WORKER}.update_weights": ("self, global_steps, mode", "plugin/worker.py"),
-    f"{MANAGER}.__init__": ("self, config, tokenizer, compute_score", "plugin/reward_manager.py"),
-    f"{MANAGER}.run_single": ("self, data", "plugin/reward_manager.py"),
+    f"{WORKER}.update_weights": ("self, global_steps, mode", "plugin/workers/worker.py"),
+    f"{MANAGER}.__init__": ("self, config, tokenizer, compute_score", "plugin/rollout/reward_manager.py"),
+    f"{MANAGER}.run_single": ("self, data", "plugin/rollout/reward_manager.py"),
     "verl.workers.rollout.vllm_rollout.vllm_rollout:ServerAdapter._execute_method": (
         "self, method, non_block, timeout, args, kwargs",
-        "plugin/worker.py",
+        "plugin/workers/worker.py",
     ),
     "vllm.model_executor.layers.utils:dispatch_cpu_unquantized_gemm": (
         "layer, remove_weight",
@@ -158,64 +162,72 @@ def test_nothing_else_of_verls_trainer_is_overridden():
 # ---- what is called: with these arguments
 
 CALLED = {
-    "verl.trainer.ppo.core_algos:register_adv_est": (["l2t"], [], "plugin/estimator.py"),
+    "verl.trainer.ppo.core_algos:register_adv_est": (["l2t"], [], "plugin/driver/estimator.py"),
     "verl.trainer.ppo.core_algos:compute_grpo_outcome_advantage": (
         [None, None, None],
         ["norm_adv_by_std_in_grpo"],
-        "plugin/step.py",
+        "plugin/driver/step.py",
     ),
-    "verl.trainer.ppo.v1.trainer_base:register_trainer": (["l2t_sync"], [], "plugin/trainer.py"),
-    "verl.trainer.ppo.utils:need_reference_policy": ([None], [], "plugin/trainer.py"),
-    "verl.utils.config:omega_conf_to_dataclass": ([None], [], "plugin/trainer.py"),
-    "verl.utils.debug:marked_timer": (["l2t", {}], ["color"], "plugin/trainer.py"),
-    "verl.utils.reward_score:default_compute_score": ([None] * 4, [], "plugin/reward_manager.py"),
-    "verl.experimental.reward_loop.reward_manager:register": (["l2t"], [], "plugin/reward_manager.py"),
-    "verl.plugin.platform.platform_manager:PlatformRegistry.register": ([], ["platform"], "plugin/cpu_platform.py"),
+    "verl.trainer.ppo.v1.trainer_base:register_trainer": (["l2t_sync"], [], "plugin/driver/trainer.py"),
+    "verl.trainer.ppo.utils:need_reference_policy": ([None], [], "plugin/driver/trainer.py"),
+    "verl.utils.config:omega_conf_to_dataclass": ([None], [], "plugin/driver/trainer.py"),
+    "verl.utils.debug:marked_timer": (["l2t", {}], ["color"], "plugin/driver/trainer.py"),
+    "verl.utils.reward_score:default_compute_score": ([None] * 4, [], "plugin/rollout/reward_manager.py"),
+    "verl.experimental.reward_loop.reward_manager:register": (["l2t"], [], "plugin/rollout/reward_manager.py"),
+    "verl.plugin.platform.platform_manager:PlatformRegistry.register": ([], ["platform"], "plugin/cpu/platform.py"),
     "verl.workers.engine.base:EngineRegistry.register": (
         [],
         ["model_type", "backend", "device"],
-        "plugin/cpu_platform.py",
+        "plugin/cpu/platform.py",
     ),
-    "verl.single_controller.base.decorator:register": ([], ["dispatch_mode", "blocking"], "plugin/worker.py"),
+    "verl.single_controller.base.decorator:register": ([], ["dispatch_mode", "blocking"], "plugin/workers/worker.py"),
     "verl.single_controller.base.decorator:make_nd_compute_dataproto_dispatch_fn": (
         [],
         ["mesh_name"],
-        "plugin/worker.py",
+        "plugin/workers/worker.py",
     ),
-    "verl.utils.tensordict_utils:get": ([None, ""], [], "plugin/step.py"),
-    "verl.utils.tensordict_utils:get_non_tensor_data": ([None, ""], ["default"], "plugin/worker.py"),
-    "verl.utils.tensordict_utils:assign_non_tensor": ([None], ["anything"], "plugin/worker.py"),
-    "verl.utils.tensordict_utils:get_tensordict": ([], ["tensor_dict", "non_tensor_dict"], "plugin/worker.py"),
-    "verl.workers.utils.padding:response_from_nested": ([None, None], [], "plugin/step.py"),
-    "verl.workers.utils.padding:response_to_nested": ([None, None], [], "plugin/step.py"),
-    "verl.workers.engine_workers:TrainingWorker.infer_batch": ([None, None], [], "plugin/worker.py"),
-    f"{WORKER}.compute_log_prob": ([None, None], [], "plugin/step.py"),
-    "verl.workers.engine.base:BaseEngine.train_mode": ([None], [], "plugin/worker.py"),
-    "verl.workers.engine.base:BaseEngine.optimizer_zero_grad": ([None], [], "plugin/worker.py"),
+    "verl.utils.tensordict_utils:get": ([None, ""], [], "plugin/driver/step.py"),
+    "verl.utils.tensordict_utils:get_non_tensor_data": ([None, ""], ["default"], "plugin/workers/worker.py"),
+    "verl.utils.tensordict_utils:assign_non_tensor": ([None], ["anything"], "plugin/workers/worker.py"),
+    "verl.utils.tensordict_utils:get_tensordict": ([], ["tensor_dict", "non_tensor_dict"], "plugin/workers/worker.py"),
+    "verl.workers.utils.padding:response_from_nested": ([None, None], [], "plugin/driver/step.py"),
+    "verl.workers.utils.padding:response_to_nested": ([None, None], [], "plugin/driver/step.py"),
+    "verl.workers.engine_workers:TrainingWorker.infer_batch": ([None, None], [], "plugin/workers/worker.py"),
+    f"{WORKER}.compute_log_prob": ([None, None], [], "plugin/driver/step.py"),
+    "verl.workers.engine.base:BaseEngine.train_mode": ([None], [], "plugin/workers/worker.py"),
+    "verl.workers.engine.base:BaseEngine.optimizer_zero_grad": ([None], [], "plugin/workers/worker.py"),
     "verl.workers.engine.base:BaseEngine.forward_backward_batch": (
         [None, None],
         ["loss_function", "forward_only"],
-        "plugin/worker.py",
+        "plugin/workers/worker.py",
     ),
-    "verl.checkpoint_engine:CheckpointEngineManager.sleep_replicas": ([None], [], "plugin/weight_sync.py"),
-    f"{BASE}.get_llm_client": ([None], [], "plugin/weight_sync.py"),
+    "verl.checkpoint_engine:CheckpointEngineManager.sleep_replicas": ([None], [], "plugin/cpu/weight_sync.py"),
+    f"{BASE}.get_llm_client": ([None], [], "plugin/cpu/weight_sync.py"),
     "verl.workers.rollout.llm_server:LLMServerClient.generate": (
         [None],
         ["request_id", "prompt_ids", "sampling_params"],
-        "plugin/weight_sync.py",
+        "plugin/cpu/weight_sync.py",
     ),
-    "verl.workers.rollout.llm_server:LLMServerClient._acquire_server": ([None, ""], ["prompt_ids"], "plugin/agent_loop.py"),
-    "verl.workers.rollout.llm_server:LLMServerClient._release_server": ([None, ""], ["request_id"], "plugin/agent_loop.py"),
+    "verl.workers.rollout.llm_server:LLMServerClient._acquire_server": (
+        [None, ""],
+        ["prompt_ids"],
+        "plugin/rollout/agent_loop.py",
+    ),
+    "verl.workers.rollout.llm_server:LLMServerClient._release_server": (
+        [None, ""],
+        ["request_id"],
+        "plugin/rollout/agent_loop.py",
+    ),
     "verl.workers.rollout.vllm_rollout.vllm_async_server:vLLMHttpServer.generate": (
         [None, [], {}, ""],
         [],
-        "plugin/rollout_server.py",
+        "plugin/rollout/server.py",
     ),
-    "verl.workers.rollout.llm_server:LLMServerManager.get_addresses": ([None], [], "plugin/liveness.py"),
-    "transfer_queue:kv_batch_get": ([], ["keys", "partition_id", "select_fields"], "plugin/step.py"),
-    "transfer_queue:kv_batch_put": ([], ["keys", "partition_id", "fields"], "plugin/step.py"),
-    "transfer_queue:KVBatchMeta": ([], ["keys", "tags", "partition_id", "fields", "extra_info"], "plugin/step.py"),
-    "ray._private.state:actors": ([], ["actor_state_name"], "plugin/liveness.py"),
+    "verl.workers.rollout.llm_server:LLMServerManager.get_addresses": ([None], [], "plugin/driver/liveness.py"),
+    "transfer_queue:kv_batch_get": ([], ["keys", "partition_id", "select_fields"], "plugin/driver/step.py"),
+    "transfer_queue:kv_batch_put": ([], ["keys", "partition_id", "fields"], "plugin/driver/step.py"),
+    "transfer_queue:KVBatchMeta": ([], ["keys", "tags", "partition_id", "fields", "extra_info"], "plugin/driver/step.py"),
+    "ray._private.state:actors": ([], ["actor_state_name"], "plugin/driver/liveness.py"),
     "torch.distributed:init_process_group": ([], ["backend"], "patches/gloo_backend.py"),
     "torch.distributed.fsdp:CPUOffloadPolicy": ([], ["pin_memory"], "patches/unpinned_offload.py"),
     "vllm.model_executor.layers.utils:cpu_unquantized_gemm": ([None] * 4, [], "patches/vllm_cpu_weights.py"),
@@ -236,9 +248,9 @@ def test_a_reward_manager_is_built_with_these_arguments():
     keywords = ["config", "tokenizer", "compute_score", "reward_router_address", "reward_model_tokenizer"]
     inspect.signature(L2TRewardManager).bind(**dict.fromkeys(keywords))
     call = source("verl.trainer.ppo.reward:load_reward_manager").rsplit("reward_manager_cls(", 1)[1]
-    assert re.findall(r"(\w+)=", call) == keywords[:3], "plugin/reward_manager.py: other arguments"
+    assert re.findall(r"(\w+)=", call) == keywords[:3], "plugin/rollout/reward_manager.py: other arguments"
     built = source("verl.experimental.reward_loop.reward_loop:RewardLoopWorker._init_reward_fn")
-    assert all(f"{name}=" in built for name in keywords[3:]), "plugin/reward_manager.py: other arguments"
+    assert all(f"{name}=" in built for name in keywords[3:]), "plugin/rollout/reward_manager.py: other arguments"
 
 
 # ---- attributes of verl's trainer, by the files that touch them
@@ -246,13 +258,15 @@ def test_a_reward_manager_is_built_with_these_arguments():
 
 def trainer_attributes() -> dict[str, str]:
     """What plugin code reads of a trainer and L2TMixin does not set itself, with the files that do."""
-    mixin = next(node for node in ast.walk(TREES["l2t_verl/plugin/trainer.py"]) if getattr(node, "name", "") == "L2TMixin")
+    mixin = next(
+        node for node in ast.walk(TREES["l2t_verl/plugin/driver/trainer.py"]) if getattr(node, "name", "") == "L2TMixin"
+    )
     own = {node.name for node in ast.walk(mixin) if isinstance(node, ast.FunctionDef)}
     own |= {name.id for node in mixin.body if isinstance(node, (ast.Assign, ast.AnnAssign))
             for name in ast.walk(node) if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)}  # fmt: skip
     names: dict[str, list[str]] = {}
     for file, tree in TREES.items():
-        scope, holder = (mixin, "self") if file.endswith("plugin/trainer.py") else (tree, "trainer")
+        scope, holder = (mixin, "self") if file.endswith("plugin/driver/trainer.py") else (tree, "trainer")
         for node in ast.walk(scope):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == holder:
                 if isinstance(node.ctx, ast.Store):
@@ -283,204 +297,204 @@ SOURCES = {
     "the fields of an advantage": (
         f"{BASE}._compute_advantage",
         '["uid", "response_mask", "rm_scores", "rollout_log_probs", "old_log_probs", "ref_log_prob", "values"]',
-        "plugin/estimator.py takes everything else from its context",
+        "plugin/driver/estimator.py takes everything else from its context",
     ),
     "the estimator is called for the whole batch": (
         f"{BASE}._compute_advantage",
         "compute_advantage_for_multi_trajectories(\n            data,\n            batch_keys=batch.keys,",
-        "plugin/estimator.py matches its context with verl's rows by their order",
+        "plugin/driver/estimator.py matches its context with verl's rows by their order",
     ),
     "other estimators go straight to the registry": (
         "verl.trainer.ppo.v1.utils:compute_advantage_for_multi_trajectories",
         "if adv_estimator != core_algos.AdvantageEstimator.GRPO:",
-        "plugin/estimator.py normalises sessions itself",
+        "plugin/driver/estimator.py normalises sessions itself",
     ),
     "the rows of a step": (
         f"{BASE}._step_once",
         "batch = self._compute_advantage(batch, metrics=metrics)",
-        "plugin/trainer.py",
+        "plugin/driver/trainer.py",
     ),
     "log-probs come before advantages": (
         f"{BASE}._step_once",
         "if self.use_reference_policy:\n            with marked_timer(",
-        "plugin/trainer.py sets use_reference_policy",
+        "plugin/driver/trainer.py sets use_reference_policy",
     ),
     "what the old log-probs are made of": (
         f"{BASE}._compute_old_log_prob",
         'fields = ["entropy", "log_probs", "response_mask"]',
-        "plugin/worker.py gives them, with the scores",
+        "plugin/workers/worker.py gives them, with the scores",
     ),
     "where the settings of the old log-probs travel": (
         f"{BASE}._compute_old_log_prob",
         '"calculate_entropy": True,',
-        "plugin/trainer.py adds its own to batch.extra_info",
+        "plugin/driver/trainer.py adds its own to batch.extra_info",
     ),
     "old log-probs by the weights of the cycle's start": (
         f"{SEPARATE}._compute_old_log_prob",
         "self.actor_rollout_wg.restore_model_from_cpu(0)",
-        "plugin/worker.py: L2TDetachWorker has what it calls",
+        "plugin/workers/worker.py: L2TDetachWorker has what it calls",
     ),
     "a line that cannot be logged": (
         f"{SEPARATE}._setup",
         "flush=True,",
-        "plugin/startup.py refuses to let verl log it; once it is gone, so is the refusal",
+        "plugin/driver/startup.py refuses to let verl log it; once it is gone, so is the refusal",
     ),
     "the worker of the separate trainer": (
         f"{SEPARATE}._init_resource_pool_mgr",
         "self.role_worker_mapping[Role.Actor] = ray.remote(DetachActorWorker)",
-        "plugin/trainer.py replaces it",
+        "plugin/driver/trainer.py replaces it",
     ),
     "what an agent loop's tag says of its age": (
         "verl.trainer.ppo.v1.agent_loop_tq:AgentLoopWorkerTQ._agent_loop_postprocess",
         '"min_global_steps": field["extra_fields"].get("min_global_steps")',
-        "plugin/step.py takes stale rows from it",
+        "plugin/driver/step.py takes stale rows from it",
     ),
     "the version of the weights": (
         "verl.trainer.ppo.v1.trainer_colocate_async:PPOTrainerColocateAsync.on_step_end",
         "self.checkpoint_manager.update_weights(self.global_steps)",
-        "plugin/step.py: a step's rollouts carry the number of the step before",
+        "plugin/driver/step.py: a step's rollouts carry the number of the step before",
     ),
     "the class of an agent loop manager": (
         "verl.trainer.main_ppo:TaskRunnerV1.__ray_metadata__.modified_class.init_agent_loop_manager",
         'get("agent_loop_manager_class")',
-        "plugin/startup.py sets it",
+        "plugin/driver/startup.py sets it",
     ),
     "who asks the reward workers": (
         "verl.experimental.agent_loop.agent_loop:AgentLoopWorker._compute_score",
         "selected_reward_loop_worker_handle.compute_score.remote(data)",
-        "plugin/agent_loop.py does so too",
+        "plugin/rollout/agent_loop.py does so too",
     ),
     "what a reward worker does": (
         "verl.experimental.reward_loop.reward_loop:RewardLoopWorker.compute_score",
         "return await self.reward_manager.run_single(data)",
-        "plugin/agent_loop.py has sampled answers graded by it",
+        "plugin/rollout/agent_loop.py has sampled answers graded by it",
     ),
     "the parameters stay where they are": (
         "verl.workers.engine.base:BaseEngineCtx._context_switch",
         "if self.disable_auto_offload:\n            return",
-        "plugin/scoring.py",
+        "plugin/workers/scoring.py",
     ),
     "the mode of an engine": (
         "verl.workers.engine.base:BaseEngineCtx.__enter__",
         "self.engine.mode = self.mode",
-        "plugin/scoring.py",
+        "plugin/workers/scoring.py",
     ),
     "the LoRA trap": (
         f"{BASE}._compute_ref_log_prob",
         'metadata["no_lora_adapter"] = True',
-        "plugin/worker.py sets no_lora_adapter=False for every forward",
+        "plugin/workers/worker.py sets no_lora_adapter=False for every forward",
     ),
     "the adapter flag": (
         "verl.workers.engine_workers:TrainingWorker.infer_batch",
         'tu.pop(data, key="no_lora_adapter", default=False)',
-        "plugin/worker.py",
+        "plugin/workers/worker.py",
     ),
     "the loss of a forward": (
         "verl.workers.engine_workers:TrainingWorker.infer_batch",
         'tu.get(data, key="compute_loss", default=True)',
-        "plugin/worker.py",
+        "plugin/workers/worker.py",
     ),
     "the tokens of a forward": (
         "verl.workers.engine_workers:TrainingWorker.infer_batch",
         'global_token_num = tu.get(data, key="global_token_num")',
-        "plugin/worker.py",
+        "plugin/workers/worker.py",
     ),
     "settings of a forward are kept": (
         "verl.workers.engine_workers:TrainingWorker.infer_batch",
         "if key not in data.keys():",
-        "plugin/worker.py sets use_dynamic_bsz and max_token_len_per_gpu",
+        "plugin/workers/worker.py sets use_dynamic_bsz and max_token_len_per_gpu",
     ),
     "the loss function of an update": (
         f"{WORKER}.init_model",
         "self.actor.set_loss_fn(self.loss_fn)",
-        "plugin/worker.py runs it for the gradient norm of GRPO",
+        "plugin/workers/worker.py runs it for the gradient norm of GRPO",
     ),
     "the role decides about a reference": (
         f"{WORKER}.__init__",
         'self._is_ref = self.role in ["ref", "actor_rollout_ref"]',
-        "plugin/trainer.py moves the role",
+        "plugin/driver/trainer.py moves the role",
     ),
     "train mode clears the gradients": (
         "verl.workers.engine.fsdp.transformer_impl:EngineTrainModeCtx.__exit__",
         "if self.zero_grad_on_exit or exc_type is not None:\n            self.engine.optimizer_zero_grad()",
-        "plugin/worker.py leaves no gradient behind",
+        "plugin/workers/worker.py leaves no gradient behind",
     ),
     "the output of a forward": (
         "verl.workers.engine.fsdp.transformer_impl:FSDPEngineWithLMHead.prepare_model_outputs",
         'model_output["log_probs"] = log_probs',
-        "plugin/worker.py",
+        "plugin/workers/worker.py",
     ),
     "one temperature": (
         "verl.workers.engine.fsdp.transformer_impl:FSDPEngineWithLMHead.prepare_model_inputs",
         'temperature = micro_batch["temperature"]',
-        "plugin/worker.py sets it to 1",
+        "plugin/workers/worker.py sets it to 1",
     ),
     "the sockets of a weight update": (
         "verl.workers.rollout.vllm_rollout.bucketed_weight_transfer:BucketedWeightSender",
         "zmq.Context.instance()",
-        "plugin/worker.py sets its time limit there",
+        "plugin/workers/worker.py sets its time limit there",
     ),
     "the call that a weight update waits for": (
         "verl.workers.rollout.vllm_rollout.vllm_rollout:ServerAdapter.update_weights",
         'await self._execute_method(\n            "update_weights_from_ipc",\n            non_block=True,',
-        "plugin/worker.py remembers it",
+        "plugin/workers/worker.py remembers it",
     ),
     "a polling buffer": (
         "verl.trainer.ppo.v1.replay_buffer:ReplayBuffer.sample",
         "last_debug_time = self._wait_for_next_poll(partition_id, last_debug_time)",
-        "plugin/liveness.py looks at the cluster there",
+        "plugin/driver/liveness.py looks at the cluster there",
     ),
     "the key of a row": (
         "verl.trainer.ppo.v1.agent_loop_tq:AgentLoopWorkerTQ._agent_loop_postprocess",
         'keys.append(f"{uid}_{session_id}_{i}")',
-        "plugin/step.py takes session and output from it",
+        "plugin/driver/step.py takes session and output from it",
     ),
     "every output has the session's info": (
         "verl.trainer.ppo.v1.agent_loop_tq:AgentLoopWorkerTQ._agent_loop_postprocess",
         'output.extra_fields["reward_extra_info"] = final_output.extra_fields["reward_extra_info"]',
-        "plugin/step.py finds each output's episodes there",
+        "plugin/driver/step.py finds each output's episodes there",
     ),
     "the key of a padding row": (
         "verl.trainer.ppo.padding_utils:upsample_batch_to_divisible_size",
         'pad_keys.append(f"{pad_uid}_{local_idx}_0")',
-        "plugin/step.py reads it like any other",
+        "plugin/driver/step.py reads it like any other",
     ),
     "the tag of a padding row": (
         "verl.trainer.ppo.padding_utils:construct_minimal_padding_template",
         "is_padding=True",
-        "plugin/step.py",
+        "plugin/driver/step.py",
     ),
     "the ids that a reward manager gets": (
         "verl.experimental.agent_loop.agent_loop:AgentLoopWorker._compute_score",
         '"prompt_len": np.array([len(o.prompt_ids) for o in outputs]),\n'
         '                    "response_len": np.array([len(o.response_ids) for o in outputs]),',
-        "plugin/reward_manager.py",
+        "plugin/rollout/reward_manager.py",
     ),
     "what else a reward manager gets": (
         "verl.experimental.agent_loop.agent_loop:AgentLoopWorker._compute_score",
         '"__num_turns__": np.array([o.num_turns for o in outputs]),\n'
         '                    "tool_extra_fields": np.array([o.extra_fields for o in outputs], dtype=object),',
-        "plugin/reward_manager.py",
+        "plugin/rollout/reward_manager.py",
     ),
     "the answer of a reward manager": (
         "verl.experimental.agent_loop.agent_loop:AgentLoopWorker._compute_score",
         'final_output.extra_fields["reward_extra_info"] = result["reward_extra_info"]',
-        "plugin/reward_manager.py",
+        "plugin/rollout/reward_manager.py",
     ),
     "one score for a rollout": (
         "verl.experimental.agent_loop.agent_loop:AgentLoopOutput.as_dict",
         "rm_scores[-1] = reward_score",
-        "plugin/step.py sums rm_scores",
+        "plugin/driver/step.py sums rm_scores",
     ),
     "where a checkpoint lies": (
         f"{BASE}._save_checkpoint",
         'self.config.trainer.default_local_dir, f"global_step_{self.global_steps}"',
-        "plugin/trainer.py puts its state beside it",
+        "plugin/driver/trainer.py puts its state beside it",
     ),
     "rows of a dump have their key": (
         f"{BASE}._log_rollout_data",
         'reward_extra_infos_dict = {"uid": [batch.keys[i] for i in sorted_indices]}',
-        "plugin/trainer.py adds the episodes by it",
+        "plugin/driver/trainer.py adds the episodes by it",
     ),
     "a pinned offload": (
         "verl.workers.engine.fsdp.transformer_impl:FSDPEngine._build_fsdp_module",
@@ -510,7 +524,7 @@ SOURCES = {
     "a dead engine is unhealthy": (
         "vllm.entrypoints.serve.instrumentator.health:health",
         "except EngineDeadError:\n        return Response(status_code=503)",
-        "plugin/liveness.py",
+        "plugin/driver/liveness.py",
     ),
     "the group of vLLM's plugins": (
         "vllm.plugins:load_general_plugins",
@@ -525,7 +539,7 @@ SOURCES = {
     "an actor's entry in Ray's table": (
         "ray._private.state:GlobalState._gen_actor_info",
         '"DeathCause": actor_table_data.death_cause',
-        "plugin/liveness.py",
+        "plugin/driver/liveness.py",
     ),
     "the metrics file": ("verl.utils.tracking:FileLogger.__init__", "VERL_FILE_LOGGER_PATH", "recipes/quickstart/train.py"),
     "the timing of a step": (
@@ -582,7 +596,7 @@ def test_registries():
     from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
     from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
 
-    assert ADV_ESTIMATOR_REGISTRY["l2t"].__module__ == "l2t_verl.plugin.estimator"
+    assert ADV_ESTIMATOR_REGISTRY["l2t"].__module__ == "l2t_verl.plugin.driver.estimator"
     assert REWARD_MANAGER["l2t"] is L2TRewardManager
     for name in ("sync", "colocate_async", "separate_async"):
         assert issubclass(TRAINER_REGISTRY[f"l2t_{name}"], TRAINER_REGISTRY[name])
@@ -590,7 +604,7 @@ def test_registries():
 
 
 def test_engines_are_kept_by_model_backend_and_device():
-    """plugin/cpu_platform.py walks this structure; a CPU engine is the CUDA one."""
+    """plugin/cpu/platform.py walks this structure; a CPU engine is the CUDA one."""
     from verl.workers.engine.base import EngineRegistry
 
     for model_type in ("language_model", "value_model"):
@@ -622,25 +636,25 @@ def test_dispatch_of_our_worker_calls():
         assert set(mode) == {"dispatch_fn", "collect_fn"}, name
     for name in ("update_weights", "compute_log_prob"):
         ours, verls = (getattr(cls, name).__dict__[MAGIC_ATTR] for cls in (worker.L2TWorker, worker.ActorRolloutRefWorker))
-        assert str(ours.keys()) == str(verls.keys()), f"plugin/worker.py registers {name} as verl does"
+        assert str(ours.keys()) == str(verls.keys()), f"plugin/workers/worker.py registers {name} as verl does"
 
 
 # ---- classes: members and fields
 
 MEMBERS = {
-    "verl.trainer.ppo.utils:Role": (["Actor", "RefPolicy", "ActorRollout", "ActorRolloutRef"], "plugin/trainer.py"),
-    "verl.single_controller.base.decorator:Dispatch": (["ONE_TO_ALL"], "plugin/worker.py"),
+    "verl.trainer.ppo.utils:Role": (["Actor", "RefPolicy", "ActorRollout", "ActorRolloutRef"], "plugin/driver/trainer.py"),
+    "verl.single_controller.base.decorator:Dispatch": (["ONE_TO_ALL"], "plugin/workers/worker.py"),
     "verl.workers.config.engine:EngineConfig": (
         ["use_dynamic_bsz", "max_token_len_per_gpu", "micro_batch_size_per_gpu", "use_fused_kernels"],
-        "plugin/worker.py",
+        "plugin/workers/worker.py",
     ),
     "verl.workers.config:HFModelConfig": (
         ["tokenizer", "hf_config", "load_tokenizer", "use_remove_padding"],
-        "plugin/worker.py, plugin/trainer.py",
+        "plugin/workers/worker.py, plugin/driver/trainer.py",
     ),
-    "verl.workers.rollout.replica:TokenOutput": (["token_ids", "log_probs"], "plugin/weight_sync.py"),
-    "verl.protocol:DataProtoItem": (["batch", "non_tensor_batch"], "plugin/reward_manager.py"),
-    "transfer_queue:KVBatchMeta": (["keys", "tags", "partition_id", "fields", "extra_info"], "plugin/step.py"),
+    "verl.workers.rollout.replica:TokenOutput": (["token_ids", "log_probs"], "plugin/cpu/weight_sync.py"),
+    "verl.protocol:DataProtoItem": (["batch", "non_tensor_batch"], "plugin/rollout/reward_manager.py"),
+    "transfer_queue:KVBatchMeta": (["keys", "tags", "partition_id", "fields", "extra_info"], "plugin/driver/step.py"),
 }
 
 
@@ -653,14 +667,14 @@ def test_members(path, names, file):
 
 
 ATTRIBUTES = {
-    "actor": (f"{WORKER}.init_model", "plugin/worker.py"),
-    "ref": (f"{WORKER}.init_model", "plugin/worker.py"),
-    "rollout": (f"{WORKER}.init_model", "plugin/worker.py"),
-    "engine": ("verl.workers.engine_workers:TrainingWorker.__init__", "plugin/worker.py"),
-    "model_config": ("verl.workers.engine_workers:TrainingWorker.__init__", "plugin/worker.py"),
-    "loss_fn": ("verl.workers.engine_workers:TrainingWorker.set_loss_fn", "plugin/worker.py"),
-    "engine_config": ("verl.workers.engine.fsdp.transformer_impl:FSDPEngine.__init__", "plugin/worker.py"),
-    "module": ("verl.workers.engine.fsdp.transformer_impl:FSDPEngine._build_model_optimizer", "plugin/worker.py"),
+    "actor": (f"{WORKER}.init_model", "plugin/workers/worker.py"),
+    "ref": (f"{WORKER}.init_model", "plugin/workers/worker.py"),
+    "rollout": (f"{WORKER}.init_model", "plugin/workers/worker.py"),
+    "engine": ("verl.workers.engine_workers:TrainingWorker.__init__", "plugin/workers/worker.py"),
+    "model_config": ("verl.workers.engine_workers:TrainingWorker.__init__", "plugin/workers/worker.py"),
+    "loss_fn": ("verl.workers.engine_workers:TrainingWorker.set_loss_fn", "plugin/workers/worker.py"),
+    "engine_config": ("verl.workers.engine.fsdp.transformer_impl:FSDPEngine.__init__", "plugin/workers/worker.py"),
+    "module": ("verl.workers.engine.fsdp.transformer_impl:FSDPEngine._build_model_optimizer", "plugin/workers/worker.py"),
 }
 
 
@@ -674,15 +688,15 @@ def test_vllms_server_has_the_call_that_the_agent_loop_asks_for():
     from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer
 
     assert inspect.iscoroutinefunction(vLLMHttpServer.l2t_generate_after)
-    assert 'getattr(server, "l2t_generate_after", None)' in (ROOT / "l2t_verl/plugin/agent_loop.py").read_text()
+    assert 'getattr(server, "l2t_generate_after", None)' in (ROOT / "l2t_verl/plugin/rollout/agent_loop.py").read_text()
     assert "ray.remote(vLLMHttpServer)" in source("verl.workers.rollout.vllm_rollout.vllm_async_server:vLLMReplica.__init__")
     server = source("verl.workers.rollout.vllm_rollout.vllm_async_server:vLLMHttpServer")
-    assert "self.config.max_num_seqs" in server, "plugin/rollout_server.py takes its bound from it"
-    assert 'stop_reason = "aborted"' in server, "plugin/agent_loop.py finishes such answers"
+    assert "self.config.max_num_seqs" in server, "plugin/rollout/server.py takes its bound from it"
+    assert 'stop_reason = "aborted"' in server, "plugin/rollout/agent_loop.py finishes such answers"
 
 
 def test_a_worker_without_a_reference_says_so():
-    """plugin/worker.py asks whether `ref` is None."""
+    """plugin/workers/worker.py asks whether `ref` is None."""
     assert "self.ref: TrainingWorker | None = None" in source(f"{WORKER}.__init__")
 
 
@@ -693,7 +707,7 @@ def test_the_cpu_platform_implements_everything():
     platform = cpu_platform.CpuPlatform()
     for name in PlatformBase.__abstractmethods__ - {"device_name", "vendor_name", "device_module"}:
         ours, verls = (inspect.signature(getattr(cls, name)) for cls in (cpu_platform.CpuPlatform, PlatformBase))
-        assert list(ours.parameters) == list(verls.parameters), f"plugin/cpu_platform.py: {name} takes other parameters"
+        assert list(ours.parameters) == list(verls.parameters), f"plugin/cpu/platform.py: {name} takes other parameters"
     assert (platform.device_name, platform.vendor_name) == ("cpu", "cpu")
 
 
@@ -708,11 +722,11 @@ def test_the_cpu_device_has_what_verl_calls():
     names = {name for text in verl_files().values() for name in re.findall(r"get_torch_device\(\)\.(\w+)", text)}
     assert "empty_cache" in names
     missing = [name for name in names if not hasattr(cpu_platform.CpuPlatform.device_module, name)]
-    assert set(missing) <= set(NEVER_CALLED), "plugin/cpu_platform.py: verl calls more on its device"
+    assert set(missing) <= set(NEVER_CALLED), "plugin/cpu/platform.py: verl calls more on its device"
 
 
 def test_a_data_source_that_verl_does_not_know_says_so():
-    """plugin/reward_manager.py takes math-verify where verl raises NotImplementedError."""
+    """plugin/rollout/reward_manager.py takes math-verify where verl raises NotImplementedError."""
     from verl.utils.reward_score import default_compute_score
 
     with pytest.raises(NotImplementedError):
@@ -727,16 +741,16 @@ def test_why_an_actor_died():
     from ray.core.generated import common_pb2
 
     context = {field.name for field in common_pb2.ActorDeathCause.DESCRIPTOR.oneofs_by_name["context"].fields}
-    assert "actor_died_error_context" in context, "plugin/liveness.py asks for it"
+    assert "actor_died_error_context" in context, "plugin/driver/liveness.py asks for it"
     reasons = set(common_pb2.ActorDiedErrorContext.Reason.keys())
-    assert set(liveness.EXPECTED) - {"INTENDED"} <= reasons, "plugin/liveness.py: a reason that Ray no longer gives"
+    assert set(liveness.EXPECTED) - {"INTENDED"} <= reasons, "plugin/driver/liveness.py: a reason that Ray no longer gives"
     cause = common_pb2.ActorDeathCause(actor_died_error_context={"error_message": "worker died", "reason": 1})
     assert liveness._death_cause({"DeathCause": cause}) == ("WORKER_DIED", "worker died")
 
 
 @pytest.mark.parametrize("key", ["ActorClassName", "Name", "Pid", "JobID", "DeathCause"])
 def test_ray_actor_entry(key):
-    assert f'"{key}": ' in source("ray._private.state:GlobalState._gen_actor_info"), "plugin/liveness.py reads it"
+    assert f'"{key}": ' in source("ray._private.state:GlobalState._gen_actor_info"), "plugin/driver/liveness.py reads it"
 
 
 # ---- metrics: verl aggregates by name
@@ -744,7 +758,7 @@ def test_ray_actor_entry(key):
 
 def metric_names() -> list[str]:
     names = set()
-    for tree in (TREES["l2t_verl/plugin/metrics.py"], TREES["l2t_verl/plugin/trainer.py"]):
+    for tree in (TREES["l2t_verl/plugin/driver/metrics.py"], TREES["l2t_verl/plugin/driver/trainer.py"]):
         names |= {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     names = {name for name in names if re.fullmatch(r"l2t/[\w/]*\w", name)}
     names |= {f"l2t/skipped/{reason}/total" for reason in step.SKIP_REASONS}
@@ -761,7 +775,7 @@ def test_each_metric_is_aggregated_as_its_last_word_says():
     kinds = {"min": "min", "max": "max", "abs_max": "max", "total": "sum"}
     for name in names:
         found = MetricsAggregator()._get_aggregation_type(name)
-        assert found == kinds.get(name.rsplit("/", 1)[1], "weighted_avg"), f"plugin/metrics.py: {name}"
+        assert found == kinds.get(name.rsplit("/", 1)[1], "weighted_avg"), f"plugin/driver/metrics.py: {name}"
 
 
 # ---- configuration
@@ -774,48 +788,48 @@ def stock() -> dict:
 
 
 READ = {
-    "trainer.v1.trainer_mode": "plugin/trainer.py",
-    "trainer.v1.sync": "plugin/trainer.py",
-    "trainer.n_gpus_per_node": "plugin/startup.py",
-    "trainer.nnodes": "plugin/startup.py",
-    "actor_rollout_ref.rollout.calculate_log_probs": "plugin/startup.py",
-    "actor_rollout_ref.rollout.agent.agent_loop_manager_class": "plugin/startup.py",
-    "actor_rollout_ref.rollout.full_determinism": "plugin/agent_loop.py",
-    "trainer.default_local_dir": "plugin/trainer.py",
-    "trainer.resume_mode": "plugin/trainer.py",
-    "trainer.resume_from_path": "plugin/trainer.py",
-    "trainer.rollout_data_dir": "plugin/trainer.py",
-    "data.train_batch_size": "plugin/step.py",
-    "data.max_prompt_length": "plugin/startup.py",
-    "data.max_response_length": "plugin/step.py",
-    "data.image_key": "plugin/startup.py",
-    "data.video_key": "plugin/startup.py",
-    "algorithm.adv_estimator": "plugin/startup.py",
-    "algorithm.norm_adv_by_std_in_grpo": "plugin/step.py",
-    "algorithm.rollout_correction.bypass_mode": "plugin/step.py",
-    "reward.reward_manager.name": "plugin/startup.py",
-    "reward.reward_manager.source": "plugin/startup.py",
-    "reward.reward_model.enable": "plugin/startup.py",
-    "reward.reward_model.enable_resource_pool": "plugin/startup.py",
-    "reward.custom_reward_function.path": "plugin/reward_manager.py",
-    "reward.sandbox_fusion.url": "plugin/reward_manager.py",
-    "actor_rollout_ref.hybrid_engine": "plugin/startup.py",
-    "actor_rollout_ref.actor.strategy": "plugin/startup.py",
-    "actor_rollout_ref.actor.use_kl_loss": "plugin/trainer.py",
+    "trainer.v1.trainer_mode": "plugin/driver/trainer.py",
+    "trainer.v1.sync": "plugin/driver/trainer.py",
+    "trainer.n_gpus_per_node": "plugin/driver/startup.py",
+    "trainer.nnodes": "plugin/driver/startup.py",
+    "actor_rollout_ref.rollout.calculate_log_probs": "plugin/driver/startup.py",
+    "actor_rollout_ref.rollout.agent.agent_loop_manager_class": "plugin/driver/startup.py",
+    "actor_rollout_ref.rollout.full_determinism": "plugin/rollout/agent_loop.py",
+    "trainer.default_local_dir": "plugin/driver/trainer.py",
+    "trainer.resume_mode": "plugin/driver/trainer.py",
+    "trainer.resume_from_path": "plugin/driver/trainer.py",
+    "trainer.rollout_data_dir": "plugin/driver/trainer.py",
+    "data.train_batch_size": "plugin/driver/step.py",
+    "data.max_prompt_length": "plugin/driver/startup.py",
+    "data.max_response_length": "plugin/driver/step.py",
+    "data.image_key": "plugin/driver/startup.py",
+    "data.video_key": "plugin/driver/startup.py",
+    "algorithm.adv_estimator": "plugin/driver/startup.py",
+    "algorithm.norm_adv_by_std_in_grpo": "plugin/driver/step.py",
+    "algorithm.rollout_correction.bypass_mode": "plugin/driver/step.py",
+    "reward.reward_manager.name": "plugin/driver/startup.py",
+    "reward.reward_manager.source": "plugin/driver/startup.py",
+    "reward.reward_model.enable": "plugin/driver/startup.py",
+    "reward.reward_model.enable_resource_pool": "plugin/driver/startup.py",
+    "reward.custom_reward_function.path": "plugin/rollout/reward_manager.py",
+    "reward.sandbox_fusion.url": "plugin/rollout/reward_manager.py",
+    "actor_rollout_ref.hybrid_engine": "plugin/driver/startup.py",
+    "actor_rollout_ref.actor.strategy": "plugin/driver/startup.py",
+    "actor_rollout_ref.actor.use_kl_loss": "plugin/driver/trainer.py",
     "actor_rollout_ref.model.path": "recipes/quickstart/train.py",
-    "actor_rollout_ref.model.lora_rank": "plugin/trainer.py",
-    "actor_rollout_ref.model.lora_adapter_path": "plugin/trainer.py",
-    "actor_rollout_ref.model.lora.rank": "plugin/trainer.py",
-    "actor_rollout_ref.ref.log_prob_micro_batch_size": "plugin/startup.py",
-    "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu": "plugin/startup.py",
-    "actor_rollout_ref.ref.log_prob_use_dynamic_bsz": "plugin/startup.py",
-    "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu": "plugin/startup.py",
-    "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu": "plugin/startup.py",
-    "actor_rollout_ref.rollout.log_prob_use_dynamic_bsz": "plugin/startup.py",
-    "actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu": "plugin/startup.py",
-    "actor_rollout_ref.rollout.temperature": "plugin/step.py",
-    "actor_rollout_ref.rollout.n": "plugin/step.py",
-    "actor_rollout_ref.rollout.dtype": "plugin/weight_sync.py",
+    "actor_rollout_ref.model.lora_rank": "plugin/driver/trainer.py",
+    "actor_rollout_ref.model.lora_adapter_path": "plugin/driver/trainer.py",
+    "actor_rollout_ref.model.lora.rank": "plugin/driver/trainer.py",
+    "actor_rollout_ref.ref.log_prob_micro_batch_size": "plugin/driver/startup.py",
+    "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu": "plugin/driver/startup.py",
+    "actor_rollout_ref.ref.log_prob_use_dynamic_bsz": "plugin/driver/startup.py",
+    "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu": "plugin/driver/startup.py",
+    "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu": "plugin/driver/startup.py",
+    "actor_rollout_ref.rollout.log_prob_use_dynamic_bsz": "plugin/driver/startup.py",
+    "actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu": "plugin/driver/startup.py",
+    "actor_rollout_ref.rollout.temperature": "plugin/driver/step.py",
+    "actor_rollout_ref.rollout.n": "plugin/driver/step.py",
+    "actor_rollout_ref.rollout.dtype": "plugin/cpu/weight_sync.py",
 }
 
 
@@ -880,7 +894,7 @@ def test_stages_of_the_log():
     texts = [
         inspect.getsource(sys.modules["verl.trainer.ppo.v1.trainer_base"]),
         inspect.getsource(importlib.import_module("verl.trainer.main_ppo")),
-        (ROOT / "l2t_verl/plugin/weight_sync.py").read_text(),
+        (ROOT / "l2t_verl/plugin/cpu/weight_sync.py").read_text(),
         "Started a local Ray instance. (TaskRunnerV1 pid=1)",
     ]
     for pattern, _ in train.STAGES:

@@ -17,9 +17,9 @@ CASES = {
 def rank_main(rank: int, world: int, model: Path, overrides: list[str], result: Path) -> None:
     from cluster import composed
 
-    from l2t_verl.plugin.displacement import local_part
-    from l2t_verl.plugin.startup import provide_reference_config
-    from l2t_verl.plugin.worker import L2TWorker
+    from l2t_verl.plugin.driver.startup import provide_reference_config
+    from l2t_verl.plugin.workers.displacement import local_part
+    from l2t_verl.plugin.workers.worker import L2TWorker
 
     config = composed(f"actor_rollout_ref.model.path={model}", *overrides)
     provide_reference_config(config)

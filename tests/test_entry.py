@@ -18,7 +18,7 @@ REGISTRIES = {
     "verl.trainer.ppo.v1": "sys.modules['verl.trainer.ppo.v1.trainer_base'].TRAINER_REGISTRY",
 }
 NAMES = dict(zip(REGISTRIES, ("l2t", "l2t", "l2t_sync"), strict=True))
-OURS = dict(zip(REGISTRIES, ("estimator", "reward_manager", "trainer"), strict=True))
+OURS = dict(zip(REGISTRIES, ("driver.estimator", "rollout.reward_manager", "driver.trainer"), strict=True))
 
 
 def fresh(code: str, **environment: str) -> subprocess.CompletedProcess:
@@ -87,14 +87,17 @@ print(json.dumps([steps, [f"{{cls.__module__}}.{{cls.__qualname__}}" for cls in 
     steps, chosen = found
     for (registered, _), name in zip(steps, NAMES.values(), strict=True):
         assert name in registered
-    assert steps[0][1] == ["estimator"]  # and nothing of the others yet
-    assert chosen == ["l2t_verl.plugin.reward_manager.L2TRewardManager", "l2t_verl.plugin.trainer.L2TTrainerSync"]
+    assert steps[0][1] == ["driver.estimator"]  # and nothing of the others yet
+    assert chosen == [
+        "l2t_verl.plugin.rollout.reward_manager.L2TRewardManager",
+        "l2t_verl.plugin.driver.trainer.L2TTrainerSync",
+    ]
 
 
 def test_a_part_that_fails_leaves_the_others():
     """Reached through a submodule, as a worker that unpickles a function may do."""
     registered = answer(
-        "sys.modules['l2t_verl.plugin.estimator'] = None  # importing it raises\n"
+        "sys.modules['l2t_verl.plugin.driver.estimator'] = None  # importing it raises\n"
         "import verl.trainer.ppo.core_algos\n"
         "from verl.experimental.reward_loop.reward_manager.registry import REWARD_MANAGER\n"
         "print(json.dumps(sorted(REWARD_MANAGER)))"
@@ -105,9 +108,9 @@ def test_a_part_that_fails_leaves_the_others():
 BROKEN = {
     "a dependency": (["wrapt"], [], "wrapt"),
     "two parts": (
-        ["l2t_verl.plugin.estimator", "l2t_verl.plugin.reward_manager"],
+        ["l2t_verl.plugin.driver.estimator", "l2t_verl.plugin.rollout.reward_manager"],
         ["verl.trainer.ppo.core_algos", "verl.experimental.reward_loop.reward_manager"],
-        "l2t_verl.plugin.estimator",
+        "l2t_verl.plugin.driver.estimator",
     ),
 }
 

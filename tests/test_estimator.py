@@ -15,7 +15,7 @@ from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 
 from l2t_verl import credit
 from l2t_verl.config import load_config
-from l2t_verl.plugin.estimator import CreditContext, credit_context
+from l2t_verl.plugin.driver.estimator import CreditContext, credit_context
 
 T, K, LONGEST = 9, 3, 16
 CREDITS = {

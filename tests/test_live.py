@@ -7,7 +7,7 @@ import pytest
 from test_metrics import batch
 from verl.utils.tracking import Tracking
 
-from l2t_verl.plugin.live import distributions, log_distributions
+from l2t_verl.plugin.driver.live import distributions, log_distributions
 
 NAMES = {"l2t/fitting_gain/episodes", "l2t/compression/episodes", "l2t/process_reward/episodes"}
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from cluster import QUICKSTART
 
-from l2t_verl.plugin import liveness
+from l2t_verl.plugin.driver import liveness
 
 
 def serve(status: int) -> tuple[HTTPServer, str]:

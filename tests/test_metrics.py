@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from l2t_verl.config import load_config
-from l2t_verl.plugin import fields, metrics, step
-from l2t_verl.plugin.estimator import CreditContext
+from l2t_verl.plugin import fields
+from l2t_verl.plugin.driver import metrics, step
+from l2t_verl.plugin.driver.estimator import CreditContext
 
 TRAINER = SimpleNamespace(l2t=load_config({"beta": 1.0}), length_cost=0.25, needs_reference=True, packs_rows=False)
 

@@ -33,7 +33,7 @@ PLUGIN = """
 import verl, l2t_verl
 assert "wheelhouse" in l2t_verl.__file__, l2t_verl.__file__
 from verl.trainer.ppo.core_algos import get_adv_estimator_fn
-assert get_adv_estimator_fn("l2t").__module__ == "l2t_verl.plugin.estimator"
+assert get_adv_estimator_fn("l2t").__module__ == "l2t_verl.plugin.driver.estimator"
 import verl.utils.distributed, torch.distributed
 assert torch.distributed.init_process_group._l2t_gloo
 import importlib.metadata

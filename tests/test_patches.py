@@ -16,7 +16,7 @@ from stack import of_cpu_stack
 from verl.plugin.platform.platform_manager import PlatformRegistry, get_platform
 
 from l2t_verl import patches
-from l2t_verl.plugin import cpu_platform
+from l2t_verl.plugin.cpu import platform as cpu_platform
 
 
 def answer(code: str, **environment: str):

@@ -130,7 +130,7 @@ def test_the_page_of_settings_is_the_code_s():
 def test_the_metrics_are_the_code_s():
     from test_metrics import TRAINER, batch, context
 
-    from l2t_verl.plugin import metrics
+    from l2t_verl.plugin.driver import metrics
 
     rewards = batch()
     known = {name.removeprefix("l2t/") for name in metrics.report(TRAINER, rewards, context(rewards))}

@@ -26,7 +26,7 @@ from verl.utils.reward_score import default_compute_score
 from l2t_verl import episodes
 from l2t_verl.grading import Grader
 from l2t_verl.plugin import fields
-from l2t_verl.plugin.reward_manager import VERL_SCORERS, L2TRewardManager, knows
+from l2t_verl.plugin.rollout.reward_manager import VERL_SCORERS, L2TRewardManager, knows
 
 BYTES, R1 = byte_tokenizer(), r1_like_tokenizer()
 KEYS = {"acc", "l2t_grading", "l2t_episodes", "l2t_num_episodes", "l2t_format_ok"}

@@ -14,7 +14,7 @@ from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
 from verl.utils.config import validate_config
 
 from l2t_verl.config import ConfigError, L2TConfig
-from l2t_verl.plugin import startup
+from l2t_verl.plugin.driver import startup
 
 REWARD_MODEL = ["reward.reward_model.enable=True"]
 RESOURCE_POOL = ["reward.reward_model.enable_resource_pool=True"]

@@ -18,9 +18,11 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from l2t_verl import sandbox
 from l2t_verl.config import ConfigError, load_config
-from l2t_verl.plugin import fields, scoring, startup, step
-from l2t_verl.plugin.trainer import L2TMixin, L2TTrainerSync
-from l2t_verl.plugin.worker import L2TDetachWorker, L2TWorker
+from l2t_verl.plugin import fields
+from l2t_verl.plugin.driver import startup, step
+from l2t_verl.plugin.driver.trainer import L2TMixin, L2TTrainerSync
+from l2t_verl.plugin.workers import scoring
+from l2t_verl.plugin.workers.worker import L2TDetachWorker, L2TWorker
 
 LORA = "actor_rollout_ref.model.lora_rank=8"
 NO_PENALTY = "algorithm.l2t.beta=0"

@@ -87,8 +87,9 @@ def rank_main(rank: int, world: int, model: Path, overrides: list[str], result: 
 
     from l2t_verl.config import CompressionConfig
     from l2t_verl.packing import head
-    from l2t_verl.plugin import collectives, fields, scoring
-    from l2t_verl.plugin.worker import L2TWorker
+    from l2t_verl.plugin import fields
+    from l2t_verl.plugin.workers import collectives, scoring
+    from l2t_verl.plugin.workers.worker import L2TWorker
 
     head.TOKENS_AT_ONCE = 7  # several pieces, and not the same number on each rank
     collectives.SEQUENCES_PER_CALL = 3  # several calls, and not the same number of sequences on each rank

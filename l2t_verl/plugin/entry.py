@@ -15,10 +15,10 @@ from types import ModuleType
 
 # verl's module → ours that registers something in it
 REGISTRATIONS = {
-    "verl.trainer.ppo.core_algos": "l2t_verl.plugin.estimator",
-    "verl.experimental.reward_loop.reward_manager": "l2t_verl.plugin.reward_manager",
-    "verl.trainer.ppo.v1": "l2t_verl.plugin.trainer",
-    "verl.workers.rollout.vllm_rollout.vllm_async_server": "l2t_verl.plugin.rollout_server",
+    "verl.trainer.ppo.core_algos": "l2t_verl.plugin.driver.estimator",
+    "verl.experimental.reward_loop.reward_manager": "l2t_verl.plugin.rollout.reward_manager",
+    "verl.trainer.ppo.v1": "l2t_verl.plugin.driver.trainer",
+    "verl.workers.rollout.vllm_rollout.vllm_async_server": "l2t_verl.plugin.rollout.server",
 }
 _WARNED = "L2T_VERL_WARNED"
 
@@ -48,7 +48,7 @@ def install() -> None:
     for name, ours in REGISTRATIONS.items():
         wrapt.register_post_import_hook(_registration(ours), name)
     if patches.on_cpu_platform():
-        from l2t_verl.plugin import cpu_platform
+        from l2t_verl.plugin.cpu import platform as cpu_platform
 
         cpu_platform.register_platform()
         wrapt.register_post_import_hook(cpu_platform.register_engines, cpu_platform.ENGINES)

@@ -23,7 +23,7 @@ from l2t_verl.compression.beta import with_beta_per_nat
 from l2t_verl.config import L2TConfig, load_config
 from l2t_verl.credit import advantage_health, update_length_cost
 from l2t_verl.packing import PackedRow, packed_forward
-from l2t_verl.plugin.estimator import CreditContext, credit_context, l2t_advantages
+from l2t_verl.plugin.driver.estimator import CreditContext, credit_context, l2t_advantages
 from recipes.controlled.sampling import Rollout, sample
 from recipes.controlled.scoring import Scored, score
 from recipes.controlled.settings import FORCING, Settings

@@ -22,7 +22,7 @@ import ray
 import verl  # noqa: F401 - first: it loads the plugin
 
 from l2t_verl.config import load_config
-from l2t_verl.plugin.agent_loop import L2TAgentLoopWorker
+from l2t_verl.plugin.rollout.agent_loop import L2TAgentLoopWorker
 
 PROMPT, RESPONSE, EPISODES, SAMPLES, SUFFIX = 4_096, 16_384, 30, 4, 8  # tokens; the recipes' longest
 STEP = 1_280  # rollouts of a step
@@ -50,7 +50,7 @@ class BatchServer(Server):
     """The same with the plugin's call."""
 
     async def l2t_generate_after(self, *arguments: Any) -> Any:
-        from l2t_verl.plugin.rollout_server import generate_after
+        from l2t_verl.plugin.rollout.server import generate_after
 
         return await generate_after(self, *arguments)
 

@@ -55,7 +55,7 @@ class Step:
         from tiny import byte_tokenizer
 
         from l2t_verl.config import load_config
-        from l2t_verl.plugin.worker import L2TWorker
+        from l2t_verl.plugin.workers.worker import L2TWorker
 
         torch.manual_seed(0)
         LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, **shape)).save_pretrained(folder)

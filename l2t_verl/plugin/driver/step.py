@@ -15,12 +15,13 @@ from verl.utils import tensordict_utils as tu
 from verl.workers.utils.padding import response_from_nested, response_to_nested
 
 from l2t_verl import compression, episodes, gain
-from l2t_verl.plugin import fields, startup
-from l2t_verl.plugin.estimator import CreditContext
-from l2t_verl.plugin.queue import fetch, padded, store, with_settings
+from l2t_verl.plugin import fields
+from l2t_verl.plugin.driver import startup
+from l2t_verl.plugin.driver.estimator import CreditContext
+from l2t_verl.plugin.driver.queue import fetch, padded, store, with_settings
 
 if TYPE_CHECKING:
-    from l2t_verl.plugin.trainer import L2TMixin
+    from l2t_verl.plugin.driver.trainer import L2TMixin
 
 # What the worker needs of a row to score it, or to differentiate it
 SCORING_FIELDS = ["prompts", "responses", "reward_model", fields.BOUNDARIES]

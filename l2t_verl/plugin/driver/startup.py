@@ -15,7 +15,8 @@ from l2t_verl.config import ConfigError, L2TConfig, load_config, why_no_forward_
 from l2t_verl.gain import ForcingTemplate, answer_target
 from l2t_verl.grading import GradeResult, grade_code_score, grade_math_score
 from l2t_verl.patches import on_cpu_platform
-from l2t_verl.plugin import checkpoints, fields
+from l2t_verl.plugin import fields
+from l2t_verl.plugin.driver import checkpoints
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ REFUSED_PACKED = (
     "answer is a sequence of its own, some 15 times as slow"
 )
 LONGEST_GRADED = 200  # characters of a ground truth that is an answer
-SAMPLING_MANAGER = "l2t_verl.plugin.agent_loop.L2TAgentLoopManager"
+SAMPLING_MANAGER = "l2t_verl.plugin.rollout.agent_loop.L2TAgentLoopManager"
 
 
 def read_config(config: DictConfig) -> L2TConfig:
@@ -253,7 +254,7 @@ def _tests_problems(option: str, frame: Any, l2t: L2TConfig) -> Iterator[str]:
 
 def _grading_problems(l2t: L2TConfig, examples: Mapping[str, tuple[str, Any]]) -> Iterator[str]:
     """Whether a right answer, forced and closed as samples are, is graded as right: else J would always be 0."""
-    from l2t_verl.plugin.reward_manager import knows, verl_score
+    from l2t_verl.plugin.rollout.reward_manager import knows, verl_score
 
     for source, (answer, tests) in examples.items():
         text = f"{l2t.gain.forcing_suffix}{answer}{l2t.gain.closing}"

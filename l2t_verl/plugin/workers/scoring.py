@@ -4,7 +4,8 @@ Two ways through an engine. `packed` reads each response once, with its answers 
 forward gives the response's own log-probs where they are wanted. `expanded` sends plain sequences through verl's
 `infer_batch`, which every engine serves with its sharding, offload, attention and kernels.
 
-All ranks make the same number of forwards, or they would wait for each other for ever: see `l2t_verl.plugin.collectives`.
+All ranks make the same number of forwards, or they would wait for each other for ever: see
+`l2t_verl.plugin.workers.collectives`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from l2t_verl import packing
 from l2t_verl.config import GainConfig
 from l2t_verl.gain import ForcingTemplate, answer_targets, best_of_answers, reduce_log_probs
 from l2t_verl.packing import Branch, PackedRow, packed_forward
-from l2t_verl.plugin import collectives
+from l2t_verl.plugin.workers import collectives
 
 PADDING = PackedRow([0], [Branch(1, [], [0])])
 # What both ways are tried on before `packed` is used: prefixes of several lengths

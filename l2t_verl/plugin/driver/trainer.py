@@ -24,11 +24,12 @@ from l2t_verl.compression import ESTIMATORS
 from l2t_verl.compression.beta import with_beta_per_nat
 from l2t_verl.config import ConfigError
 from l2t_verl.credit import update_length_cost
-from l2t_verl.plugin import checkpoints, cluster, liveness, records, startup, step, weight_sync
-from l2t_verl.plugin.estimator import credit_context
-from l2t_verl.plugin.live import log_distributions
-from l2t_verl.plugin.metrics import report
-from l2t_verl.plugin.worker import L2TDetachWorker, L2TWorker
+from l2t_verl.plugin.cpu import weight_sync
+from l2t_verl.plugin.driver import checkpoints, cluster, liveness, records, startup, step
+from l2t_verl.plugin.driver.estimator import credit_context
+from l2t_verl.plugin.driver.live import log_distributions
+from l2t_verl.plugin.driver.metrics import report
+from l2t_verl.plugin.workers.worker import L2TDetachWorker, L2TWorker
 
 logger = logging.getLogger(__name__)
 

@@ -18,9 +18,10 @@ from verl.workers.engine_workers import ActorRolloutRefWorker
 import l2t_verl
 from l2t_verl.config import CompressionConfig, GainConfig
 from l2t_verl.patches import on_cpu_platform
-from l2t_verl.plugin import collectives, derivatives, fields, scoring
-from l2t_verl.plugin.displacement import Displacement, local_part, reshard
-from l2t_verl.plugin.startup import context_length
+from l2t_verl.plugin import fields
+from l2t_verl.plugin.driver.startup import context_length
+from l2t_verl.plugin.workers import collectives, derivatives, scoring
+from l2t_verl.plugin.workers.displacement import Displacement, local_part, reshard
 
 WEIGHT_UPDATE_TIMEOUT_MS = 45_000
 

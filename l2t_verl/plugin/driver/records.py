@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from l2t_verl.plugin import fields
-from l2t_verl.plugin.estimator import CreditContext
+from l2t_verl.plugin.driver.estimator import CreditContext
 
 if TYPE_CHECKING:
-    from l2t_verl.plugin.step import ProcessRewards
-    from l2t_verl.plugin.trainer import L2TMixin
+    from l2t_verl.plugin.driver.step import ProcessRewards
+    from l2t_verl.plugin.driver.trainer import L2TMixin
 
 
 def rollout_records(trainer: L2TMixin, rewards: ProcessRewards, context: CreditContext) -> dict[str, dict[str, Any]]:

@@ -15,8 +15,9 @@ from l2t_verl.compression import directional_derivatives, sum_by_episode
 from l2t_verl.config import CompressionConfig
 from l2t_verl.episodes import episode_ids
 from l2t_verl.packing import PackedRow
-from l2t_verl.plugin import collectives, fields, scoring
-from l2t_verl.plugin.displacement import Displacement
+from l2t_verl.plugin import fields
+from l2t_verl.plugin.workers import collectives, scoring
+from l2t_verl.plugin.workers.displacement import Displacement
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from l2t_verl import episodes
 from l2t_verl.config import L2TConfig
 from l2t_verl.grading import Grader, GradeResult, grade_code_score, grade_math_score
 from l2t_verl.plugin import fields
-from l2t_verl.plugin.startup import read_config
+from l2t_verl.plugin.driver.startup import read_config
 from l2t_verl.thought import Marks, answer_part, decode, opens_thought
 
 logger = logging.getLogger(__name__)

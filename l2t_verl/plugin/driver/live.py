@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from l2t_verl.plugin.step import ProcessRewards
+    from l2t_verl.plugin.driver.step import ProcessRewards
 
 logger = logging.getLogger(__name__)
 

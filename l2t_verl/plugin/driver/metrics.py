@@ -17,9 +17,9 @@ from l2t_verl.credit import advantage_health
 from l2t_verl.plugin import fields
 
 if TYPE_CHECKING:
-    from l2t_verl.plugin.estimator import CreditContext
-    from l2t_verl.plugin.step import ProcessRewards
-    from l2t_verl.plugin.trainer import L2TMixin
+    from l2t_verl.plugin.driver.estimator import CreditContext
+    from l2t_verl.plugin.driver.step import ProcessRewards
+    from l2t_verl.plugin.driver.trainer import L2TMixin
 
 NAN = float("nan")
 

@@ -1,0 +1,1 @@
+"""What runs beside generation: reward workers (grading, episodes), agent loops and vLLM servers (sampled answers)."""
