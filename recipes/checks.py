@@ -65,7 +65,7 @@ def memory_lines(config: Any, gpu_memory: float) -> list[str]:
 def penalty_lines(config: Any) -> list[str]:
     """What share of the process reward the penalty has by arithmetic, as text; nothing where it is not trained with."""
     from l2t_verl.compression.beta import beta_per_nat
-    from l2t_verl.plugin.driver.startup import read_config
+    from l2t_verl.plugin.settings import read_config
 
     l2t, longest = read_config(config), config.data.max_response_length
     if config.algorithm.adv_estimator != "l2t" or l2t.credit.method == "length_penalty" or l2t.beta == 0:
@@ -89,7 +89,8 @@ def penalty_lines(config: Any) -> list[str]:
 def problems_of(config: Any, gpu_memory: float) -> list[str]:
     """Why this would not train, each with what to set."""
     from l2t_verl.config import ConfigError
-    from l2t_verl.plugin.driver.startup import check_verl_config, read_config
+    from l2t_verl.plugin.driver.refusals import check_verl_config
+    from l2t_verl.plugin.settings import read_config
 
     problems = []
     try:
@@ -127,7 +128,7 @@ def _batches(config: Any, model: ModelShape | None) -> Iterator[str]:
 
 def _lengths(config: Any, model: ModelShape | None) -> Iterator[str]:
     data, rollout, actor = config.data, config.actor_rollout_ref.rollout, config.actor_rollout_ref.actor
-    from l2t_verl.plugin.driver.startup import sequence_parallel_size
+    from l2t_verl.plugin.settings import sequence_parallel_size
 
     longest = data.max_prompt_length + data.max_response_length
     gain = (config.algorithm.get("l2t") or {}).get("gain") or {}

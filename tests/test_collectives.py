@@ -11,7 +11,7 @@ from verl.utils import tensordict_utils as tu
 
 from l2t_verl.config import ConfigError
 from l2t_verl.packing import Branch, PackedRow
-from l2t_verl.plugin.driver import startup
+from l2t_verl.plugin import settings
 from l2t_verl.plugin.workers import collectives, derivatives, scoring
 
 
@@ -82,8 +82,8 @@ KEYS = ("ulysses_sequence_parallel_size", "fsdp_config.ulysses_sequence_parallel
 def test_both_keys_of_ulysses_are_read(key):
     overrides = [f"actor_rollout_ref.actor.{key}=2", "actor_rollout_ref.model.use_remove_padding=True"]
     config = composed(*overrides)
-    assert startup.sequence_parallel_size(config) == 2
-    assert startup.why_not_fused(config, startup.read_config(config)) == "Ulysses splits the sequence over ranks"
+    assert settings.sequence_parallel_size(config) == 2
+    assert settings.why_not_fused(config, settings.read_config(config)) == "Ulysses splits the sequence over ranks"
     with pytest.raises(ConfigError, match=r"estimator=directional needs log-probs on every rank, but Ulysses over 2 ranks"):
         check(*overrides, "algorithm.l2t.compression.estimator=directional")
 
@@ -97,4 +97,4 @@ def test_verl_takes_ulysses_from_the_same_two_keys():
             *(f"actor_rollout_ref.actor.{key}={value}" for key, value in zip(KEYS, (outer, inner), strict=True))
         )
         actor = omega_conf_to_dataclass(config.actor_rollout_ref.actor)
-        assert startup.sequence_parallel_size(config) == actor.engine.ulysses_sequence_parallel_size
+        assert settings.sequence_parallel_size(config) == actor.engine.ulysses_sequence_parallel_size

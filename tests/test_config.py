@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from l2t_verl.config import ConfigError, L2TConfig, load_config
 from l2t_verl.guide.__main__ import describe_fields
-from l2t_verl.plugin.driver.startup import read_config
+from l2t_verl.plugin.settings import read_config
 
 
 def problems(raw: object) -> dict[str, str]:

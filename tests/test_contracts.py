@@ -23,7 +23,8 @@ from omegaconf import OmegaConf
 
 from l2t_verl.plugin import fields
 from l2t_verl.plugin.cpu import platform as cpu_platform
-from l2t_verl.plugin.driver import liveness, step, trainer
+from l2t_verl.plugin.driver import liveness, trainer
+from l2t_verl.plugin.driver.rewards import SKIP_REASONS
 from l2t_verl.plugin.rollout import agent_loop
 from l2t_verl.plugin.rollout.reward_manager import L2TRewardManager
 from l2t_verl.plugin.workers import worker
@@ -337,7 +338,7 @@ SOURCES = {
     "a line that cannot be logged": (
         f"{SEPARATE}._setup",
         "flush=True,",
-        "plugin/driver/startup.py refuses to let verl log it; once it is gone, so is the refusal",
+        "plugin/driver/refusals.py refuses to let verl log it; once it is gone, so is the refusal",
     ),
     "the worker of the separate trainer": (
         f"{SEPARATE}._init_resource_pool_mgr",
@@ -357,7 +358,7 @@ SOURCES = {
     "the class of an agent loop manager": (
         "verl.trainer.main_ppo:TaskRunnerV1.__ray_metadata__.modified_class.init_agent_loop_manager",
         'get("agent_loop_manager_class")',
-        "plugin/driver/startup.py sets it",
+        "plugin/driver/changes.py sets it",
     ),
     "who asks the reward workers": (
         "verl.experimental.agent_loop.agent_loop:AgentLoopWorker._compute_score",
@@ -761,7 +762,7 @@ def metric_names() -> list[str]:
     for tree in (TREES["l2t_verl/plugin/driver/metrics.py"], TREES["l2t_verl/plugin/driver/trainer.py"]):
         names |= {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     names = {name for name in names if re.fullmatch(r"l2t/[\w/]*\w", name)}
-    names |= {f"l2t/skipped/{reason}/total" for reason in step.SKIP_REASONS}
+    names |= {f"l2t/skipped/{reason}/total" for reason in SKIP_REASONS}
     names |= {f"l2t/grading/{status}/total" for status in ("timeout", "error", "unparsable", "no_ground_truth")}
     return sorted(names | {f"l2t/advantage/{name}" for name in ("abs_max", "clipped_fraction", "sign_flip_fraction")})
 
@@ -790,43 +791,43 @@ def stock() -> dict:
 READ = {
     "trainer.v1.trainer_mode": "plugin/driver/trainer.py",
     "trainer.v1.sync": "plugin/driver/trainer.py",
-    "trainer.n_gpus_per_node": "plugin/driver/startup.py",
-    "trainer.nnodes": "plugin/driver/startup.py",
-    "actor_rollout_ref.rollout.calculate_log_probs": "plugin/driver/startup.py",
-    "actor_rollout_ref.rollout.agent.agent_loop_manager_class": "plugin/driver/startup.py",
+    "trainer.n_gpus_per_node": "plugin/driver/refusals.py",
+    "trainer.nnodes": "plugin/driver/refusals.py",
+    "actor_rollout_ref.rollout.calculate_log_probs": "plugin/driver/refusals.py",
+    "actor_rollout_ref.rollout.agent.agent_loop_manager_class": "plugin/driver/changes.py",
     "actor_rollout_ref.rollout.full_determinism": "plugin/rollout/agent_loop.py",
     "trainer.default_local_dir": "plugin/driver/trainer.py",
     "trainer.resume_mode": "plugin/driver/trainer.py",
     "trainer.resume_from_path": "plugin/driver/trainer.py",
     "trainer.rollout_data_dir": "plugin/driver/trainer.py",
     "data.train_batch_size": "plugin/driver/step.py",
-    "data.max_prompt_length": "plugin/driver/startup.py",
+    "data.max_prompt_length": "plugin/driver/data.py",
     "data.max_response_length": "plugin/driver/step.py",
-    "data.image_key": "plugin/driver/startup.py",
-    "data.video_key": "plugin/driver/startup.py",
-    "algorithm.adv_estimator": "plugin/driver/startup.py",
+    "data.image_key": "plugin/driver/data.py",
+    "data.video_key": "plugin/driver/data.py",
+    "algorithm.adv_estimator": "plugin/driver/refusals.py",
     "algorithm.norm_adv_by_std_in_grpo": "plugin/driver/step.py",
     "algorithm.rollout_correction.bypass_mode": "plugin/driver/step.py",
-    "reward.reward_manager.name": "plugin/driver/startup.py",
-    "reward.reward_manager.source": "plugin/driver/startup.py",
-    "reward.reward_model.enable": "plugin/driver/startup.py",
-    "reward.reward_model.enable_resource_pool": "plugin/driver/startup.py",
+    "reward.reward_manager.name": "plugin/driver/refusals.py",
+    "reward.reward_manager.source": "plugin/driver/refusals.py",
+    "reward.reward_model.enable": "plugin/driver/refusals.py",
+    "reward.reward_model.enable_resource_pool": "plugin/driver/refusals.py",
     "reward.custom_reward_function.path": "plugin/rollout/reward_manager.py",
     "reward.sandbox_fusion.url": "plugin/rollout/reward_manager.py",
-    "actor_rollout_ref.hybrid_engine": "plugin/driver/startup.py",
-    "actor_rollout_ref.actor.strategy": "plugin/driver/startup.py",
+    "actor_rollout_ref.hybrid_engine": "plugin/driver/refusals.py",
+    "actor_rollout_ref.actor.strategy": "plugin/driver/refusals.py",
     "actor_rollout_ref.actor.use_kl_loss": "plugin/driver/trainer.py",
     "actor_rollout_ref.model.path": "recipes/quickstart/train.py",
     "actor_rollout_ref.model.lora_rank": "plugin/driver/trainer.py",
     "actor_rollout_ref.model.lora_adapter_path": "plugin/driver/trainer.py",
     "actor_rollout_ref.model.lora.rank": "plugin/driver/trainer.py",
-    "actor_rollout_ref.ref.log_prob_micro_batch_size": "plugin/driver/startup.py",
-    "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu": "plugin/driver/startup.py",
-    "actor_rollout_ref.ref.log_prob_use_dynamic_bsz": "plugin/driver/startup.py",
-    "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu": "plugin/driver/startup.py",
-    "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu": "plugin/driver/startup.py",
-    "actor_rollout_ref.rollout.log_prob_use_dynamic_bsz": "plugin/driver/startup.py",
-    "actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu": "plugin/driver/startup.py",
+    "actor_rollout_ref.ref.log_prob_micro_batch_size": "plugin/driver/changes.py",
+    "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu": "plugin/driver/changes.py",
+    "actor_rollout_ref.ref.log_prob_use_dynamic_bsz": "plugin/driver/changes.py",
+    "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu": "plugin/driver/changes.py",
+    "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu": "plugin/driver/changes.py",
+    "actor_rollout_ref.rollout.log_prob_use_dynamic_bsz": "plugin/driver/changes.py",
+    "actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu": "plugin/driver/changes.py",
     "actor_rollout_ref.rollout.temperature": "plugin/driver/step.py",
     "actor_rollout_ref.rollout.n": "plugin/driver/step.py",
     "actor_rollout_ref.rollout.dtype": "plugin/cpu/weight_sync.py",

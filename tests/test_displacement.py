@@ -17,7 +17,7 @@ CASES = {
 def rank_main(rank: int, world: int, model: Path, overrides: list[str], result: Path) -> None:
     from cluster import composed
 
-    from l2t_verl.plugin.driver.startup import provide_reference_config
+    from l2t_verl.plugin.driver.changes import provide_reference_config
     from l2t_verl.plugin.workers.displacement import local_part
     from l2t_verl.plugin.workers.worker import L2TWorker
 

@@ -12,13 +12,14 @@ from l2t_verl.config import load_config
 from l2t_verl.plugin import fields
 from l2t_verl.plugin.driver import metrics, step
 from l2t_verl.plugin.driver.estimator import CreditContext
+from l2t_verl.plugin.driver.rewards import ProcessRewards
 
 TRAINER = SimpleNamespace(l2t=load_config({"beta": 1.0}), length_cost=0.25, needs_reference=True, packs_rows=False)
 
 
-def batch() -> step.ProcessRewards:
+def batch() -> ProcessRewards:
     """Two groups of two rollouts and a row of padding. Row 3 has no episodes; rows 0 and 1 state the answer."""
-    rewards = step.ProcessRewards(
+    rewards = ProcessRewards(
         keys=["p_0_0", "p_1_0", "q_0_0", "q_1_0", "q_1_1"],
         is_padding=torch.tensor([False, False, False, False, True]),
         response_mask=torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1]]),

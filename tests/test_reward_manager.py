@@ -25,8 +25,9 @@ from verl.utils.reward_score import default_compute_score
 
 from l2t_verl import episodes
 from l2t_verl.grading import Grader
-from l2t_verl.plugin import fields
-from l2t_verl.plugin.rollout.reward_manager import VERL_SCORERS, L2TRewardManager, knows
+from l2t_verl.plugin import fields, verl_scorers
+from l2t_verl.plugin.rollout.reward_manager import L2TRewardManager
+from l2t_verl.plugin.verl_scorers import knows
 
 BYTES, R1 = byte_tokenizer(), r1_like_tokenizer()
 KEYS = {"acc", "l2t_grading", "l2t_episodes", "l2t_num_episodes", "l2t_format_ok"}
@@ -43,7 +44,7 @@ def verl_config():
 @pytest.fixture(scope="module")
 def graders():
     """The two pools of a manager, started once for all of them."""
-    pools = Grader(2, SECONDS), Grader(1, SECONDS, imports=VERL_SCORERS)
+    pools = Grader(2, SECONDS), Grader(1, SECONDS, imports=(verl_scorers.__name__,))
     yield pools
     for pool in pools:
         pool.close()

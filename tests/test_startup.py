@@ -14,7 +14,9 @@ from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
 from verl.utils.config import validate_config
 
 from l2t_verl.config import ConfigError, L2TConfig
-from l2t_verl.plugin.driver import startup
+from l2t_verl.plugin import settings
+from l2t_verl.plugin.driver import changes, refusals
+from l2t_verl.plugin.driver import data as data_checks
 
 REWARD_MODEL = ["reward.reward_model.enable=True"]
 RESOURCE_POOL = ["reward.reward_model.enable_resource_pool=True"]
@@ -47,7 +49,7 @@ def changed(*overrides: str, name: str = "quickstart") -> DictConfig:
 
 def check(*overrides: str) -> None:
     config = changed(*overrides)
-    startup.check_verl_config(config, startup.read_config(config))
+    refusals.check_verl_config(config, settings.read_config(config))
 
 
 def warnings(caplog) -> list[str]:
@@ -73,21 +75,21 @@ def test_the_drop_in_line_passes(caplog):
         "algorithm.l2t.alpha=0.5",
         name="ppo_trainer",
     )
-    l2t = startup.read_config(config)
+    l2t = settings.read_config(config)
     assert l2t == L2TConfig(alpha=0.5)
-    startup.check_verl_config(config, l2t)
+    refusals.check_verl_config(config, l2t)
     assert warnings(caplog) == []
 
 
 def test_without_a_node_everything_is_default():
-    assert startup.read_config(changed(name="ppo_trainer")) == L2TConfig()
-    assert startup.read_config(changed("algorithm.l2t=null", name="ppo_trainer")) == L2TConfig()
+    assert settings.read_config(changed(name="ppo_trainer")) == L2TConfig()
+    assert settings.read_config(changed("algorithm.l2t=null", name="ppo_trainer")) == L2TConfig()
 
 
 def test_the_node_is_read_as_hydra_means_it():
     """Interpolations and lists are resolved; the rest of the quickstart's node is kept."""
     price = "algorithm.l2t.credit.length_cost=${actor_rollout_ref.rollout.temperature}"
-    l2t = startup.read_config(changed(price, "algorithm.l2t.episodes.answer_markers=['####', 'answer:']"))
+    l2t = settings.read_config(changed(price, "algorithm.l2t.episodes.answer_markers=['####', 'answer:']"))
     assert l2t.credit.length_cost == 1.0
     assert l2t.episodes.answer_markers == ("####", "answer:")
     written = composed_once("quickstart").algorithm.l2t
@@ -96,7 +98,7 @@ def test_the_node_is_read_as_hydra_means_it():
 
 def test_all_problems_of_the_node_come_in_one_message():
     with pytest.raises(ConfigError) as error:
-        startup.read_config(changed("algorithm.l2t.alpha=-1", "algorithm.l2t.gain.suffix=x"))
+        settings.read_config(changed("algorithm.l2t.alpha=-1", "algorithm.l2t.gain.suffix=x"))
     for part in ("2 problems", "algorithm.l2t.alpha: ", "algorithm.l2t.gain.suffix: unknown key"):
         assert part in str(error.value)
 
@@ -104,7 +106,7 @@ def test_all_problems_of_the_node_come_in_one_message():
 @pytest.mark.parametrize("value", ["0.8", "[0.8]", "paper"])
 def test_a_node_that_is_no_mapping_is_refused(value):
     with pytest.raises(ConfigError, match=r"algorithm\.l2t"):
-        startup.read_config(changed(f"algorithm.l2t={value}", name="ppo_trainer"))
+        settings.read_config(changed(f"algorithm.l2t={value}", name="ppo_trainer"))
 
 
 # ---- the rest of verl's configuration
@@ -266,7 +268,7 @@ def test_what_is_switched_off_warns_of_nothing(caplog):
 
 def test_a_dataset_without_rows_to_look_at_is_a_warning(caplog):
     config = changed()
-    startup.check_data({"data.train_files": object()}, config, startup.read_config(config), None, 1024)
+    data_checks.check_data({"data.train_files": object()}, config, settings.read_config(config), None, 1024)
     assert warnings(caplog) == ["data.train_files: object has no dataframe; its rows are not checked"]
 
 
@@ -279,7 +281,7 @@ def test_data_is_looked_at_in_one_go():
 
     data = {"data.train_files": rows("7", *[None] * 7), "data.val_files": rows("7", " ")}
     with pytest.raises(ConfigError) as error:
-        startup.check_data(data, config, startup.read_config(config), byte_tokenizer(), 100)
+        data_checks.check_data(data, config, settings.read_config(config), byte_tokenizer(), 100)
     _, *lines = str(error.value).splitlines()
     assert [line.strip() for line in lines] == [
         "data.train_files: 7 of 8 rows have no ground truth (rows 1, 2, 3, 4, 5, …); fill reward_model.ground_truth or "
@@ -289,7 +291,7 @@ def test_data_is_looked_at_in_one_go():
     ]
     no_column = type("Rows", (), {"dataframe": Dataset.from_dict({"prompt": ["a", "b"]})})
     with pytest.raises(ConfigError, match=r"2 of 2 rows have no ground truth \(rows 0, 1\)"):
-        startup.check_data({"data.train_files": no_column}, config, startup.read_config(config), byte_tokenizer(), None)
+        data_checks.check_data({"data.train_files": no_column}, config, settings.read_config(config), byte_tokenizer(), None)
 
 
 @pytest.mark.parametrize(
@@ -308,12 +310,12 @@ def test_a_right_answer_has_to_be_graded_as_right_when_it_is_forced(source, gain
         config.algorithm.l2t.gain.update(gain or {"forcing_suffix": "\\boxed{", "closing": "}"})
     rows = [{"ground_truth": "72"}, {"ground_truth": "7"}]
     data = type("Rows", (), {"dataframe": Dataset.from_dict({"reward_model": rows, "data_source": [source] * 2})})
-    arguments = ({"data.train_files": data}, config, startup.read_config(config), byte_tokenizer(), None)
+    arguments = ({"data.train_files": data}, config, settings.read_config(config), byte_tokenizer(), None)
     if refused:
         with pytest.raises(ConfigError, match=f"data source {source}: .* grades the right answer as wrong"):
-            startup.check_data(*arguments)
+            data_checks.check_data(*arguments)
     else:
-        startup.check_data(*arguments)
+        data_checks.check_data(*arguments)
 
 
 # ---- the reference policy's configuration
@@ -323,7 +325,7 @@ def reference(*overrides: str) -> dict:
     """Its settings of the log-probs, before and after."""
     config = changed("actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=7", *overrides)
     before = OmegaConf.to_container(config.actor_rollout_ref.ref, resolve=True)
-    startup.provide_reference_config(config)
+    changes.provide_reference_config(config)
     after = OmegaConf.to_container(config.actor_rollout_ref.ref, resolve=True)
     return {key: value for key, value in after.items() if before.get(key) != value}
 
@@ -360,7 +362,7 @@ def test_the_provided_configuration_is_one_that_verl_takes():
     with pytest.raises(ValueError, match="log_prob_micro_batch_size"):
         validated(changed(*overrides))
     config = changed(*overrides)
-    startup.provide_reference_config(config)
+    changes.provide_reference_config(config)
     validated(config)
 
 
@@ -368,10 +370,10 @@ def test_the_provided_configuration_is_one_that_verl_takes():
 
 
 def test_versions_have_to_agree():
-    startup.check_versions([], "1.0")
-    startup.check_versions(["1.0", "1.0"], "1.0")
+    refusals.check_versions([], "1.0")
+    refusals.check_versions(["1.0", "1.0"], "1.0")
     with pytest.raises(RuntimeError, match=r"l2t_verl 1\.0 runs in the trainer, but 0\.8, 0\.9 on a worker's node"):
-        startup.check_versions(["0.9", "1.0", "0.8", "0.9"], "1.0")
+        refusals.check_versions(["0.9", "1.0", "0.8", "0.9"], "1.0")
 
 
 @pytest.mark.parametrize(
@@ -379,8 +381,8 @@ def test_versions_have_to_agree():
     [("l2t_sync", "sync"), ("l2t_colocate_async", "colocate_async"), ("sync", "sync"), ("my_l2t_sync", "my_l2t_sync")],
 )
 def test_base_mode(name, base):
-    assert startup.base_mode(name) == base
+    assert settings.base_mode(name) == base
 
 
 def test_the_base_mode_is_one_of_verls():
-    assert startup.base_mode(changed().trainer.v1.trainer_mode) in TRAINER_REGISTRY
+    assert settings.base_mode(changed().trainer.v1.trainer_mode) in TRAINER_REGISTRY

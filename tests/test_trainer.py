@@ -18,8 +18,9 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from l2t_verl import sandbox
 from l2t_verl.config import ConfigError, load_config
-from l2t_verl.plugin import fields
-from l2t_verl.plugin.driver import startup, step
+from l2t_verl.plugin import fields, settings
+from l2t_verl.plugin.driver import step
+from l2t_verl.plugin.driver.rewards import ProcessRewards
 from l2t_verl.plugin.driver.trainer import L2TMixin, L2TTrainerSync
 from l2t_verl.plugin.workers import scoring
 from l2t_verl.plugin.workers.worker import L2TDetachWorker, L2TWorker
@@ -374,10 +375,10 @@ def test_a_row_whose_derivative_is_broken_is_left_out_and_counted(monkeypatch):
         displaces=True,
         l2t=load_config({"beta": 1.0, "compression": {"estimator": "directional", "damping": 0.5}}),
         config=SimpleNamespace(actor_rollout_ref=SimpleNamespace(rollout=SimpleNamespace(temperature=1.0))),
-        actor_rollout_wg=SimpleNamespace(l2t_derivatives=lambda request: None),
+        workers=SimpleNamespace(l2t_derivatives=lambda request: None),
     )
     zeros = torch.zeros(3, 6)
-    rewards = step.ProcessRewards(
+    rewards = ProcessRewards(
         keys=["a_0_0", "a_1_0", "a_2_0"], is_padding=torch.zeros(3, dtype=torch.bool), response_mask=zeros + 1, responses=[],
         ends=[[2, 4], [3], []], states=[[], [], []], info=[], outcome=torch.zeros(3), sampling_log_probs=zeros,
         stale=torch.zeros(3, dtype=torch.bool), deltas=zeros,
@@ -448,14 +449,14 @@ def test_the_length_cost_follows_the_token_budget():
 
 def test_context_length_of_nested_configurations():
     flat = SimpleNamespace(hf_config=SimpleNamespace(max_position_embeddings=128))
-    assert startup.context_length(flat) == 128
+    assert settings.context_length(flat) == 128
     inner = SimpleNamespace(max_position_embeddings=64)
     nested = SimpleNamespace(hf_config=SimpleNamespace(get_text_config=lambda: inner))
-    assert startup.context_length(nested) == 64
-    assert startup.context_length(SimpleNamespace(hf_config=SimpleNamespace())) is None
+    assert settings.context_length(nested) == 64
+    assert settings.context_length(SimpleNamespace(hf_config=SimpleNamespace())) is None
     yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 100}
     scaled = SimpleNamespace(max_position_embeddings=128, rope_parameters=yarn)
-    assert startup.context_length(SimpleNamespace(hf_config=scaled)) == 400
+    assert settings.context_length(SimpleNamespace(hf_config=scaled)) == 400
 
 
 # ---- checkpoints

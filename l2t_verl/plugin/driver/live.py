@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-if TYPE_CHECKING:
-    from l2t_verl.plugin.driver.step import ProcessRewards
+from l2t_verl.plugin.driver.rewards import ProcessRewards
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,6 @@ therefore end in `/total`. A statistic of nothing (no episode, no group with two
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,16 +14,14 @@ import torch
 from l2t_verl import compression
 from l2t_verl.credit import advantage_health
 from l2t_verl.plugin import fields
-
-if TYPE_CHECKING:
-    from l2t_verl.plugin.driver.estimator import CreditContext
-    from l2t_verl.plugin.driver.step import ProcessRewards
-    from l2t_verl.plugin.driver.trainer import L2TMixin
+from l2t_verl.plugin.driver.context import StepContext
+from l2t_verl.plugin.driver.estimator import CreditContext
+from l2t_verl.plugin.driver.rewards import ProcessRewards
 
 NAN = float("nan")
 
 
-def report(trainer: L2TMixin, rewards: ProcessRewards, context: CreditContext) -> dict[str, float]:
+def report(context: StepContext, rewards: ProcessRewards, credit: CreditContext) -> dict[str, float]:
     """The metrics of one batch, without padding rows."""
     rows = ~rewards.is_padding
     real = rows.nonzero().flatten().tolist()
@@ -32,7 +29,7 @@ def report(trainer: L2TMixin, rewards: ProcessRewards, context: CreditContext) -
     live = (torch.arange(rewards.gains.shape[1]) < rewards.num_episodes[:, None]) & rows[:, None]
     gains, penalty, process = rewards.gains[live], rewards.penalty[live], rewards.process[live]
     counts = rewards.num_episodes[rows].double()
-    beta = trainer.l2t.beta
+    beta = context.l2t.beta
     lengths = rewards.response_mask.sum(dim=1).double()
     found = {
         "l2t/episodes/mean": _mean(counts),
@@ -57,13 +54,13 @@ def report(trainer: L2TMixin, rewards: ProcessRewards, context: CreditContext) -
         "l2t/process_reward/std": _std(process),
         "l2t/kl_floor": _kl_floor(rewards, lengths[rows]),
         "l2t/stale_fraction": _mean(rewards.stale[rows].double()),
-        "l2t/packed": NAN if trainer.packs_rows is None else float(trainer.packs_rows),
-        "l2t/length_cost": trainer.length_cost,
+        "l2t/packed": NAN if context.packs_rows is None else float(context.packs_rows),
+        "l2t/length_cost": context.length_cost,
         "l2t/length/correct_tokens": NAN if (tokens := rewards.mean_correct_tokens()) is None else tokens,
     }
-    assert context.advantages is not None and context.response_mask is not None  # set by the estimator, or after another's
+    assert credit.advantages is not None and credit.response_mask is not None  # set by the estimator, or after another's
     health = advantage_health(
-        context.advantages[rows], rewards.process[rows], rewards.episode_ids[rows], context.response_mask[rows]
+        credit.advantages[rows], rewards.process[rows], rewards.episode_ids[rows], credit.response_mask[rows]
     )
     found |= {f"l2t/advantage/{name}": value for name, value in health.items()}
     found |= {f"l2t/skipped/{reason}/total": float(count) for reason, count in rewards.skipped.items()}

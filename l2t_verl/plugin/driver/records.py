@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from l2t_verl.plugin import fields
+from l2t_verl.plugin.driver.context import StepContext
 from l2t_verl.plugin.driver.estimator import CreditContext
-
-if TYPE_CHECKING:
-    from l2t_verl.plugin.driver.step import ProcessRewards
-    from l2t_verl.plugin.driver.trainer import L2TMixin
+from l2t_verl.plugin.driver.rewards import ProcessRewards
 
 
-def rollout_records(trainer: L2TMixin, rewards: ProcessRewards, context: CreditContext) -> dict[str, dict[str, Any]]:
+def rollout_records(context: StepContext, rewards: ProcessRewards, credit: CreditContext) -> dict[str, dict[str, Any]]:
     """What the dump says of each rollout: its episodes with text, J, gain, penalty and reward."""
-    decode = lambda ids: trainer.tokenizer.decode(ids, skip_special_tokens=False)  # noqa: E731
+    decode = lambda ids: context.tokenizer.decode(ids, skip_special_tokens=False)  # noqa: E731
     records = {}
     for row, key in enumerate(rewards.keys):
         if rewards.is_padding[row]:
@@ -32,7 +30,7 @@ def rollout_records(trainer: L2TMixin, rewards: ProcessRewards, context: CreditC
             "tokens": int(rewards.response_mask[row].sum()),
             "response_ids": tokens.tolist(),
             "tail": decode(tokens[starts[-1] :]),
-            "mean_tail_advantage": _mean_advantage(context, row, rewards.episode_ids[row] == -1),
+            "mean_tail_advantage": _mean_advantage(credit, row, rewards.episode_ids[row] == -1),
             "episodes": [
                 {
                     "text": decode(tokens[start:end]),
@@ -42,7 +40,7 @@ def rollout_records(trainer: L2TMixin, rewards: ProcessRewards, context: CreditC
                     "gain": rewards.gains[row, k].item(),
                     "penalty": rewards.penalty[row, k].item(),
                     "reward": rewards.process[row, k].item(),
-                    "mean_advantage": _mean_advantage(context, row, rewards.episode_ids[row] == k),
+                    "mean_advantage": _mean_advantage(credit, row, rewards.episode_ids[row] == k),
                     "states_answer": bool(rewards.states[row][k]) if rewards.states[row] else None,
                 }
                 for k, (start, end) in enumerate(itertools.pairwise(starts))
@@ -51,7 +49,7 @@ def rollout_records(trainer: L2TMixin, rewards: ProcessRewards, context: CreditC
     return records
 
 
-def _mean_advantage(context: CreditContext, row: int, where: torch.Tensor) -> float | None:
-    assert context.advantages is not None and context.response_mask is not None  # set by the estimator, or after another's
-    chosen = where & (context.response_mask[row] > 0)
-    return context.advantages[row][chosen].mean().item() if chosen.any() else None
+def _mean_advantage(credit: CreditContext, row: int, where: torch.Tensor) -> float | None:
+    assert credit.advantages is not None and credit.response_mask is not None  # set by the estimator, or after another's
+    chosen = where & (credit.response_mask[row] > 0)
+    return credit.advantages[row][chosen].mean().item() if chosen.any() else None

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,125 +13,32 @@ from verl.utils import tensordict_utils as tu
 from verl.workers.utils.padding import response_from_nested, response_to_nested
 
 from l2t_verl import compression, episodes, gain
-from l2t_verl.plugin import fields
-from l2t_verl.plugin.driver import startup
+from l2t_verl.plugin import fields, settings
+from l2t_verl.plugin.driver.context import StepContext
 from l2t_verl.plugin.driver.estimator import CreditContext
 from l2t_verl.plugin.driver.queue import fetch, padded, store, with_settings
-
-if TYPE_CHECKING:
-    from l2t_verl.plugin.driver.trainer import L2TMixin
+from l2t_verl.plugin.driver.rewards import ProcessRewards
 
 # What the worker needs of a row to score it, or to differentiate it
 SCORING_FIELDS = ["prompts", "responses", "reward_model", fields.BOUNDARIES]
 DERIVATIVE_FIELDS = ["prompts", "responses", "response_mask", fields.BOUNDARIES]
 
-# Why a row has no process reward, or is not there at all
-SKIP_REASONS = (
-    "no_ground_truth",
-    "no_episodes",
-    "no_episode_info",
-    "answer_too_long",
-    "score_not_finite",
-    "log_prob_not_finite",
-    "not_sampled",
-    "multi_modal",
-    "missing_rollout",
-)
 
-
-@dataclass
-class ProcessRewards:
-    """Everything the method knows about the B rows of a batch, K episodes at most and T response tokens at most.
-
-    Attributes:
-        keys: the rows' keys in the TransferQueue.
-        is_padding: [B] rows that verl appended to fill the batch; they take part in nothing.
-        response_mask: [B, T] 1 for sampled tokens.
-        responses: the rows' response ids, unpadded.
-        ends: each row's episode ends; empty for rows without a process reward.
-        states: for each row and episode, whether its text states the answer; empty where not known.
-        info: each row's extra info from the reward manager.
-        outcome: [B] the outcome reward before any KL.
-        scores: [B, K+1] J_0 … J_K, padded with the last.
-        gains: [B, K] fitting gains, padded with 0.
-        penalty: [B, K] compression penalty in nats, padded with 0.
-        process: [B, K] g − βC.
-        episode_ids: [B, T] episode of each token, −1 in the tail and the padding.
-        sampling_log_probs: [B, T] log-probs of the policy that sampled the tokens, in nats: verl's old ones, or the rollout
-            engine's own where the row is stale.
-        stale: [B] rows that older weights sampled, wholly or in part (asynchronous trainers); their log-ratios are between
-            two engines, and so carry the rounding that `l2t/kl_floor` bounds.
-        deltas: [B, T] log-ratio of that policy to the reference, in nats; zeros without a penalty.
-        noise: [B, T] difference between the actor's and the rollout engine's log-probs of the same tokens, in nats: both
-            have the same weights where the row is not stale, so it is rounding; None where the engine gave none.
-        derivatives: [B, K] d_k in nats along the weights' displacement, padded with 0; zeros for other penalties.
-        squared_displacement: ‖Δθ̃‖² of that displacement.
-        skipped: rows without a process reward, by reason; under `missing_rollout`, rollouts that never arrived.
-    """
-
-    keys: list[str]
-    is_padding: torch.Tensor
-    response_mask: torch.Tensor
-    responses: list[torch.Tensor]
-    ends: list[list[int]]
-    states: list[list[int]]
-    info: list[dict[str, Any]]
-    outcome: torch.Tensor
-    sampling_log_probs: torch.Tensor
-    stale: torch.Tensor
-    deltas: torch.Tensor
-    noise: torch.Tensor | None = None
-    skipped: Counter = field(default_factory=lambda: Counter(dict.fromkeys(SKIP_REASONS, 0)))
-    scores: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 1))
-    derivatives: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 0))
-    squared_displacement: float = 0.0
-    gains: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 0))
-    penalty: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 0))
-    process: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 0))
-    episode_ids: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.int64))
-
-    @property
-    def num_episodes(self) -> torch.Tensor:
-        """[B] episodes of each row."""
-        return torch.tensor([len(ends) for ends in self.ends], dtype=torch.int64)
-
-    def mean_correct_tokens(self) -> float | None:
-        """Mean length of the correct rollouts (all their outputs together), in tokens; None if there is none."""
-        correct = ((self.outcome > 0) & ~self.is_padding).nonzero().flatten().tolist()
-        rollouts = {self.keys[row].rsplit("_", 1)[0] for row in correct}
-        return self.response_mask[correct].sum().item() / len(rollouts) if rollouts else None
-
-    def credit_context(self, trainer: L2TMixin) -> CreditContext:
-        """What the estimator needs beside verl's arguments."""
-        return CreditContext(
-            config=trainer.l2t,
-            process=self.process,
-            episode_ids=self.episode_ids,
-            old_log_probs=self.sampling_log_probs,
-            is_padding=self.is_padding,
-            sessions=np.array([key.rsplit("_", 1)[0] for key in self.keys], dtype=object),
-            outputs=np.array([int(key.rsplit("_", 1)[1]) for key in self.keys]),
-            length_cost=trainer.length_cost,
-            max_length=trainer.config.data.max_response_length,
-            norm_by_std=trainer.config.algorithm.get("norm_adv_by_std_in_grpo", True),
-        )
-
-
-def process_rewards(trainer: L2TMixin, batch: KVBatchMeta) -> ProcessRewards:
+def process_rewards(context: StepContext, batch: KVBatchMeta) -> ProcessRewards:
     """Compute the process rewards of a batch whose log-probs are in the TransferQueue."""
-    rewards = _collect(trainer, batch)
-    if not trainer.fuses_scores:
+    rewards = _collect(context, batch)
+    if not context.fuses_scores:
         store_boundaries(batch, rewards.ends)
-    _score(trainer, batch, rewards)
-    _differentiate(trainer, batch, rewards)
-    _combine(trainer, rewards)
+    _score(context, batch, rewards)
+    _differentiate(context, batch, rewards)
+    _combine(context, rewards)
     return rewards
 
 
-def prepare_fused_scores(trainer: L2TMixin, batch: KVBatchMeta) -> None:
+def prepare_fused_scores(context: StepContext, batch: KVBatchMeta) -> None:
     """Store the boundaries before the old log-probs are computed, for the worker to score in the same forward."""
     data = fetch(batch, *_EPISODE_FIELDS)
-    found = _find_episodes(trainer, batch, data, None)
+    found = _find_episodes(context, batch, data, None)
     store_boundaries(batch, [ends for ends, _, _ in found])
 
 
@@ -147,7 +52,7 @@ _EPISODE_FIELDS = ("response_mask", "reward_model", "extra_fields", "multi_modal
 
 
 def _find_episodes(
-    trainer: L2TMixin, batch: KVBatchMeta, data: TensorDict, log_probs: torch.Tensor | None
+    context: StepContext, batch: KVBatchMeta, data: TensorDict, log_probs: torch.Tensor | None
 ) -> list[tuple[list[int], list[int], str | None]]:
     """For each row its episode ends, whether each states the answer, and why there are none; all but padding rows."""
     truths = fields.objects(data, "reward_model")
@@ -169,20 +74,20 @@ def _find_episodes(
             elif found is None:
                 reason = "no_episode_info"
             else:
-                ends, states = _final_episodes(trainer, found, masks[row], policy[row])
+                ends, states = _final_episodes(context, found, masks[row], policy[row])
                 reason = None if ends else "no_episodes"
         rows.append((ends, states, reason))
     return rows
 
 
-def _collect(trainer: L2TMixin, batch: KVBatchMeta) -> ProcessRewards:
+def _collect(context: StepContext, batch: KVBatchMeta) -> ProcessRewards:
     """Fetch the rows and settle which of them have episodes."""
     wanted = ("responses", "rm_scores", "old_log_probs", "rollout_log_probs", "ref_log_prob")
     data = fetch(batch, *wanted, *_EPISODE_FIELDS)
     mask = data["response_mask"]
-    actor = padded(_actor_log_probs(trainer, batch, data, mask))
+    actor = padded(_actor_log_probs(context, batch, data, mask))
     rollout = padded(data["rollout_log_probs"]) if "rollout_log_probs" in data else None
-    stale = torch.tensor([_is_stale(tag, trainer.global_steps) for tag in batch.tags])
+    stale = torch.tensor([_is_stale(tag, context.step) for tag in batch.tags])
     if rollout is None:
         policy, sampling = actor, padded(data["old_log_probs"])
     else:
@@ -191,7 +96,7 @@ def _collect(trainer: L2TMixin, batch: KVBatchMeta) -> ProcessRewards:
         )
     deltas = torch.zeros_like(policy)
     broken = _sampled_nan(policy, mask)
-    if trainer.needs_reference:
+    if context.needs_reference:
         broken |= _sampled_nan(data["ref_log_prob"], mask)
         deltas = compression.log_ratio_deltas(policy, padded(data["ref_log_prob"]), padded(mask))
     rewards = ProcessRewards(
@@ -208,17 +113,15 @@ def _collect(trainer: L2TMixin, batch: KVBatchMeta) -> ProcessRewards:
         deltas=deltas,
         noise=None if rollout is None else actor - rollout,
     )
-    for row, (ends, states, reason) in enumerate(_find_episodes(trainer, batch, data, policy)):
+    for row, (ends, states, reason) in enumerate(_find_episodes(context, batch, data, policy)):
         if reason is None and broken[row] and not rewards.is_padding[row]:
             ends, states, reason = [], [], "log_prob_not_finite"
         if reason:
             rewards.skipped[reason] += 1
         rewards.ends.append(ends)
         rewards.states.append(states)
-    expected = trainer.config.data.train_batch_size // trainer.parameter_sync_step
-    expected *= trainer.config.actor_rollout_ref.rollout.n
     sessions = {key.rsplit("_", 1)[0] for key, pad in zip(batch.keys, rewards.is_padding, strict=True) if not pad}
-    rewards.skipped["missing_rollout"] = max(0, expected - len(sessions))
+    rewards.skipped["missing_rollout"] = max(0, context.rollouts - len(sessions))
     return rewards
 
 
@@ -229,36 +132,36 @@ def _is_stale(tag: dict[str, Any], step: int) -> bool:
 
 
 def _final_episodes(
-    trainer: L2TMixin, found: fields.OutputEpisodes, mask: torch.Tensor, log_probs: torch.Tensor | None
+    context: StepContext, found: fields.OutputEpisodes, mask: torch.Tensor, log_probs: torch.Tensor | None
 ) -> tuple[list[int], list[int]]:
     """The reward manager's episodes after what only the trainer knows: log-probs and the multi-turn mask."""
-    settings, ends = trainer.l2t.episodes, found.ends
-    if settings.method == "surprise" and ends:  # the reward manager has no log-probs; it sends the end of the body
+    cut, ends = context.l2t.episodes, found.ends
+    if cut.method == "surprise" and ends:  # the reward manager has no log-probs; it sends the end of the body
         assert log_probs is not None  # with this method no forward is shared, and they come first
         ends = episodes.surprise_ends(
             log_probs,
             ends[-1],
-            surprise_threshold=settings.surprise_threshold,
-            max_episodes=settings.max_episodes,
-            min_episode_tokens=settings.min_episode_tokens,
+            surprise_threshold=cut.surprise_threshold,
+            max_episodes=cut.max_episodes,
+            min_episode_tokens=cut.min_episode_tokens,
         )
     kept = episodes.drop_masked(ends, mask)
     states = dict(zip(found.ends, found.states, strict=False))
     return kept, [states[end] for end in kept] if all(end in states for end in kept) else []
 
 
-def _score(trainer: L2TMixin, batch: KVBatchMeta, rewards: ProcessRewards) -> None:
+def _score(context: StepContext, batch: KVBatchMeta, rewards: ProcessRewards) -> None:
     """J_0 … J_K of every row with episodes: sampled already, computed with the old log-probs, or from the workers now."""
     widest = max(len(ends) for ends in rewards.ends) + 1
     rewards.scores = torch.zeros(len(rewards.ends), widest, dtype=torch.float64)
     if widest == 1:
         return
-    if trainer.l2t.gain.kind == "monte_carlo":
+    if context.l2t.gain.kind == "monte_carlo":
         found = [_sampled_scores(rewards, row) for row in range(len(rewards.ends))]
     else:
-        if not trainer.fuses_scores:
-            request = with_settings(batch, {"l2t_gain": trainer.l2t.gain.model_dump()}, SCORING_FIELDS)
-            trainer.actor_rollout_wg.l2t_answer_scores(request)
+        if not context.fuses_scores:
+            request = with_settings(batch, {"l2t_gain": context.l2t.gain.model_dump()}, SCORING_FIELDS)
+            context.workers.l2t_answer_scores(request)
         found = fetch(batch, fields.ANSWER_SCORES)[fields.ANSWER_SCORES].unbind()
     for row, scores in enumerate(found):
         if not rewards.ends[row]:
@@ -287,16 +190,16 @@ def _sampled_scores(rewards: ProcessRewards, row: int) -> torch.Tensor | None:
     return torch.tensor([by_end[end] for end in [0, *rewards.ends[row]]], dtype=torch.float64)
 
 
-def _differentiate(trainer: L2TMixin, batch: KVBatchMeta, rewards: ProcessRewards) -> None:
+def _differentiate(context: StepContext, batch: KVBatchMeta, rewards: ProcessRewards) -> None:
     """d_k of every episode from the workers, where the penalty is made of derivatives."""
     rewards.derivatives = torch.zeros_like(rewards.scores[:, 1:])
-    if not trainer.displaces or not any(rewards.ends):
+    if not context.displaces or not any(rewards.ends):
         return
     extra = {
-        "temperature": trainer.config.actor_rollout_ref.rollout.temperature,
-        "l2t_max_tokens": trainer.l2t.gain.max_tokens_per_micro_batch,
+        "temperature": context.config.actor_rollout_ref.rollout.temperature,
+        "l2t_max_tokens": context.l2t.gain.max_tokens_per_micro_batch,
     }
-    trainer.actor_rollout_wg.l2t_derivatives(with_settings(batch, extra, DERIVATIVE_FIELDS))
+    context.workers.l2t_derivatives(with_settings(batch, extra, DERIVATIVE_FIELDS))
     data = fetch(batch, fields.DERIVATIVES, fields.DISPLACEMENT_NORM)
     rewards.squared_displacement = float(data[fields.DISPLACEMENT_NORM].max())
     for row, found in enumerate(data[fields.DERIVATIVES].unbind()):
@@ -308,33 +211,33 @@ def _differentiate(trainer: L2TMixin, batch: KVBatchMeta, rewards: ProcessReward
             rewards.derivatives[row, :count] = found[1:]
 
 
-def _combine(trainer: L2TMixin, rewards: ProcessRewards) -> None:
+def _combine(context: StepContext, rewards: ProcessRewards) -> None:
     """Gains, penalty and process rewards from scores and log-ratios or derivatives; 0 for what is no episode."""
-    settings = trainer.l2t.compression
+    chosen = context.l2t.compression
     rewards.episode_ids = episodes.episode_ids(rewards.ends, rewards.response_mask.shape[1])
     rewards.gains = gain.fitting_gains(rewards.scores)
     width = rewards.gains.shape[1]
     live = torch.arange(width) < rewards.num_episodes[:, None]
-    if settings.estimator in compression.ESTIMATORS:
+    if chosen.estimator in compression.ESTIMATORS:
         rewards.penalty = compression.compression_penalty(
             rewards.deltas,
             rewards.episode_ids,
             rewards.response_mask,
             num_episodes=width,
-            estimator=settings.estimator,
+            estimator=chosen.estimator,
         )
     else:
         penalty = compression.derivative_penalty(
-            rewards.derivatives, damping=settings.damping, squared_norm=rewards.squared_displacement
+            rewards.derivatives, damping=chosen.damping, squared_norm=rewards.squared_displacement
         )
         rewards.penalty = torch.where(live, penalty, 0.0)
-    rewards.process = compression.process_rewards(rewards.gains, rewards.penalty, trainer.l2t.beta)
+    rewards.process = compression.process_rewards(rewards.gains, rewards.penalty, context.l2t.beta)
     rewards.process = torch.where(live, rewards.process, 0.0)
 
 
-def _actor_log_probs(trainer: L2TMixin, batch: KVBatchMeta, data: TensorDict, mask: torch.Tensor) -> torch.Tensor:
+def _actor_log_probs(context: StepContext, batch: KVBatchMeta, data: TensorDict, mask: torch.Tensor) -> torch.Tensor:
     """The actor's own log-probs: verl's old ones, unless its bypass mode put the rollout engine's in their place."""
-    if not (trainer.needs_reference and startup.bypasses_old_log_probs(trainer.config)):
+    if not (context.needs_reference and settings.bypasses_old_log_probs(context.config)):
         return data["old_log_probs"]
     request = with_settings(
         batch,
@@ -342,11 +245,27 @@ def _actor_log_probs(trainer: L2TMixin, batch: KVBatchMeta, data: TensorDict, ma
             "calculate_entropy": False,
             "compute_loss": False,
             "no_lora_adapter": False,
-            "temperature": trainer.config.actor_rollout_ref.rollout.temperature,
+            "temperature": context.config.actor_rollout_ref.rollout.temperature,
         },
     )
-    trainer.actor_rollout_wg.compute_log_prob(request)
+    context.workers.compute_log_prob(request)
     return response_from_nested(fetch(batch, "log_probs")["log_probs"], mask)
+
+
+def credit_inputs(context: StepContext, rewards: ProcessRewards) -> CreditContext:
+    """What the estimator needs beside verl's arguments."""
+    return CreditContext(
+        config=context.l2t,
+        process=rewards.process,
+        episode_ids=rewards.episode_ids,
+        old_log_probs=rewards.sampling_log_probs,
+        is_padding=rewards.is_padding,
+        sessions=np.array([key.rsplit("_", 1)[0] for key in rewards.keys], dtype=object),
+        outputs=np.array([int(key.rsplit("_", 1)[1]) for key in rewards.keys]),
+        length_cost=context.length_cost,
+        max_length=context.config.data.max_response_length,
+        norm_by_std=context.config.algorithm.get("norm_adv_by_std_in_grpo", True),
+    )
 
 
 def token_advantages(batch: KVBatchMeta) -> tuple[torch.Tensor, torch.Tensor]:
@@ -355,14 +274,14 @@ def token_advantages(batch: KVBatchMeta) -> tuple[torch.Tensor, torch.Tensor]:
     return padded(data["advantages"]), padded(data["response_mask"])
 
 
-def grpo_grad_norm(trainer: L2TMixin, batch: KVBatchMeta) -> float:
+def grpo_grad_norm(context: StepContext, batch: KVBatchMeta) -> float:
     """The gradient norm that plain GRPO would have on these rollouts."""
     data = fetch(batch, "uid", "response_mask", "rm_scores")
     advantages, _ = compute_grpo_outcome_advantage(
         padded(data["rm_scores"]),
         padded(data["response_mask"]),
         np.array(fields.objects(data, "uid"), dtype=object),
-        norm_adv_by_std_in_grpo=trainer.config.algorithm.get("norm_adv_by_std_in_grpo", True),
+        norm_adv_by_std_in_grpo=context.config.algorithm.get("norm_adv_by_std_in_grpo", True),
     )
     nested = response_to_nested(advantages, data["response_mask"])
     store(batch, fields.GRPO_ADVANTAGES, nested)
@@ -371,10 +290,10 @@ def grpo_grad_norm(trainer: L2TMixin, batch: KVBatchMeta) -> float:
         {
             "calculate_entropy": False,
             "global_batch_size": len(batch),
-            "temperature": trainer.config.actor_rollout_ref.rollout.temperature,
+            "temperature": context.config.actor_rollout_ref.rollout.temperature,
         },
     )
-    output = trainer.actor_rollout_wg.l2t_grpo_grad_norm(request)
+    output = context.workers.l2t_grpo_grad_norm(request)
     return float(tu.get(output, "grad_norm"))
 
 

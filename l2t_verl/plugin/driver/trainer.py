@@ -24,11 +24,14 @@ from l2t_verl.compression import ESTIMATORS
 from l2t_verl.compression.beta import with_beta_per_nat
 from l2t_verl.config import ConfigError
 from l2t_verl.credit import update_length_cost
+from l2t_verl.plugin import settings
 from l2t_verl.plugin.cpu import weight_sync
-from l2t_verl.plugin.driver import checkpoints, cluster, liveness, records, startup, step
+from l2t_verl.plugin.driver import changes, checkpoints, cluster, data, liveness, records, refusals, step
+from l2t_verl.plugin.driver.context import StepContext
 from l2t_verl.plugin.driver.estimator import credit_context
 from l2t_verl.plugin.driver.live import log_distributions
 from l2t_verl.plugin.driver.metrics import report
+from l2t_verl.plugin.driver.rewards import ProcessRewards
 from l2t_verl.plugin.workers.worker import L2TDetachWorker, L2TWorker
 
 logger = logging.getLogger(__name__)
@@ -61,23 +64,23 @@ class L2TMixin(_Trainer):
         Raises:
             ConfigError: what cannot be trained with, all in one message.
         """
-        self.l2t = startup.read_config(config)
-        startup.check_verl_config(config, self.l2t)
+        self.l2t = settings.read_config(config)
+        refusals.check_verl_config(config, self.l2t)
         # verl compares this name with "sync" to choose the replay buffer, batch sizes and checkpoint layout.
         with open_dict(config):
-            config.trainer.v1.trainer_mode = startup.base_mode(config.trainer.v1.trainer_mode)
+            config.trainer.v1.trainer_mode = settings.base_mode(config.trainer.v1.trainer_mode)
         self.l2t = with_beta_per_nat(self.l2t, config.data.max_response_length)
         self.length_cost = self.l2t.credit.length_cost
         self.penalty_drowns = False
         self.rollout_records: dict[str, dict] = {}
         self.cluster_watch: liveness.Watch | None = None
         super().__init__(config)
-        startup.provide_agent_loop_manager(config, self.l2t)
+        changes.provide_agent_loop_manager(config, self.l2t)
         self.displaces = self.l2t.beta > 0 and self.l2t.compression.estimator not in ESTIMATORS
         self.needs_reference = self.l2t.beta > 0 and not self.displaces
         if self.needs_reference and not self.use_reference_policy:
             self.use_reference_policy = True
-            startup.provide_reference_config(config)
+            changes.provide_reference_config(config)
 
     # ---- start
 
@@ -92,12 +95,12 @@ class L2TMixin(_Trainer):
         model = self.config.actor_rollout_ref.model.copy()
         with open_dict(model):
             model.load_tokenizer = False
-        startup.check_data(
+        data.check_data(
             {"data.train_files": self.train_dataset, "data.val_files": self.val_dataset},
             self.config,
             self.l2t,
             self.tokenizer,
-            startup.context_length(omega_conf_to_dataclass(model)),
+            settings.context_length(omega_conf_to_dataclass(model)),
         )
 
     def _init_resource_pool_mgr(self) -> None:
@@ -105,10 +108,10 @@ class L2TMixin(_Trainer):
         super()._init_resource_pool_mgr()
         roles, pools = self.role_worker_mapping, self.mapping
         provides_reference = self.use_reference_policy and not need_reference_policy(self.config)
-        if provides_reference and Role.ActorRollout in roles and not startup.uses_lora(self.config):
+        if provides_reference and Role.ActorRollout in roles and not settings.uses_lora(self.config):
             roles[Role.ActorRolloutRef] = roles.pop(Role.ActorRollout)
             pools[Role.ActorRolloutRef] = pools.pop(Role.ActorRollout)
-        if provides_reference and Role.Actor in roles and not startup.uses_lora(self.config):
+        if provides_reference and Role.Actor in roles and not settings.uses_lora(self.config):
             roles[Role.RefPolicy], pools[Role.RefPolicy] = roles[Role.Actor], pools[Role.Actor]
         for role in (Role.Actor, Role.RefPolicy, Role.ActorRollout, Role.ActorRolloutRef):
             if role in roles:
@@ -118,7 +121,7 @@ class L2TMixin(_Trainer):
         cluster.check(self.config)
         with liveness.watch(self):
             super()._setup()
-            startup.check_versions(self.actor_rollout_wg.l2t_version(), l2t_verl.__version__)
+            refusals.check_versions(self.actor_rollout_wg.l2t_version(), l2t_verl.__version__)
             self.packs_rows = self._packs_rows()
             self.fuses_scores = self._fuses_scores()
 
@@ -135,8 +138,8 @@ class L2TMixin(_Trainer):
         reason = next((why for why in self.actor_rollout_wg.l2t_why_not_packed() if why is not None), None)
         if reason is None:
             return True
-        if startup.asks_for_packed(self.l2t):
-            raise ConfigError(startup.REFUSED_PACKED.format(reason))
+        if settings.asks_for_packed(self.l2t):
+            raise ConfigError(refusals.REFUSED_PACKED.format(reason))
         logger.warning(
             "l2t: rows are not packed, each forced answer is read as a sequence of its own, which takes some 15 times as "
             "long: %s. algorithm.l2t.gain.backend=expanded says that this is meant; packed, set there, refuses it",
@@ -146,7 +149,7 @@ class L2TMixin(_Trainer):
 
     def _fuses_scores(self) -> bool:
         """Whether scores and old log-probs share a forward: as configured, else where the workers compute in float32."""
-        reason = startup.why_not_fused(self.config, self.l2t)
+        reason = settings.why_not_fused(self.config, self.l2t)
         wanted = self.l2t.gain.fused
         if reason is not None or wanted is False:
             return False
@@ -168,12 +171,28 @@ class L2TMixin(_Trainer):
 
     # ---- one step
 
+    def _step_context(self) -> StepContext:
+        rollouts = self.config.data.train_batch_size // self.parameter_sync_step * self.config.actor_rollout_ref.rollout.n
+        return StepContext(
+            l2t=self.l2t,
+            config=self.config,
+            workers=self.actor_rollout_wg,
+            tokenizer=self.tokenizer,
+            step=self.global_steps,
+            length_cost=self.length_cost,
+            needs_reference=self.needs_reference,
+            displaces=self.displaces,
+            packs_rows=self.packs_rows,
+            fuses_scores=self.fuses_scores,
+            rollouts=rollouts,
+        )
+
     def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         """Verl's, whose forward also gives the answer scores where that is possible."""
         if not self.fuses_scores:
             return super()._compute_old_log_prob(batch, metrics)
         with marked_timer("l2t", self.timing_raw, color="magenta"):
-            step.prepare_fused_scores(self, batch)
+            step.prepare_fused_scores(self._step_context(), batch)
         batch.extra_info["l2t_fused"] = self.l2t.gain.model_dump()
         result = super()._compute_old_log_prob(batch, metrics)
         for done in (batch, result):
@@ -182,21 +201,22 @@ class L2TMixin(_Trainer):
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         with marked_timer("l2t", self.timing_raw, color="magenta"):
-            rewards = step.process_rewards(self, batch)
-        with credit_context(rewards.credit_context(self)) as context:
+            context = self._step_context()
+            rewards = step.process_rewards(context, batch)
+        with credit_context(step.credit_inputs(context, rewards)) as credit:
             batch = super()._compute_advantage(batch, metrics)
         with marked_timer("l2t", self.timing_raw, color="magenta"):
-            if context.advantages is None:  # another estimator's
-                context.advantages, context.response_mask = step.token_advantages(batch)
-            metrics.update(report(self, rewards, context))
+            if credit.advantages is None:  # another estimator's
+                credit.advantages, credit.response_mask = step.token_advantages(batch)
+            metrics.update(report(context, rewards, credit))
             self._warn_of_penalty(metrics["l2t/compression/share"])
             log_distributions(self.logger.logger, rewards, self.global_steps)
             if self.l2t.diagnostics.compare_grpo:
-                metrics["l2t/grpo_grad_norm"] = step.grpo_grad_norm(self, batch)
+                metrics["l2t/grpo_grad_norm"] = step.grpo_grad_norm(context, batch)
             if self.l2t.diagnostics.displacement:
                 metrics["l2t/displacement"] = self.actor_rollout_wg.l2t_displacement()[0]
             if self.config.trainer.get("rollout_data_dir", None):
-                self.rollout_records.update(records.rollout_records(self, rewards, context))
+                self.rollout_records.update(records.rollout_records(context, rewards, credit))
             self._adapt_length_cost(rewards)
         return batch
 
@@ -212,7 +232,7 @@ class L2TMixin(_Trainer):
                 self.l2t.beta,
             )
 
-    def _adapt_length_cost(self, rewards: step.ProcessRewards) -> None:
+    def _adapt_length_cost(self, rewards: ProcessRewards) -> None:
         """One step of dual ascent on λ, where a token budget is set."""
         settings = self.l2t.credit
         if settings.token_budget is not None:

@@ -25,7 +25,7 @@ from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorke
 
 from l2t_verl.gain import ForcingTemplate, forced_prompts, sampled_scores
 from l2t_verl.plugin import fields
-from l2t_verl.plugin.driver.startup import read_config
+from l2t_verl.plugin.settings import read_config
 from l2t_verl.thought import decode
 
 logger = logging.getLogger(__name__)

@@ -16,36 +16,15 @@ from omegaconf import DictConfig
 from verl import DataProto
 from verl.experimental.reward_loop.reward_manager import register
 from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
-from verl.utils.reward_score import default_compute_score
 
 from l2t_verl import episodes
 from l2t_verl.config import L2TConfig
 from l2t_verl.grading import Grader, GradeResult, grade_code_score, grade_math_score
-from l2t_verl.plugin import fields
-from l2t_verl.plugin.driver.startup import read_config
+from l2t_verl.plugin import fields, verl_scorers
+from l2t_verl.plugin.settings import read_config
 from l2t_verl.thought import Marks, answer_part, decode, opens_thought
 
 logger = logging.getLogger(__name__)
-
-
-# A grading process that runs verl's scorers imports this module, and so verl, before its first sample
-VERL_SCORERS = (__name__,)
-
-
-def verl_score(data_source: str, response: str, ground_truth: Any, extra_info: dict | None) -> Any:
-    """Verl's own scorer of a data source; runs in a grading process."""
-    return default_compute_score(data_source, response, ground_truth, extra_info)
-
-
-def knows(data_source: str) -> bool:
-    """Whether verl has a scorer for this data source: it raises NotImplementedError where it has none."""
-    try:
-        default_compute_score(data_source, "", "")
-    except NotImplementedError:
-        return False
-    except Exception:
-        return True
-    return True
 
 
 @register("l2t")
@@ -79,7 +58,7 @@ class L2TRewardManager(RewardManagerBase):
         outcome = self.l2t.outcome
         limits: dict[str, Any] = {"workers": outcome.workers, "seconds_per_sample": outcome.seconds_per_sample}
         # two pools, started when first used: importing verl is slow and large, and math-verify does without
-        self.grader, self.verl_grader = Grader(**limits), Grader(**limits, imports=VERL_SCORERS)
+        self.grader, self.verl_grader = Grader(**limits), Grader(**limits, imports=(verl_scorers.__name__,))
         self._threads = asyncio.Semaphore(min(32, (os.cpu_count() or 1) + 4))
         self._known: dict[str, bool] = {}
 
@@ -132,7 +111,7 @@ class L2TRewardManager(RewardManagerBase):
             return await self.grader.grade(grade_math_score, answered, answers, self.marks, False)
         if self.sandboxed is not None:
             return GradeResult.of(await self._call(self.sandboxed, source, answered, truth, info))
-        return await self.verl_grader.grade(verl_score, source, answered, truth, info)
+        return await self.verl_grader.grade(verl_scorers.verl_score, source, answered, truth, info)
 
     async def _call(self, function: Any, source: str, response: str, truth: Any, info: dict[str, Any]) -> Any:
         arguments = {"data_source": source, "solution_str": response, "ground_truth": truth, "extra_info": info}
@@ -145,7 +124,7 @@ class L2TRewardManager(RewardManagerBase):
 
     async def _is_known(self, source: str) -> bool:
         if source not in self._known:
-            self._known[source] = await self._in_thread(lambda: knows(source))
+            self._known[source] = await self._in_thread(lambda: verl_scorers.knows(source))
         return self._known[source]
 
     async def _in_thread(self, function: Any) -> Any:

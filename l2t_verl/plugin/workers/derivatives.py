@@ -31,7 +31,7 @@ def derivatives(actor: TrainingWorker, displacement: Displacement, data: TensorD
     Raises:
         RuntimeError: some ranks hold no log-probs; on all of them, before the first call.
     """
-    if getattr(actor.engine, "use_ulysses_sp", False):  # startup refuses it: ranks without output could not agree on a shift
+    if getattr(actor.engine, "use_ulysses_sp", False):  # refused at the start: ranks without output agree on no shift
         raise RuntimeError("l2t: derivatives need log-probs on every rank, but Ulysses leaves some without")
     boundaries = [row[1:].tolist() for row in data[fields.BOUNDARIES].unbind()]
     rows = [

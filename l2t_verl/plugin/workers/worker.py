@@ -19,7 +19,7 @@ import l2t_verl
 from l2t_verl.config import CompressionConfig, GainConfig
 from l2t_verl.patches import on_cpu_platform
 from l2t_verl.plugin import fields
-from l2t_verl.plugin.driver.startup import context_length
+from l2t_verl.plugin.settings import context_length
 from l2t_verl.plugin.workers import collectives, derivatives, scoring
 from l2t_verl.plugin.workers.displacement import Displacement, local_part, reshard
 
