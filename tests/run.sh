@@ -4,6 +4,7 @@
 #   bash tests/run.sh -m slow          those: more clusters, the README's commands, a built wheel
 #   bash tests/run.sh tests/test_credit.py
 #   bash tests/run.sh --stack gpu      the stack for GPUs (.venv-gpu, 11 GB), GPU or not: all tests that start no cluster
+#   VERL=folder bash tests/run.sh tests/test_contracts.py   another checkout of verl: each symbol that moved is named
 #   WORKERS=4 bash tests/run.sh        processes side by side; 0 is this one alone, for a debugger (default: by cores and memory)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -18,6 +19,11 @@ elif [ "${1:-}" = --stack ]; then
 else
   export VENV=${VENV:-$PWD/.venv}
   bash recipes/setup.sh
+fi
+if [ -n "${VERL:-}" ]; then
+  [ -e "$VERL/verl/__init__.py" ] || { echo "run: VERL=$VERL is no checkout of verl: it has no verl/__init__.py" >&2; exit 2; }
+  VERL=$(cd "$VERL" && pwd)
+  export PYTHONPATH=$VERL${PYTHONPATH:+:$PYTHONPATH} # before the environment's own
 fi
 "$VENV/bin/ruff" check .
 "$VENV/bin/ruff" format --check .

@@ -1,13 +1,15 @@
 """Every symbol of verl, and of what comes with it, that the project relies on. A new release fails the test that names it.
 
 Each failure says where in the project the symbol is used. What the code imports and which attributes of verl's trainer
-it touches is read from the code itself, so that the list cannot fall behind.
+it touches is read from the code itself, so that the list cannot fall behind. `VERL=folder bash tests/run.sh
+tests/test_contracts.py` asks another checkout of verl.
 """
 
 import ast
 import dataclasses
 import importlib
 import importlib.metadata
+import importlib.util
 import inspect
 import re
 import sys
@@ -21,29 +23,59 @@ from cluster import QUICKSTART
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
+from l2t_verl import plugin
 from l2t_verl.plugin import fields
-from l2t_verl.plugin.cpu import platform as cpu_platform
-from l2t_verl.plugin.driver import liveness, trainer
-from l2t_verl.plugin.driver.rewards import SKIP_REASONS
-from l2t_verl.plugin.rollout import agent_loop
-from l2t_verl.plugin.rollout.reward_manager import L2TRewardManager
-from l2t_verl.plugin.workers import worker
 
 ROOT = QUICKSTART.parent.parent
 FILES = [
-    path for folder in ("l2t_verl/plugin", "patches", "recipes/quickstart") for path in sorted((ROOT / folder).glob("*.py"))
+    path for folder in ("l2t_verl/plugin", "patches", "recipes/quickstart") for path in sorted((ROOT / folder).rglob("*.py"))
 ]
 TREES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text()) for path in FILES}
 OTHERS = ("verl", "transfer_queue", "tensordict", "ray", "vllm", "zmq")
 
 
+class OnDemand:
+    """A module of the plugin. One that cannot be imported with this verl fails the tests that ask for it, and no others."""
+
+    def __init__(self, name: str):
+        self.name = f"l2t_verl.plugin.{name}"
+
+    def __getattr__(self, attribute: str):
+        try:
+            module = importlib.import_module(self.name)
+        except ImportError as error:  # pytest asks each name of this file for attributes, and takes no other error
+            raise AttributeError(f"{self.name} cannot be imported with this verl: {error}") from error
+        return getattr(module, attribute)
+
+
+cpu_platform, liveness, rewards, trainer = map(
+    OnDemand, ("cpu.platform", "driver.liveness", "driver.rewards", "driver.trainer")
+)
+agent_loop, reward_manager, worker = map(OnDemand, ("rollout.agent_loop", "rollout.reward_manager", "workers.worker"))
+
+
 def found(path: str):
-    """The object at `module:attribute.attribute`."""
+    """The object at `module:attribute.attribute`.
+
+    Raises:
+        Failed: it is not there; with the files of verl that define something of that name.
+    """
     module, _, attributes = path.partition(":")
-    result = importlib.import_module(module)
-    for name in filter(None, attributes.split(".")):
-        result = getattr(result, name)
+    name = module
+    try:
+        result = importlib.import_module(module)
+        for name in filter(None, attributes.split(".")):
+            result = getattr(result, name)
+    except (ImportError, AttributeError) as error:
+        pytest.fail(f"{path} is gone ({error}){elsewhere(name.rpartition('.')[2])}", pytrace=False)
     return result
+
+
+def elsewhere(name: str) -> str:
+    """Where this verl has something of that name."""
+    defined = re.compile(rf"^\s*(async def|def|class) {name}\b|^{name}\b.* = ", re.MULTILINE)
+    files = [file for file, text in verl_files().items() if file.endswith(f"/{name}.py") or defined.search(text)]
+    return f"; {name} is in {', '.join(files[:5])}" if files else f"; nothing in {Path(verl.__file__).parent} has its name"
 
 
 def source(path: str) -> str:
@@ -77,16 +109,17 @@ def imports() -> dict[str, str]:
 @pytest.mark.parametrize(("path", "files"), imports().items(), ids=imports())
 def test_imported(path, files):
     module, _, name = path.partition(":")
-    holder = importlib.import_module(module)
-    if name and not hasattr(holder, name):
-        holder = importlib.import_module(f"{module}.{name}")  # raises: neither an attribute nor a module
-    assert holder is not None, f"{path} is gone; {files} import it"
+    holder = found(f"{module}:")
+    is_module = hasattr(holder, "__path__") and importlib.util.find_spec(f"{module}.{name}") is not None
+    if name and not hasattr(holder, name) and not is_module:
+        pytest.fail(f"{path} is gone, and {files} import it{elsewhere(name)}", pytrace=False)
 
 
 # ---- what is overridden: exactly these parameters, or a new one would be lost on its way through us
 
 BASE = "verl.trainer.ppo.v1.trainer_base:PPOTrainer"
 WORKER = "verl.workers.engine_workers:ActorRolloutRefWorker"
+SYNC = "verl.trainer.ppo.v1.trainer_sync:PPOTrainerSync"
 COLOCATE = "verl.trainer.ppo.v1.trainer_colocate_async:PPOTrainerColocateAsync"
 SEPARATE = "verl.trainer.ppo.v1.trainer_separate_async:PPOTrainerSeparateAsync"
 AGENT = "verl.trainer.ppo.v1.agent_loop_tq:AgentLoopWorkerTQ.__ray_metadata__.modified_class"
@@ -107,7 +140,7 @@ OVERRIDDEN = {
     f"{BASE}._validate": ("self", "plugin/driver/trainer.py"),
     f"{BASE}._save_checkpoint": ("self", "plugin/driver/trainer.py"),
     f"{BASE}._load_checkpoint": ("self", "plugin/driver/trainer.py"),
-    "verl.trainer.ppo.v1.trainer_sync:PPOTrainerSync.on_init_end": ("self", "plugin/driver/trainer.py"),
+    f"{SYNC}.on_init_end": ("self", "plugin/driver/trainer.py"),
     f"{COLOCATE}.on_init_end": ("self", "plugin/driver/trainer.py"),
     f"{SEPARATE}.__init__": ("self, config", "plugin/driver/trainer.py"),
     f"{SEPARATE}._init_resource_pool_mgr": ("self", "plugin/driver/trainer.py"),
@@ -146,13 +179,14 @@ def test_overridden(path, expected, file):
     assert parameters == expected, f"{path} has other parameters than {file} hands on"
 
 
-BASES = (trainer.PPOTrainerSync, trainer.PPOTrainerColocateAsync, trainer.PPOTrainerSeparateAsync)
+def bases() -> tuple[type, ...]:
+    return found(SYNC), found(COLOCATE), found(SEPARATE)
 
 
 def test_nothing_else_of_verls_trainer_is_overridden():
     """The list above is whole: an override that it does not name would go unpinned."""
     pinned = {path.rsplit(".", 1)[1] for path in OVERRIDDEN}
-    pairs = [(trainer.L2TMixin, base) for base in BASES]
+    pairs = [(trainer.L2TMixin, base) for base in bases()]
     pairs += [(worker.L2TWorkerMixin, base) for base in (worker.ActorRolloutRefWorker, worker.DetachActorWorker)]
     pairs += [(agent_loop.L2TAgentLoopWorker, found(AGENT)), (agent_loop.L2TAgentLoopManager, agent_loop.AgentLoopManagerTQ)]
     for ours, verls in pairs:
@@ -247,7 +281,7 @@ def test_called(path, args, names, file):
 def test_a_reward_manager_is_built_with_these_arguments():
     """As `load_reward_manager` does it in the reward worker."""
     keywords = ["config", "tokenizer", "compute_score", "reward_router_address", "reward_model_tokenizer"]
-    inspect.signature(L2TRewardManager).bind(**dict.fromkeys(keywords))
+    inspect.signature(reward_manager.L2TRewardManager).bind(**dict.fromkeys(keywords))
     call = source("verl.trainer.ppo.reward:load_reward_manager").rsplit("reward_manager_cls(", 1)[1]
     assert re.findall(r"(\w+)=", call) == keywords[:3], "plugin/rollout/reward_manager.py: other arguments"
     built = source("verl.experimental.reward_loop.reward_loop:RewardLoopWorker._init_reward_fn")
@@ -281,8 +315,8 @@ def trainer_attributes() -> dict[str, str]:
 
 @pytest.mark.parametrize(("name", "files"), trainer_attributes().items(), ids=trainer_attributes())
 def test_trainer_attribute(name, files):
-    written = "".join(inspect.getsource(cls) for cls in trainer.PPOTrainerSync.__mro__[:2])
-    is_set = re.search(rf"self\.{name}\b(: [\w\[\], ]+)? = ", written) or all(hasattr(base, name) for base in BASES)
+    written = "".join(inspect.getsource(cls) for cls in found(SYNC).__mro__[:2])
+    is_set = re.search(rf"self\.{name}\b(: [\w\[\], ]+)? = ", written) or all(hasattr(base, name) for base in bases())
     assert is_set, f"PPOTrainer sets no {name} any more; {files} read it"
 
 
@@ -290,6 +324,14 @@ def test_the_list_of_trainer_attributes_finds_what_is_there():
     names = trainer_attributes()
     assert {"use_reference_policy", "role_worker_mapping", "mapping", "actor_rollout_wg", "checkpoint_manager"} <= set(names)
     assert {"_rollout_server_managers", "timing_raw", "parameter_sync_step", "tokenizer", "global_steps"} <= set(names)
+
+
+def test_the_list_for_a_port_is_what_the_code_needs():
+    """No method and no attribute more or less than the plugin wraps and reads."""
+    wrapped = {path.rsplit(".", 1)[1] for path, (_, file) in OVERRIDDEN.items() if file == "plugin/driver/trainer.py"}
+    assert set(plugin.WRAPPED) == wrapped
+    assert set(plugin.READ) == set(trainer_attributes())
+    assert {name for name in vars(trainer.L2TMixin) if any(hasattr(base, name) for base in bases())} >= wrapped
 
 
 # ---- lines of verl's code that ours stands on
@@ -598,7 +640,7 @@ def test_registries():
     from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
 
     assert ADV_ESTIMATOR_REGISTRY["l2t"].__module__ == "l2t_verl.plugin.driver.estimator"
-    assert REWARD_MANAGER["l2t"] is L2TRewardManager
+    assert REWARD_MANAGER["l2t"] is reward_manager.L2TRewardManager
     for name in ("sync", "colocate_async", "separate_async"):
         assert issubclass(TRAINER_REGISTRY[f"l2t_{name}"], TRAINER_REGISTRY[name])
     assert TRAINER_REGISTRY["sync"] is trainer.PPOTrainerSync
@@ -762,7 +804,7 @@ def metric_names() -> list[str]:
     for tree in (TREES["l2t_verl/plugin/driver/metrics.py"], TREES["l2t_verl/plugin/driver/trainer.py"]):
         names |= {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     names = {name for name in names if re.fullmatch(r"l2t/[\w/]*\w", name)}
-    names |= {f"l2t/skipped/{reason}/total" for reason in SKIP_REASONS}
+    names |= {f"l2t/skipped/{reason}/total" for reason in rewards.SKIP_REASONS}
     names |= {f"l2t/grading/{status}/total" for status in ("timeout", "error", "unparsable", "no_ground_truth")}
     return sorted(names | {f"l2t/advantage/{name}" for name in ("abs_max", "clipped_fraction", "sign_flip_fraction")})
 
