@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from l2t_verl.registry import CREDITS, GRADERS, KINDS, PENALTIES, SEGMENTERS, load_plugins, option_models
+
 ROOT = "algorithm.l2t"
 
 
@@ -46,6 +48,24 @@ Mark = Annotated[str, AfterValidator(_visible)]
 Pattern = Annotated[str, AfterValidator(_regular)]
 
 
+def _kind(name: str) -> str:
+    return KINDS.check(name, beside=["monte_carlo"])
+
+
+def _estimator(name: str) -> str:
+    return PENALTIES.check(name, beside=["directional", "exact"])
+
+
+def _grader(name: str) -> str:
+    return GRADERS.check(name, beside=["auto", "math_verify", "tests", "verl"])
+
+
+def _fallback(name: str) -> str:
+    if name in ("episode_tags", "surprise"):
+        raise ValueError("episode_tags leads to a fallback, and surprise needs none; name another segmenter, or null")
+    return SEGMENTERS.check(name)
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -53,10 +73,12 @@ class _Section(BaseModel):
 class EpisodesConfig(_Section):
     """How a response is cut into episodes."""
 
-    method: Literal["episode_tags", "think_blocks", "paragraphs", "discourse_markers", "fixed_tokens", "surprise"] = Field(
-        "episode_tags", description="Segmenter; `episode_tags` is the paper's."
+    method: Annotated[str, AfterValidator(SEGMENTERS.check)] = Field(
+        "episode_tags",
+        description="Segmenter: `episode_tags` (the paper's), `think_blocks`, `paragraphs`, `discourse_markers`, "
+        "`fixed_tokens`, `surprise`, or one of `plugins`.",
     )
-    fallback: Literal["think_blocks", "paragraphs", "discourse_markers", "fixed_tokens"] | None = Field(
+    fallback: Annotated[str, AfterValidator(_fallback)] | None = Field(
         "paragraphs", description="Segmenter used where tags do not parse; null leaves such a response without episodes."
     )
     max_episodes: int = Field(30, ge=1, le=1024, description="Most episodes in one response; the rest joins the last.")
@@ -78,10 +100,11 @@ class EpisodesConfig(_Section):
 class GainConfig(_Section):
     """How the reference answer is scored after each episode."""
 
-    kind: Literal["geometric", "probability", "mean_logprob", "monte_carlo"] = Field(
+    kind: Annotated[str, AfterValidator(_kind)] = Field(
         "geometric",
-        description="What J is made of: exp of the mean log p of the answer's tokens, exp of their sum, that mean itself, "
-        "or the accuracy of sampled answers.",
+        description="What J is made of: exp of the mean log p of the answer's tokens (`geometric`), exp of their sum "
+        "(`probability`), that mean itself (`mean_logprob`), the accuracy of sampled answers (`monte_carlo`), or one of "
+        "`plugins`.",
     )
     backend: Literal["packed", "expanded"] = Field(
         "packed",
@@ -115,10 +138,11 @@ class GainConfig(_Section):
 class CompressionConfig(_Section):
     """How the compression penalty is estimated."""
 
-    estimator: Literal["log_ratio", "log_ratio_episode", "directional", "exact"] = Field(
+    estimator: Annotated[str, AfterValidator(_estimator)] = Field(
         "log_ratio",
-        description="Estimator of the penalty C, in nats: from log-ratios to the reference policy; `directional`, from "
-        "derivatives along a low-rank displacement of the weights; `exact`, the same by one gradient an episode.",
+        description="Estimator of the penalty C, in nats: from log-ratios to the reference policy (`log_ratio`, "
+        "`log_ratio_episode`, or one of `plugins`); `directional`, from derivatives along a low-rank displacement of the "
+        "weights; `exact`, the same by one gradient an episode.",
     )
     rank_fraction: Real = Field(
         0.05,
@@ -149,10 +173,10 @@ class CompressionConfig(_Section):
 class CreditConfig(_Section):
     """How episode rewards become token advantages."""
 
-    method: Literal["paper", "episode", "shaped", "length_penalty"] = Field(
+    method: Annotated[str, AfterValidator(CREDITS.check)] = Field(
         "shaped",
         description="Credit: `paper` as published, `episode` adds each episode's reward to GRPO's advantage, `shaped` the "
-        "return from each token on; `length_penalty` is a baseline without process rewards.",
+        "return from each token on; `length_penalty` is a baseline without process rewards; or one of `plugins`.",
     )
     std_floor: Real = Field(
         0.05, gt=0, description="Smallest standard deviation that process rewards are divided by, in units of J."
@@ -191,10 +215,11 @@ class CreditConfig(_Section):
 class OutcomeConfig(_Section):
     """How the final answer is graded."""
 
-    grader: Literal["auto", "math_verify", "tests", "verl"] = Field(
+    grader: Annotated[str, AfterValidator(_grader)] = Field(
         "auto",
         description="`tests` runs the response's program on the row's `extra_info.tests` in a sandbox; `auto` takes them "
-        "where a row has them, else verl's scorer for a data source that verl knows, else math-verify.",
+        "where a row has them, else verl's scorer for a data source that verl knows, else math-verify (`verl`, "
+        "`math_verify`); or one of `plugins`.",
     )
     seconds_per_sample: Real = Field(10.0, gt=0, le=600, description="Time limit for grading one sample, in seconds.")
     workers: int = Field(2, ge=1, le=64, description="Grading processes of one reward worker.")
@@ -248,6 +273,12 @@ class L2TConfig(_Section):
     outcome: OutcomeConfig = Field(default_factory=OutcomeConfig)
     diagnostics: DiagnosticsConfig = Field(default_factory=DiagnosticsConfig)
     checkpoints: CheckpointsConfig = Field(default_factory=CheckpointsConfig)
+    plugins: tuple[Mark, ...] = Field(
+        (), description="Modules that register segmenters, kinds of J, penalties, credits or graders; see the page on them."
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="Settings of those parts that have some, by the part's name."
+    )
 
 
 def load_config(raw: Mapping[str, Any] | None) -> L2TConfig:
@@ -274,7 +305,7 @@ think_close, thinks, max_tokens_per_micro_batch, samples, sample_temperature, sa
     if raw is not None and not isinstance(raw, Mapping):
         raise ConfigError(f"{ROOT} must be a mapping of settings, got {type(raw).__name__} ({raw!r})")
     values = _lists_to_tuples(raw or {})  # a copy
-    problems: dict[str, str] = {}
+    problems = _plug_in(values)
     config = None
     while config is None:  # each round drops the offending keys, so that the rest can be checked together
         try:
@@ -285,12 +316,43 @@ think_close, thinks, max_tokens_per_micro_batch, samples, sample_temperature, sa
                 position = "".join(f"[{part}]" for part in item["loc"][len(path) :] if isinstance(part, int))
                 problems.setdefault(".".join((ROOT, *path)) + position, _describe(item, path))
                 _drop(values, path)
+    config, of_options = _with_options(config)
+    problems.update(of_options)
     problems.update(_contradictions(config, broken=problems.keys()))
     if problems:
         plural = "problem" if len(problems) == 1 else "problems"
         lines = "\n".join(f"  {path}: {text}" for path, text in problems.items())
         raise ConfigError(f"the L2T configuration has {len(problems)} {plural}:\n{lines}")
     return config
+
+
+def _plug_in(values: dict[str, Any]) -> dict[str, str]:
+    """Import the modules of `plugins`, so that names that they register are known; the problem if one cannot be."""
+    modules = values.get("plugins")
+    if not isinstance(modules, tuple) or not all(isinstance(name, str) for name in modules):
+        return {}  # pydantic says what is wrong with it
+    try:
+        load_plugins(modules)
+    except ValueError as error:
+        return {f"{ROOT}.plugins": str(error)}
+    return {}
+
+
+def _with_options(config: L2TConfig) -> tuple[L2TConfig, dict[str, str]]:
+    """The configuration with `options` as the models that the parts were registered with, and what is wrong with them."""
+    models, found, problems = option_models(), {}, {}
+    for name, given in config.options.items():
+        if name not in models:
+            known = f"known: {', '.join(models)}" if models else "none has any; is its module in plugins?"
+            problems[f"{ROOT}.options.{name}"] = f"no part of that name has settings; {known}"
+    for name, model in models.items():
+        try:
+            found[name] = model.model_validate(config.options.get(name, {}))
+        except ValidationError as error:
+            for item in error.errors():
+                path = ".".join(map(str, item["loc"]))
+                problems[f"{ROOT}.options.{name}.{path}"] = f"{item['msg']} (got {item['input']!r})"
+    return config.model_copy(update={"options": found}), problems
 
 
 def why_no_forward_to_share(config: L2TConfig) -> str | None:

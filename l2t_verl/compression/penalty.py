@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
+
+from l2t_verl.registry import PENALTIES, register_penalty
 
 
 def sum_by_episode(values: torch.Tensor, episode_ids: torch.Tensor, num_episodes: int) -> torch.Tensor:
@@ -27,18 +27,18 @@ def sum_by_episode(values: torch.Tensor, episode_ids: torch.Tensor, num_episodes
     return sums.scatter_add(1, episode_ids + 1, values)[:, 1:]
 
 
+@register_penalty("log_ratio")
 def _half_sum_of_squares(deltas: torch.Tensor, episode_ids: torch.Tensor, num_episodes: int) -> torch.Tensor:
     return 0.5 * sum_by_episode(deltas.square(), episode_ids, num_episodes)
 
 
+@register_penalty("log_ratio_episode")
 def _half_square_of_sum(deltas: torch.Tensor, episode_ids: torch.Tensor, num_episodes: int) -> torch.Tensor:
     return 0.5 * sum_by_episode(deltas, episode_ids, num_episodes).square()
 
 
-ESTIMATORS: dict[str, Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]] = {
-    "log_ratio": _half_sum_of_squares,
-    "log_ratio_episode": _half_square_of_sum,
-}
+# Each takes log-ratios [B, T] in nats, 0 outside episodes, the tokens' episodes [B, T] and K; it gives C, [B, K].
+ESTIMATORS = PENALTIES
 
 
 def compression_penalty(

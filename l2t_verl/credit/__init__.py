@@ -9,14 +9,17 @@ from l2t_verl.credit.health import advantage_health
 from l2t_verl.credit.length_cost import update_length_cost
 from l2t_verl.credit.length_penalty import length_penalty_advantages
 from l2t_verl.credit.paper import paper_advantages
+from l2t_verl.credit.registered import CreditInputs, token_advantages
 from l2t_verl.credit.shaped import shaped_advantages
 
 __all__ = [
+    "CreditInputs",
     "advantage_health",
     "episode_advantages",
     "length_penalty_advantages",
     "outcome_advantages",
     "paper_advantages",
     "shaped_advantages",
+    "token_advantages",
     "update_length_cost",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,11 +17,81 @@ from l2t_verl.episodes.offsets import TokenText, token_text
 from l2t_verl.episodes.paragraphs import paragraphs
 from l2t_verl.episodes.surprise import surprise_ends
 from l2t_verl.episodes.think_blocks import think_blocks
+from l2t_verl.registry import SEGMENTERS, register_segmenter
 from l2t_verl.thought import MARKS, Marks
 
-METHODS = ("episode_tags", "think_blocks", "paragraphs", "discourse_markers", "fixed_tokens", "surprise")
-FALLBACKS = ("think_blocks", "paragraphs", "discourse_markers", "fixed_tokens")
-_TAGGED = ("episode_tags", "think_blocks")
+METHODS = SEGMENTERS
+NO_FALLBACKS = ("episode_tags", "surprise")  # one leads to a fallback, the other cuts whatever there is
+
+
+@dataclass(frozen=True)
+class Uncut:
+    """A response that a segmenter cuts.
+
+    Attributes:
+        response: its text, and where tokens lie in it.
+        body: the reasoning, without thinking marks and the tail.
+        end: where the reasoning ends, in tokens.
+        log_probs: [T] of the tokens, in nats; None where nobody has them.
+        settings: of our own segmenters, by the names of `segment`'s arguments.
+        options: the part's own, of the model that it was registered with; None if it has none.
+    """
+
+    response: TokenText
+    body: Body
+    end: int
+    log_probs: Sequence[float] | torch.Tensor | None
+    settings: Mapping[str, Any]
+    options: Any
+
+    @property
+    def text(self) -> str:
+        """The response up to the end of its reasoning."""
+        return self.response.text[: self.body.end]
+
+    def to_tokens(self, cuts: Iterable[int]) -> list[int]:
+        """Cuts after so many characters of `text` as positions in tokens; what is nothing but white space is no episode."""
+        return _to_tokens(sorted(cuts), self.response, self.body)
+
+
+# A segmenter gives the ends of its episodes in tokens, or None where the text has none of the marks that it looks for.
+
+
+@register_segmenter("episode_tags")
+def _episode_tags(uncut: Uncut) -> list[int] | None:
+    cuts = episode_tags(uncut.response.text, uncut.body.end)
+    return None if cuts is None else uncut.to_tokens(cuts)
+
+
+@register_segmenter("think_blocks")
+def _think_blocks(uncut: Uncut) -> list[int] | None:
+    cuts = think_blocks(uncut.body)
+    return None if cuts is None else uncut.to_tokens(cuts)
+
+
+@register_segmenter("paragraphs")
+def _paragraphs(uncut: Uncut) -> list[int] | None:
+    return uncut.to_tokens(paragraphs(uncut.response.text, uncut.body.end))
+
+
+@register_segmenter("discourse_markers")
+def _discourse_markers(uncut: Uncut) -> list[int] | None:
+    return uncut.to_tokens(discourse_markers(uncut.response.text, uncut.body.end, uncut.settings["markers"]))
+
+
+@register_segmenter("fixed_tokens")
+def _fixed_tokens(uncut: Uncut) -> list[int] | None:
+    return fixed_tokens(uncut.end, uncut.settings["tokens_per_episode"])
+
+
+@register_segmenter("surprise")
+def _surprise(uncut: Uncut) -> list[int] | None:
+    tokens = len(uncut.response.ends)
+    if uncut.log_probs is None or len(uncut.log_probs) != tokens:
+        got = "none" if uncut.log_probs is None else f"{len(uncut.log_probs)}"
+        raise ValueError(f"method='surprise' needs log_probs for each of the {tokens} tokens, got {got}")
+    chosen = ("surprise_threshold", "max_episodes", "min_episode_tokens")
+    return surprise_ends(uncut.log_probs, uncut.end, **{name: uncut.settings[name] for name in chosen})
 
 
 def segment(
@@ -38,6 +109,7 @@ def segment(
     log_probs: Sequence[float] | torch.Tensor | None = None,
     surprise_threshold: float = 4.0,
     marks: Marks = MARKS,
+    options: Any = None,
 ) -> list[int]:
     r"""Cut a response into episodes (arXiv 2505.10425, section 4.1).
 
@@ -49,8 +121,8 @@ def segment(
     Args:
         token_ids: T response token ids.
         tokenizer: the Hugging Face tokenizer that they belong to.
-        method: `episode_tags` (the paper's), `think_blocks`, `paragraphs`, `discourse_markers`, `fixed_tokens` or
-            `surprise`.
+        method: `episode_tags` (the paper's), `think_blocks`, `paragraphs`, `discourse_markers`, `fixed_tokens`,
+            `surprise`, or what `register_segmenter` has brought.
         max_episodes: most episodes; the rest joins the last.
         min_episode_tokens: shortest episode, in tokens; a shorter one joins the following, the last the one before.
         fallback: segmenter for text without the marks of `episode_tags` or `think_blocks`; None leaves it without episodes.
@@ -61,6 +133,7 @@ def segment(
         log_probs: [T] log-probs of the tokens in nats, for `surprise`.
         surprise_threshold: in nats, for `surprise`.
         marks: texts that open and close a thought.
+        options: of a registered segmenter that has some.
 
     Returns:
         End positions b_1 < … < b_K in tokens, 0 < b_k ≤ T; empty if there is no episode.
@@ -77,43 +150,26 @@ def segment(
         >>> segment(tokenizer.encode("ab\n\ncd. #### 7"), tokenizer, method="paragraphs")
         [4, 8]
     """
-    if method not in METHODS:
-        raise ValueError(f"unknown segmenter {method!r}; known: {', '.join(METHODS)}")
-    if fallback is not None and fallback not in FALLBACKS:
-        raise ValueError(f"unknown fallback {fallback!r}; known: {', '.join(FALLBACKS)}, or None")
+    METHODS.check(method)
+    if fallback is not None and (fallback in NO_FALLBACKS or fallback not in METHODS):
+        known = ", ".join(name for name in METHODS if name not in NO_FALLBACKS)
+        raise ValueError(f"unknown fallback {fallback!r}; known: {known}, or None")
     limits = {"max_episodes": max_episodes, "min_episode_tokens": min_episode_tokens}
     apply_limits([], **limits)  # checks them, also for responses that are empty
+    if "fixed_tokens" in (method, fallback):
+        fixed_tokens(0, tokens_per_episode)  # checks the option
     ids = [int(token) for token in (token_ids.tolist() if isinstance(token_ids, torch.Tensor) else token_ids)]
     response = token_text(ids, tokenizer)
     body = find_body(response.text, answer_markers, thinking, marks)
     end = response.token_end(body.end)
-    if method == "surprise":
-        if log_probs is None or len(log_probs) != len(ids):
-            got = "none" if log_probs is None else f"{len(log_probs)}"
-            raise ValueError(f"method='surprise' needs log_probs for each of the {len(ids)} tokens, got {got}")
-        return surprise_ends(log_probs, end, surprise_threshold=surprise_threshold, **limits)
-    if method == "fixed_tokens" or fallback == "fixed_tokens":
-        fixed_tokens(0, tokens_per_episode)  # checks the option
-
-    def cut(name: str) -> list[int] | None:
-        if name == "episode_tags":
-            cuts = episode_tags(response.text, body.end)
-        elif name == "think_blocks":
-            cuts = think_blocks(body)
-        elif name == "paragraphs":
-            cuts = paragraphs(response.text, body.end)
-        elif name == "discourse_markers":
-            cuts = discourse_markers(response.text, body.end, markers)
-        else:
-            return fixed_tokens(end, tokens_per_episode)
-        return None if cuts is None else _to_tokens(cuts, response, body)
-
-    ends = cut(method)
+    settings = {"markers": markers, "tokens_per_episode": tokens_per_episode, "surprise_threshold": surprise_threshold}
+    uncut = Uncut(response, body, end, log_probs, settings | limits, options)
+    ends = METHODS[method](uncut)
     if ends is None and fallback is not None and fallback != method:
-        ends = cut(fallback)
+        ends = METHODS[fallback](uncut)
     if ends is None:
         return []
-    return apply_limits([*(position for position in ends if position < end), end], **limits)
+    return apply_limits([*(position for position in ends if 0 < position < end), end], **limits)
 
 
 def _to_tokens(cuts: list[int], response: TokenText, body: Body) -> list[int]:

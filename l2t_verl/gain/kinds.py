@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
+from l2t_verl.registry import KINDS, register_kind
 
-def _geometric(total: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
-    return (total / count).exp()
-
-
-def _probability(total: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
-    return total.exp()
+# A kind takes the answers' log-probs [N, A], in nats, 0 beyond a row's length, and where they are inside, [N, A] bool; it
+# gives J, [N].
 
 
-def _mean_logprob(total: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
-    return total / count
+@register_kind("geometric")
+def _geometric(log_probs: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
+    return _mean_logprob(log_probs, inside).exp()
 
 
-KINDS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
-    "geometric": _geometric,
-    "probability": _probability,
-    "mean_logprob": _mean_logprob,
-}
+@register_kind("probability")
+def _probability(log_probs: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
+    return log_probs.sum(dim=1).exp()
+
+
+@register_kind("mean_logprob")
+def _mean_logprob(log_probs: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
+    return log_probs.sum(dim=1) / inside.sum(dim=1)
 
 
 def check_kind(kind: str) -> None:
@@ -38,8 +37,7 @@ def check_kind(kind: str) -> None:
             "kind='monte_carlo' samples forced answers, which a forward cannot do: see sampled_scores, or take one of "
             + ", ".join(KINDS)
         )
-    if kind not in KINDS:
-        raise ValueError(f"unknown kind {kind!r} of answer score; known: {', '.join(KINDS)}, monte_carlo")
+    KINDS.check(kind, beside=["monte_carlo"])
 
 
 def reduce_log_probs(log_probs: torch.Tensor, lengths: torch.Tensor, *, kind: str) -> torch.Tensor:
@@ -75,5 +73,4 @@ def reduce_log_probs(log_probs: torch.Tensor, lengths: torch.Tensor, *, kind: st
             f"{int(lengths.max())}"
         )
     inside = torch.arange(log_probs.shape[1], device=log_probs.device) < lengths[:, None].to(log_probs.device)
-    total = torch.where(inside, log_probs.double(), 0.0).sum(dim=1)
-    return KINDS[kind](total, lengths.to(total)).float()
+    return KINDS[kind](torch.where(inside, log_probs.double(), 0.0), inside).float()

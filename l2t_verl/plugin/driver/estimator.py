@@ -106,23 +106,19 @@ def _credit(
     context: CreditContext, outcome: torch.Tensor, mask: torch.Tensor, index: np.ndarray, rows: torch.Tensor
 ) -> torch.Tensor:
     config = context.config
-    arguments = (outcome, context.process[rows], context.episode_ids[rows], mask, context.old_log_probs[rows], index)
-    settings, session = config.credit, context.sessions[rows.numpy()]
-    if settings.method == "paper":
-        return credit.paper_advantages(*arguments, alpha=config.alpha, ratio_clip=settings.ratio_clip, session=session)
-    if settings.method == "length_penalty":
-        return credit.length_penalty_advantages(*arguments, length_penalty=settings.length_penalty, session=session)
-    grouped = {
-        "alpha": config.alpha,
-        "length_cost": context.length_cost,
-        "length_cost_for": settings.length_cost_for,
-        "max_length": context.max_length,
-        "std_floor": settings.std_floor,
-        "norm_by_std": context.norm_by_std,
-        "session": session,
-    }
-    if settings.method == "episode":
-        return credit.episode_advantages(
-            *arguments, gamma=settings.gamma, surprise_weights=settings.surprise_weights, **grouped
-        )
-    return credit.shaped_advantages(*arguments, **grouped)
+    inputs = credit.CreditInputs(
+        outcome,
+        context.process[rows],
+        context.episode_ids[rows],
+        mask,
+        context.old_log_probs[rows],
+        index,
+        session=context.sessions[rows.numpy()],
+        alpha=config.alpha,
+        length_cost=context.length_cost,
+        max_length=context.max_length,
+        norm_by_std=context.norm_by_std,
+        settings=config.credit,
+        options=config.options.get(config.credit.method),
+    )
+    return credit.token_advantages(config.credit.method, inputs)

@@ -122,6 +122,7 @@ class L2TMixin(_Trainer):
         with liveness.watch(self):
             super()._setup()
             refusals.check_versions(self.actor_rollout_wg.l2t_version(), l2t_verl.__version__)
+            self.actor_rollout_wg.l2t_load_plugins(self.l2t.plugins)
             self.packs_rows = self._packs_rows()
             self.fuses_scores = self._fuses_scores()
 

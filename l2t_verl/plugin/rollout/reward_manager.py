@@ -22,6 +22,7 @@ from l2t_verl.config import L2TConfig
 from l2t_verl.grading import Grader, GradeResult, grade_code_score, grade_math_score
 from l2t_verl.plugin import fields, verl_scorers
 from l2t_verl.plugin.settings import read_config
+from l2t_verl.registry import GRADERS
 from l2t_verl.thought import Marks, answer_part, decode, opens_thought
 
 logger = logging.getLogger(__name__)
@@ -107,6 +108,8 @@ class L2TRewardManager(RewardManagerBase):
         answers = fields.accepted_answers(truth)
         if not answers or grader == "tests":
             return GradeResult(0.0, "no_ground_truth")
+        if grader in GRADERS:
+            return await self.grader.grade(GRADERS[grader], answered, answers, info, self.l2t.options.get(grader))
         if grader == "math_verify" or (grader == "auto" and not await self._is_known(source)):
             return await self.grader.grade(grade_math_score, answered, answers, self.marks, False)
         if self.sandboxed is not None:
@@ -157,6 +160,7 @@ class L2TRewardManager(RewardManagerBase):
             "min_episode_tokens": settings.min_episode_tokens,
             "thinking": thinking,
             "marks": self.marks,
+            "options": self.l2t.options.get(settings.method),
             **markers,
         }
         methods = (settings.method, settings.fallback)

@@ -1,0 +1,133 @@
+"""The method's exchangeable parts by name: segmenters, kinds of J, penalties, credits and graders; yours beside ours.
+
+A module of your own registers what it brings when it is imported, and `algorithm.l2t.plugins=[my_module]` has it imported
+in every process that needs it. `l2t_verl/guide/extending.md` goes through it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Generic, TypeVar
+
+from pydantic import BaseModel
+
+Part = TypeVar("Part", bound=Callable)
+
+
+class Registry(Mapping[str, Part], Generic[Part]):
+    """Parts of one sort by their names.
+
+    The names of our own parts are declared, so that a configuration can be checked before the packages that hold them, and
+    torch with them, are imported.
+
+    Args:
+        what: the sort, as messages call it.
+        declared: names of the parts that the package itself registers.
+    """
+
+    def __init__(self, what: str, declared: Iterable[str] = ()):
+        self.what = what
+        self._declared = dict.fromkeys(declared)
+        self._parts: dict[str, Part] = {}
+        self._options: dict[str, type[BaseModel]] = {}
+
+    def register(self, name: str, *, options: type[BaseModel] | None = None) -> Callable[[Part], Part]:
+        """A decorator that registers a part under a name; a module that is imported again may register its own again.
+
+        Args:
+            name: what the configuration calls it.
+            options: a pydantic model of its settings, all with defaults, which `algorithm.l2t.options.<name>` fills.
+
+        Raises:
+            ValueError: the name is taken by another part, or one of the options has no default.
+
+        Example:
+            >>> doubles = Registry("doubling")
+            >>> @doubles.register("twice")
+            ... def twice(x):
+            ...     return 2 * x
+            >>> doubles["twice"](3)
+            6
+        """
+        if options is not None and (bare := [key for key, field in options.model_fields.items() if field.is_required()]):
+            raise ValueError(f"{self.what} {name!r}: its options need defaults, and {', '.join(bare)} has none")
+
+        def keep(part: Part) -> Part:
+            known = self._parts.get(name)
+            if known is not None and (known.__module__, known.__qualname__) != (part.__module__, part.__qualname__):
+                raise ValueError(f"the {self.what} {name!r} is registered already, by {known.__module__}; take another name")
+            self._parts[name] = part
+            if options is not None:
+                self._options[name] = options
+            return part
+
+        return keep
+
+    def options_of(self, name: str) -> type[BaseModel] | None:
+        """The model of a part's settings; None if it has none."""
+        return self._options.get(name)
+
+    def check(self, name: str, *, beside: Iterable[str] = ()) -> str:
+        """The name itself, if a part has it.
+
+        Args:
+            name: to look for.
+            beside: names that are dealt with elsewhere.
+
+        Raises:
+            ValueError: nothing has that name; with the known ones, and the likeliest.
+        """
+        known = [*self, *beside]
+        if name in known:
+            return name
+        near = difflib.get_close_matches(name, known, n=1)
+        guess = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"unknown {self.what} {name!r}; known: {', '.join(known)}{guess}")
+
+    def __getitem__(self, name: str) -> Part:
+        return self._parts[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._declared | dict.fromkeys(self._parts))
+
+    def __len__(self) -> int:
+        return len(self._declared | dict.fromkeys(self._parts))
+
+
+SEGMENTERS: Registry = Registry(
+    "segmenter", ("episode_tags", "think_blocks", "paragraphs", "discourse_markers", "fixed_tokens", "surprise")
+)
+KINDS: Registry = Registry("kind of answer score", ("geometric", "probability", "mean_logprob"))
+PENALTIES: Registry = Registry("estimator of a penalty from log-ratios", ("log_ratio", "log_ratio_episode"))
+CREDITS: Registry = Registry("credit", ("paper", "episode", "shaped", "length_penalty"))
+GRADERS: Registry = Registry("grader")
+REGISTRIES = (SEGMENTERS, KINDS, PENALTIES, CREDITS, GRADERS)
+
+register_segmenter = SEGMENTERS.register
+register_kind = KINDS.register
+register_penalty = PENALTIES.register
+register_credit = CREDITS.register
+register_grader = GRADERS.register
+
+
+def load_plugins(modules: Iterable[str]) -> None:
+    """Import modules that register parts.
+
+    Raises:
+        ValueError: one cannot be imported; with its own error and the remedy.
+    """
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            raise ValueError(
+                f"{name} cannot be imported ({type(error).__name__}: {error}); it has to be installed, or its folder on "
+                "PYTHONPATH, on every node"
+            ) from error
+
+
+def option_models() -> dict[str, type[BaseModel]]:
+    """The models of all parts that have settings, by the parts' names."""
+    return {name: model for registry in REGISTRIES for name in registry if (model := registry.options_of(name)) is not None}
