@@ -340,11 +340,12 @@ def _plug_in(values: dict[str, Any]) -> dict[str, str]:
 
 def _with_options(config: L2TConfig) -> tuple[L2TConfig, dict[str, str]]:
     """The configuration with `options` as the models that the parts were registered with, and what is wrong with them."""
-    models, found, problems = option_models(), {}, {}
-    for name, given in config.options.items():
-        if name not in models:
-            known = f"known: {', '.join(models)}" if models else "none has any; is its module in plugins?"
-            problems[f"{ROOT}.options.{name}"] = f"no part of that name has settings; {known}"
+    models = option_models()
+    found: dict[str, Any] = {}
+    problems: dict[str, str] = {}
+    for name in config.options.keys() - models.keys():
+        known = f"known: {', '.join(models)}" if models else "none has any; is its module in plugins?"
+        problems[f"{ROOT}.options.{name}"] = f"no part of that name has settings; {known}"
     for name, model in models.items():
         try:
             found[name] = model.model_validate(config.options.get(name, {}))

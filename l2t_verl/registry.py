@@ -9,11 +9,14 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
-Part = TypeVar("Part", bound=Callable)
+if TYPE_CHECKING:  # torch is heavy, and a configuration is checked without it
+    import torch
+
+Part = TypeVar("Part", bound=Callable[..., Any])
 
 
 class Registry(Mapping[str, Part], Generic[Part]):
@@ -96,13 +99,15 @@ class Registry(Mapping[str, Part], Generic[Part]):
         return len(self._declared | dict.fromkeys(self._parts))
 
 
-SEGMENTERS: Registry = Registry(
+Tensors = Callable[..., "torch.Tensor"]
+
+SEGMENTERS: Registry[Callable[..., list[int] | None]] = Registry(
     "segmenter", ("episode_tags", "think_blocks", "paragraphs", "discourse_markers", "fixed_tokens", "surprise")
 )
-KINDS: Registry = Registry("kind of answer score", ("geometric", "probability", "mean_logprob"))
-PENALTIES: Registry = Registry("estimator of a penalty from log-ratios", ("log_ratio", "log_ratio_episode"))
-CREDITS: Registry = Registry("credit", ("paper", "episode", "shaped", "length_penalty"))
-GRADERS: Registry = Registry("grader")
+KINDS: Registry[Tensors] = Registry("kind of answer score", ("geometric", "probability", "mean_logprob"))
+PENALTIES: Registry[Tensors] = Registry("estimator of a penalty from log-ratios", ("log_ratio", "log_ratio_episode"))
+CREDITS: Registry[Tensors] = Registry("credit", ("paper", "episode", "shaped", "length_penalty"))
+GRADERS: Registry[Callable[..., Any]] = Registry("grader")
 REGISTRIES = (SEGMENTERS, KINDS, PENALTIES, CREDITS, GRADERS)
 
 register_segmenter = SEGMENTERS.register

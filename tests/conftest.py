@@ -32,7 +32,8 @@ def pytest_configure(config):
 
 def pytest_xdist_auto_num_workers(config):
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(cores, int(psutil.virtual_memory().total // MEMORY_OF_A_WORKER), 8))
+    # one more than cores: a third of their time tests wait, for processes that start and for limits that run out
+    return max(1, min(cores + 1, int(psutil.virtual_memory().total // MEMORY_OF_A_WORKER), 8))
 
 
 def pytest_xdist_make_scheduler(config, log):
@@ -45,8 +46,10 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def warnings_are_logged():
-    """verl's vLLM server silences its whole process when it is imported, which here is everybody's."""
+    """verl's vLLM server silences its whole process when it is imported, which here is everybody's: root and handlers."""
     logging.root.setLevel(logging.WARNING)
+    for handler in logging.root.handlers:
+        handler.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="module")

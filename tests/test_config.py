@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from pydantic import BaseModel, ValidationError
 
 from l2t_verl.config import ConfigError, L2TConfig, load_config
-from l2t_verl.guide.__main__ import describe_fields
+from l2t_verl.guide.__main__ import describe_fields, parts
 from l2t_verl.plugin.settings import read_config
 
 
@@ -100,8 +100,8 @@ def test_keys_that_are_no_strings():
         ("episodes.max_episodes", 30.0, "should be a valid integer (got 30.0)"),
         ("episodes.max_episodes", "30", "should be a valid integer (got '30')"),
         ("episodes.max_episodes", True, "should be a valid integer (got True)"),
-        ("episodes.method", "sentences", "should be 'episode_tags', 'think_blocks'"),
-        ("episodes.method", None, "should be 'episode_tags'"),
+        ("episodes.method", "sentences", "unknown segmenter 'sentences'; known: episode_tags, think_blocks, paragraphs"),
+        ("episodes.method", None, "should be a valid string (got None)"),
         ("episodes.fallback", "surprise", "(got 'surprise')"),
         ("episodes.markers", "Wait", "should be a list (got 'Wait')"),
         ("episodes.markers", ["Wait", 3], "should be a valid string (got 3)"),
@@ -329,12 +329,16 @@ def test_verl_s_configuration_is_refused_by_the_same_check(node):
 def test_fields_are_listed_once_in_order_with_their_defaults():
     rows = describe_fields()
     paths = [path for path, _, _ in rows]
-    defaults = leaves(L2TConfig().model_dump())
+    defaults = leaves(L2TConfig().model_dump() | {"options": "by the parts' names"})
     assert paths == list(defaults)
     shown = {path: default for path, default, _ in rows}
     assert (shown["alpha"], shown["credit.gamma"], shown["episodes.max_episodes"]) == ("0.8", "null", "30")
     assert shown["gain.think_close"] == "\\n</think>"  # escaped, so that it stays in one line of a table
     assert all("\n" not in default for default in shown.values())
+
+
+def test_registered_parts_are_listed():
+    assert "credit: paper, episode, shaped, length_penalty" in parts()
 
 
 def test_every_field_has_a_sentence_and_every_section_too():

@@ -69,7 +69,7 @@ def test_the_model_is_left_as_it_was():
     ("changes", "error", "message"),
     [
         ({"backend": "magic"}, ValueError, "unknown backend 'magic'; known: expanded, packed"),
-        ({"kind": "best"}, ValueError, "unknown kind 'best'"),
+        ({"kind": "best"}, ValueError, "unknown kind of answer score 'best'"),
         ({"kind": "monte_carlo"}, NotImplementedError, "see sampled_scores"),
         ({"prompt_ids": []}, ValueError, "prompt_ids is empty"),
         ({"answer_ids": []}, ValueError, "answer_ids is empty"),

@@ -38,6 +38,8 @@ OTHERS = {
     "l2t-verl report": "test_report.py, on real runs",
     "python tests/bench/run.py": "test_bench.py",
     "python tests/bench/grading.py": "test_bench.py",
+    "python -m l2t_verl.guide parts": "test_config.py",
+    "PLUGINS=my_credit bash tests/": "test_registered.py, with the module that the page shows",
     "sbatch --nodes=2 --gpus-per-node=8 recipes/slurm.sh": "test_slurm_script.py",
     "python -c import verl, l2t_verl;": "test_entry.py",
 }
@@ -69,7 +71,12 @@ def test_every_command_of_a_guide_has_one_too(page):
 def launches() -> list[str]:
     """Each line of the README and the guides that launches a recipe."""
     return sorted(
-        {line for page in (ROOT / "README.md", *GUIDES) for line in commands(page) if re.search(r"/run\.sh [a-z]", line)}
+        {
+            line
+            for page in (ROOT / "README.md", *GUIDES)
+            for line in commands(page)
+            if re.search(r"recipes/.*/run\.sh [a-z]", line)
+        }
     )
 
 

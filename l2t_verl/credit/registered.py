@@ -56,10 +56,18 @@ class CreditInputs:
         Raises:
             ValueError: see `check_rollouts`.
         """
-        return check_rollouts(*self._arguments, session=self.session)
+        return check_rollouts(
+            self.outcome,
+            self.process,
+            self.episode_ids,
+            self.response_mask,
+            self.old_log_probs,
+            self.index,
+            self.session,
+        )
 
     @property
-    def _arguments(self) -> tuple:
+    def _arguments(self) -> tuple[Any, ...]:
         return self.outcome, self.process, self.episode_ids, self.response_mask, self.old_log_probs, self.index
 
     @property

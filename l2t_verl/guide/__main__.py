@@ -1,12 +1,17 @@
-"""python -m l2t_verl.guide: writes settings.md beside this file, from the configuration's own sentences."""
+"""python -m l2t_verl.guide [parts]: writes settings.md beside this file, from the configuration's own sentences.
+
+`parts` prints the names of all registered parts instead; see extending.md.
+"""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from pydantic import BaseModel
 
 from l2t_verl.config import L2TConfig
+from l2t_verl.registry import REGISTRIES
 
 PAGE = Path(__file__).with_name("settings.md")
 HEAD = """# Settings
@@ -33,14 +38,9 @@ def describe_fields(model: type[BaseModel] = L2TConfig, prefix: str = "") -> lis
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             rows += describe_fields(field.annotation, f"{prefix}{name}.")
         else:
-            default = "null" if field.default is None else str(field.default)
-            rows.append(
-                (
-                    prefix + name,
-                    repr(field.default)[1:-1] if isinstance(field.default, str) else default,
-                    field.description or "",
-                )
-            )
+            value = field.get_default(call_default_factory=True)
+            default = repr(value)[1:-1] if isinstance(value, str) else "null" if value is None else str(value)
+            rows.append((prefix + name, default, field.description or ""))
     return rows
 
 
@@ -50,5 +50,15 @@ def page() -> str:
     return HEAD + "".join(f"| `{name}` | `{default}` | {text} |\n" for name, default, text in rows)
 
 
+def parts() -> str:
+    """A line for each registry with the names in it."""
+    return "\n".join(f"{registry.what}: {', '.join(registry) or 'none of ours'}" for registry in REGISTRIES)
+
+
 if __name__ == "__main__":
-    PAGE.write_text(page())
+    if sys.argv[1:] == ["parts"]:
+        print(parts())
+    elif sys.argv[1:]:
+        sys.exit(f"guide: unknown argument {sys.argv[1]}; known: parts, or none")
+    else:
+        PAGE.write_text(page())

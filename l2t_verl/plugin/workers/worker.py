@@ -22,6 +22,7 @@ from l2t_verl.plugin import fields
 from l2t_verl.plugin.settings import context_length
 from l2t_verl.plugin.workers import collectives, derivatives, scoring
 from l2t_verl.plugin.workers.displacement import Displacement, local_part, reshard
+from l2t_verl.registry import load_plugins
 
 WEIGHT_UPDATE_TIMEOUT_MS = 45_000
 
@@ -44,6 +45,15 @@ class L2TWorkerMixin(_Worker):
     def l2t_version(self) -> str:
         """The version of this package on the worker's node."""
         return l2t_verl.__version__
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def l2t_load_plugins(self, modules: tuple[str, ...]) -> None:
+        """Import the modules that register kinds of J; the settings that come with a batch name them.
+
+        Raises:
+            ValueError: one cannot be imported on this node.
+        """
+        load_plugins(modules)
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL, blocking=False)
     async def update_weights(self, global_steps: int | None = None, mode: str = "auto") -> Any:
