@@ -27,6 +27,7 @@ _OPTION = re.compile(
     r"(?:[\[({<]\s*(?P<a>[A-Za-z])\s*[\])}>]\.?(?P<rest_a>.*)|(?P<b>[A-Z])\s*(?:[.:)]|\s[-–—]\s)(?P<rest_b>.*)|(?P<c>[A-Z]))",
     re.DOTALL,
 )
+_LETTER_AND_TEXT = re.compile(r"(?:[\[(]\s*[A-J]\s*[\])][.:]?(?=[\s\d$\\])|[A-J]\s*[.:)]\s)(?P<text>.*\S.*)", re.DOTALL)
 _SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _SCALED = re.compile(
     rf"(?P<value>[-+]?{_DECIMAL})\s*(?:\\text\{{)?\s*(?P<word>{'|'.join(_SCALES)})\b[^\d{{}}\\,]*\}}?", re.IGNORECASE
@@ -101,6 +102,18 @@ class Reading:
     def option(self) -> str | None:
         """The letter of an option, with its text or without, upper case."""
         return option(self.text)
+
+    @property
+    def of_option(self) -> str | None:
+        r"""The text of an option beside its letter; None where there is no letter, or nothing else.
+
+        Example:
+            >>> read("\\textbf{(C)}\\ 12").of_option, read("C: 12").of_option, read("(C)").of_option, read("(n) 2").of_option
+            ('12', '12', None, None)
+        """
+        text = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", self.text).strip()
+        found = _LETTER_AND_TEXT.fullmatch(text)
+        return found["text"].strip() if found and self.option else None
 
     @property
     def options(self) -> frozenset[str] | None:

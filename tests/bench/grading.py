@@ -18,6 +18,7 @@ import logging
 import random
 import re
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -218,14 +219,16 @@ def rates(files: list[str], baseline: Path | None) -> dict[str, Any]:
             code += f"runpy.run_path({str(Path(__file__).resolve())!r})['print_rate']({files!r})"
             run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
             found[name].append(float(run.stdout.split()[-1]))
-    return found | ({"ratio": max(found["here"]) / max(found["baseline"])} if baseline else {})
+    return found | ({"ratio": statistics.median(found["here"]) / statistics.median(found["baseline"])} if baseline else {})
 
 
 def print_rate(files: list[str]) -> None:
     """The rate of the checkout that stands first on the path."""
     draw = random.Random(SEED)
     known = [truth for file in files for truth in truths(Path(file)) if truth]
-    pairs = [(f"So it is \\boxed{{{truth}}}.", truth) for truth in draw.sample(known, min(3000, len(known)))]
+    drawn = draw.sample(known, min(3000, len(known)))
+    stated = [truth if number % 2 else drawn[number - 1] for number, truth in enumerate(drawn)]  # half of them wrong
+    pairs = [(f"So it is \\boxed{{{text}}}.", truth) for text, truth in zip(stated, drawn, strict=True)]
     print(asyncio.run(_rate(pairs)))
 
 

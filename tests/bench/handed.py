@@ -89,7 +89,7 @@ def _is_named(line: str) -> bool:
 
 def _is_read(case: dict[str, Any]) -> bool:
     """One problem, with its answer; without one where it is no number."""
-    (suffix, content), = case["input"].items()
+    ((suffix, content),) = case["input"].items()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"rows.{suffix}"
         file.write_text(content.replace("\\ufeff", "\ufeff"))
