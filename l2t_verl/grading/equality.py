@@ -151,10 +151,13 @@ def _one_imaginary_unit(truth: Any, answer: Any) -> tuple[Any, Any]:
 
 
 def _exact(found: Any) -> Any:
-    """The same with decimals as fractions."""
+    """The same with decimals as fractions; a relation stays one, even if it is false."""
     from sympy import Float, Rational
+    from sympy.core.relational import Relational
 
     try:
+        if isinstance(found, Relational):
+            return found.func(_exact(found.lhs), _exact(found.rhs), evaluate=False)
         floats = found.atoms(Float)
         return found.xreplace({value: Rational(str(value)) for value in floats}) if floats else found
     except Exception:  # of matrices and of sets that are not evaluated
@@ -220,6 +223,8 @@ def _differ(truth: Any, answer: Any) -> bool:
     if isinstance(truth, (Tuple, Interval)) and isinstance(answer, type(truth)):
         return any(_unequal(a, b) for a, b in zip(truth.args[:2], answer.args[:2], strict=False))
     if isinstance(truth, FiniteSet) and isinstance(answer, FiniteSet):
+        if all(isinstance(part, Eq) for part in (*truth.args, *answer.args)):
+            return any(all(_differ(a, b) for b in answer.args) for a in truth.args)
         numbers = [part for part in truth.args if _is_number(part)]
         others = [part for part in answer.args if _is_number(part)]
         return len(others) == len(answer.args) and any(all(_unequal(a, b) for b in others) for a in numbers)
@@ -240,6 +245,7 @@ def _is_other_equation(truth: Any, answer: Any) -> bool:
     """
     from sympy import Expr, solve
 
+    given, truth, answer = truth, _without_functions(truth), _without_functions(answer)
     sides = [(truth.lhs, answer.lhs), (truth.rhs, answer.rhs)]
     if not all(isinstance(side, Expr) for pair in sides for side in pair):
         return False
@@ -254,10 +260,21 @@ def _is_other_equation(truth: Any, answer: Any) -> bool:
             return any(_differ(a, b) for a, b in sides)
         if not _apart(f1 * g2, f2 * g1):  # one is a multiple of the other
             return False
+    if truth is not given:  # math-verify would solve for nothing
+        return True
     try:
         return not solve(truth, truth.free_symbols)
     except Exception:  # of many kinds; math-verify's own attempt will fail, too
         return False
+
+
+def _without_functions(found: Any) -> Any:
+    """A symbol for each value of a function that is not known, such as f(1): nothing would be free in `f(1) = 0`."""
+    from sympy import Symbol
+    from sympy.core.function import AppliedUndef
+
+    values = {value: Symbol(str(value), real=True) for value in found.atoms(AppliedUndef)}
+    return found.func(*(side.xreplace(values) for side in found.args), evaluate=False) if values else found
 
 
 def _at_points(a: Any, b: Any) -> list[tuple[Any, Any]] | None:

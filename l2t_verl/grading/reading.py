@@ -250,7 +250,10 @@ def expression(text: str) -> Any:
     if not text or "dots" in text or re.search(r"\d\s+\d", text) or _BASED.search(text):
         return None
     config = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
-    plain = normalize_latex(_for_latex(text), config)
+    text = _for_latex(text)
+    if "'" in text:  # it would be dropped
+        return None
+    plain = normalize_latex(text, config)
     try:
         found = latex2sympy(
             plain, is_real=not should_treat_as_complex(plain), convert_degrees=False, normalization_config=None
@@ -264,9 +267,10 @@ def _for_latex(text: str) -> str:
     r"""Plain operators as LaTeX has them.
 
     Example:
-        >>> _for_latex("sqrt(2)*x**2"), _for_latex("2 sqrt2")
-        ('\\sqrt{2}\\cdot x^2', '2 \\sqrt{2}')
+        >>> _for_latex("sqrt(2)*x**2"), _for_latex("2 sqrt2"), _for_latex("S/S'")  # a prime makes another variable
+        ('\\sqrt{2}\\cdot x^2', '2 \\sqrt{2}', 'S/S_{p}')
     """
+    text = re.sub(r"(?<![\\A-Za-z])([A-Za-z])(?:'|\^\s*\{?\s*\\prime\s*\}?)(?!['_])", r"\1_{p}", text)
     text = text.replace("**", "^").replace("*", "\\cdot ")
     text = re.sub(r"(?<![\\A-Za-z])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}", text)
     text = re.sub(r"(?<![\\A-Za-z])sqrt\s*(\d+)", r"\\sqrt{\1}", text)
