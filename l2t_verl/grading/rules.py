@@ -93,7 +93,7 @@ def without_delimiters(text: str) -> str:
     """
     text = unwrapped(text)
     text = re.sub(
-        r"\\text(?:rm)?\s*\{\s*\\?\$\s*\}|\\mathrm\s*\{\s*\\?\$\s*\}|\\textdollar\b|\b(?:US|AU?|CA?|HK|NZ)\\?\$(?=\s*[\d.])",
+        r"\\text(?:rm)?\s*\{\s*\\?\$\s*\}|\\mathrm\s*\{\s*\\?\$\s*\}|\\textdollar\b|\b(?:US|AU?|CA?|HK|NZ|MX|R|S)\\?\$(?=\s*[}\d.])",
         "",
         text,
     )
@@ -115,7 +115,7 @@ def one_text_command(text: str) -> str:
         r"\\(?:text(?:bf|rm|it|normal|sf|tt|up)|math(?:rm|bf|it|sf|tt)|mbox|hbox|operatorname\*?)\s*(?=\{)", r"\\text", text
     )
     text = re.sub(r"\{\\(?:rm|bf|it)\s+([^{}]*)\}", r"\\text{\1}", text)
-    text = re.sub(r"(?<=\d)\s*\\text\{\s*([eE])\s*\}(?=[-+]?\d)", r"\1", text)
+    text = re.sub(r"(?<=\d)\s*\\text\{\s*([eE])\s*\}(?=\{?[-+]?\d)", r"\1", text)
     text = re.sub(r"\\text\s*\{([^{}]*)\}", _text, text)
     whole = re.fullmatch(r"\s*\\text\{([^{}]*)\}\s*", text)
     return whole[1].strip() if whole and whole[1].isalpha() else text
@@ -123,6 +123,8 @@ def one_text_command(text: str) -> str:
 
 def _text(match: re.Match[str]) -> str:
     inside = match[1].replace("~", " ")
+    if inside.strip() == "i":  # the imaginary unit, and none of measure
+        return inside
     if not any(character.isalpha() for character in inside) or any(character.isdigit() for character in inside):
         return inside
     if re.fullmatch(r"\s*\(?[A-Za-z]\)?[.,:]?\s*", inside) and "(" in inside:
@@ -166,7 +168,7 @@ def plain_spaces(text: str) -> str:
         text,
     )
     text = re.sub(r"\\(?:left|right)(?![A-Za-z])\s*\.?|\\[bB]igg?[lr]?(?![A-Za-z])", "", text)
-    return text.strip()
+    return text.strip().rstrip("\\").rstrip()  # of a space at the end its backslash may be left
 
 
 def one_ellipsis(text: str) -> str:
@@ -360,7 +362,10 @@ def braced_fractions(text: str) -> str:
     Example:
         >>> braced_fractions("\\frac 3 4"), braced_fractions("\\frac34x"), braced_fractions("\\frac{3}{4}")
         ('\\frac{3}{4}', '\\frac{3}{4}x', '\\frac{3}{4}')
+        >>> braced_fractions("\\log_2 8")  # the base of a logarithm, too
+        '\\log_{2} 8'
     """
+    text = re.sub(r"(\\log)\s*_\s*(\w)", r"\1_{\2}", text)
     return re.sub(r"\\([dtc]?frac)\s*(\d)\s*(\d)", r"\\\1{\2}{\3}", text)
 
 
