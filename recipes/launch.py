@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from l2t_verl.thought import MARKS, Marks
 from recipes import workers
 from recipes.checks import gpus_of, memory_lines, penalty_lines, problems_of
 from recipes.disk import disk_lines, disk_problem
@@ -96,32 +97,54 @@ def make_data(config: Any) -> None:
                 f"launch: data.{key}={file} is not there, though {folder} was built: without the problems for it. Build it "
                 f"again with {against} (NAME=PATH without a hub), or name another file"
             )
+    marks = marks_of(config)
     for folder in {file.parent for _, file in missing}:
         print(f"data: {folder} is not there yet and is built", flush=True)
         build = [sys.executable, "-m", "l2t_verl.data", folder.name, "--out", str(folder)]
-        build += ["--tokenizer", str(config.actor_rollout_ref.model.path)]
+        build += ["--tokenizer", str(config.actor_rollout_ref.model.path), *marks_options(marks)]
         if subprocess.run(build, check=False).returncode:
             raise SystemExit(
                 "launch: the data could not be built; build it by hand (--from PATH without a hub), start again"
             )
     for folder in {file.parent for _, file in files}:
-        check_prompts(folder, str(config.actor_rollout_ref.model.path))
+        check_prompts(folder, str(config.actor_rollout_ref.model.path), marks)
 
 
-def check_prompts(folder: Path, model: str) -> None:
-    """Whether the prompts there ask for `<think>` just where the model's chat template has not opened it.
+def marks_of(config: Any) -> Marks:
+    """The marks of the thought that the run cuts and grades by."""
+    from omegaconf import OmegaConf
+
+    select = lambda key, default: OmegaConf.select(config, f"algorithm.l2t.gain.{key}", default=default)  # noqa: E731
+    return Marks.of(select("think_open", MARKS.opening), select("think_close", MARKS.closing))
+
+
+def marks_options(marks: Marks) -> list[str]:
+    """What a data build is told of the marks; nothing where they are its own."""
+    return [] if marks == MARKS else [f"--think-open={marks.opening}", f"--think-close={marks.closing}"]
+
+
+def check_prompts(folder: Path, model: str, marks: Marks = MARKS) -> None:
+    """Whether the prompts there ask for a thought by the run's marks, and to open it just where the model's chat template
+    has not.
 
     Raises:
         SystemExit: they do not.
     """
     from l2t_verl.data.instruction import opens_thinking
-    from l2t_verl.thought import Marks
 
     manifest = folder / "manifest.json"
     made = json.loads(manifest.read_text()) if manifest.exists() else {"instruction": ""}
-    marks = Marks(*made.get("marks of the thought", ()))
-    if marks.opening not in made["instruction"]:
+    asked = Marks(*made.get("marks of the thought", ()))
+    if asked.closing not in made["instruction"]:
         return
+    build = ["python", "-m", "l2t_verl.data", made["data set"], "--out", str(folder), "--tokenizer", model]
+    again = shlex.join([*build, *marks_options(marks)])
+    if asked != marks:
+        raise SystemExit(
+            f"launch: the prompt in {folder} asks for a thought between {asked.opening} and {asked.closing}, but "
+            f"algorithm.l2t.gain.think_open and think_close are {marks.opening} and {marks.closing}: answers would count as "
+            f"thoughts; build it again: {again}"
+        )
     from transformers import AutoTokenizer
 
     try:
@@ -132,8 +155,8 @@ def check_prompts(folder: Path, model: str) -> None:
     if bool(made["prompt opens <think>"]) != opens:
         does, asks = ("opens", "asks for it again") if opens else ("does not open", "takes it for open")
         raise SystemExit(
-            f"launch: {model}'s chat template {does} <think>, and the prompt in {folder} {asks}; build it again: "
-            f"python -m l2t_verl.data {made['data set']} --out {folder} --tokenizer {model}"
+            f"launch: {model}'s chat template {does} {marks.opening}, and the prompt in {folder} {asks}; build it again: "
+            f"{again}"
         )
 
 

@@ -234,3 +234,52 @@ def test_programs_are_kept_if_they_pass_their_own_tests(tmp_path):
 def test_mathematics_is_compared_with_benchmarks_of_mathematics_alone():
     assert set(command.benchmark_sources(None, "code")) == {"humaneval", "mbpp_test"}
     assert "humaneval" not in command.benchmark_sources(None, "math")
+
+
+def rows_file(path: Path, *rows: dict) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_rows_that_cannot_be_won_or_by_a_wrong_answer_are_named(tmp_path):
+    truths = ("\\[ 98 \\]", "\\frac{1}{2", "", "\\dfrac23 \\approx 0.67", "15\\mbox{ cm}^2", "\\binom{5}{2}")
+    file = rows_file(tmp_path / "a.jsonl", *({"problem": f"{i}?", "answer": truth} for i, truth in enumerate(truths)))
+    done = run("check", file)
+    assert done.exit_code == 1, done.output
+    lines = done.output.splitlines()
+    assert [line[: line.index(":")] for line in lines if line.startswith("row ")] == [
+        "row 1 (id 1) cannot be won",
+        "row 2 (id 2) cannot be won",
+        "row 3 (id 3) can be won by a wrong answer",
+    ]
+    assert "it has no answer" in done.output
+    assert "'\\\\dfrac23 \\\\approx 0.66' and" in done.output
+    assert "1 truths are taken out of what stands around them" in done.output
+    assert f"{file}: 6 rows, 3 of them at fault" in done.output
+
+
+def test_the_status_of_a_check_says_what_was_found(tmp_path):
+    good = rows_file(tmp_path / "good.jsonl", {"problem": "1?", "answer": "1"})
+    (tmp_path / "bad.jsonl").write_text("{")
+    assert run("check", good).exit_code == 0
+    for file, said in ((tmp_path / "bad.jsonl", "line 1"), (tmp_path / "no.jsonl", "is not there")):
+        done = run("check", file)
+        assert done.exit_code == 2
+        assert said in " ".join(done.output.split())
+    other = rows_file(tmp_path / "other.jsonl", {"task": "1?"})
+    assert run("check", other).exit_code == run("check").exit_code == 2
+    assert run("check", FIXTURES / "mbpp.jsonl").exit_code == 1  # programs, of which one fails its own tests
+
+
+def test_truths_are_taken_out_of_what_stands_around_them_and_counted(tmp_path):
+    truths = ["98", *(f"\\[ {n} \\]" for n in range(10, 22)), "So 3 + 4 = 7, and\n#### 7", "\\boxed{5}."]
+    words = ("one", "two", "red", "blue", "cat", "dog", "sun", "moon", "sea", "hill", "bird", "tree", "car", "box", "cup")
+    file = rows_file(tmp_path / "a.jsonl", *({"problem": w, "answer": t} for w, t in zip(words, truths, strict=True)))
+    done = run("gsm8k", "--from", file, "--against", "none", "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    built = pyarrow.parquet.read_table(tmp_path / "out" / "train.parquet").to_pylist()
+    assert [row["reward_model"]["ground_truth"] for row in built] == ["98", *map(str, range(10, 22)), "7", "5"]
+    assert "14 truths are taken out of what stands around them" in done.output
+    assert done.output.count(" is read as ") == 10
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["truths taken out of what stands around them"] == 14

@@ -11,6 +11,7 @@ import time
 
 import psutil
 import pytest
+from hostile_answers import HOSTILE
 
 from l2t_verl.grading import Grader, GradeResult, Unparsable, grade_code_score, grade_math, grade_math_score
 from l2t_verl.grading.pool import MEMORY_BYTES
@@ -260,24 +261,6 @@ def test_statuses(grader):
     assert one(grader, allocate, MEMORY_BYTES // 2).status == "ok"
     assert one(grader, give, float("nan")) == GradeResult(0.0, "error", 0.0)
     assert one(grader, give, "no number") == GradeResult(0.0, "error", 0.0)
-
-
-HOSTILE = {
-    "power tower": "\\boxed{10^{10^{10^{10}}}}",
-    "power tower, plain": "\\boxed{10^10^10^10}",
-    "python's powers": "#### 9**9**9**9",
-    "nested parentheses": "\\boxed{" + "(" * 2000 + "4" + ")" * 2000 + "}",
-    "only opening ones": "\\boxed{" + "(" * 1_000_000,
-    "nested fractions": "\\boxed{" + "\\frac{1}{" * 300 + "1" + "}" * 300 + "}",
-    "a megabyte of digits": "\\boxed{" + "7" * 1_000_000 + "}",
-    "a megabyte of digits, plain": "#### " + "7" * 1_000_000,
-    "an open box": "\\boxed{",
-    "many open boxes": "\\boxed{" * 150_000,
-    "a factorial": "\\boxed{1000000000!}",
-    "many sizes to guess": "\\boxed{" + "\\left(" * 500 + "}",
-    "a long sum": "\\boxed{\\sum_{k=1}^{10^{9}} \\frac{1}{k}}",
-    "not a character": "\\boxed{\ud800\x00}",
-}
 
 
 @pytest.mark.parametrize("workers", [1, 2])

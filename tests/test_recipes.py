@@ -203,6 +203,25 @@ def test_prompts_for_another_chat_template_are_refused(opens, made, said, tmp_pa
             launch.check_prompts(tmp_path, str(folder))
 
 
+def test_the_marks_of_the_thought_go_on_to_the_data(monkeypatch, tmp_path):
+    """Else the prompt would ask for <think>, and what is cut and graded would be another thing."""
+    monkeypatch.chdir(tmp_path)
+    built = []
+    monkeypatch.setattr("subprocess.run", lambda line, check: built.append(line) or type("Done", (), {"returncode": 0}))
+    marks = ["+algorithm.l2t.gain.think_open='[THINK]'", "+algorithm.l2t.gain.think_close='\n[/THINK]'"]
+    launch.make_data(composed("deepscaler_1p5b", marks))
+    launch.make_data(composed("deepscaler_1p5b", []))
+    assert built[0][-2:] == ["--think-open=[THINK]", "--think-close=[/THINK]"]
+    assert not any("think" in word for word in built[1])
+    manifest = {
+        "instruction": "Think between <think> and </think>.", "marks of the thought": ["<think>", "</think>"],
+        "data set": "aime_919",
+    }  # fmt: skip
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(SystemExit, match=r"between <think> and </think>, but .* are \[THINK\] .*--think-open=\[THINK\]"):
+        launch.check_prompts(tmp_path, "model", launch.Marks("[THINK]", "[/THINK]"))
+
+
 def test_attention_that_is_not_installed_is_asked_for_before_anything_starts(monkeypatch):
     sdpa = "+actor_rollout_ref.model.override_config.attn_implementation=sdpa"
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

@@ -88,6 +88,7 @@ def main(
             "kept": len(built.kept),
             "dropped": dict(built.dropped),
             "first dropped": built.examples,
+            "truths taken out of what stands around them": len(rewritten(built.kept)),
         }
         files = {"train.parquet": train} | ({"validation.parquet": validation} if validation else {})
         write(folder, files, manifest)
@@ -105,29 +106,37 @@ def main(
 
 
 def _check(file: Path | None) -> None:
-    """Name the rows of a file that cannot be won, or can be won by a wrong answer; exit with 1 if there is one."""
+    """Name the rows of a file that cannot be won, or can be won by a wrong answer.
+
+    Exits with 1 if there is one, with 2 if the file cannot be read.
+    """
     try:
         if file is None:
             raise DataError("check needs the file whose rows are looked at: python -m l2t_verl.data check FILE")
-        code = "entry_point" in (first := rows.file_rows(file)[0]) or "test_list" in first
-        read = code_problem_of if code else problem_of
-        problems = [read(row, position) for position, row in enumerate(rows.file_rows(file))]
-    except (DataError, OSError, ValueError) as error:
-        typer.echo(f"l2t_verl.data: {error}", err=True)
-        raise typer.Exit(1) from error
+        since, found = time.monotonic(), rows.file_rows(file)
+        read = code_problem_of if "entry_point" in found[0] or "test_list" in found[0] else problem_of
+        problems = [read(row, position) for position, row in enumerate(found)]
+    except (DataError, OSError, TypeError, ValueError) as error:
+        typer.echo(f"l2t_verl.data: {file or 'check'} cannot be checked: {error}", err=True)
+        raise typer.Exit(2) from error
     faults = 0
     for faults, line in enumerate(report(problems), 1):  # noqa: B007
         typer.echo(line)
     for line in normalisations(problems):
         typer.echo(line)
-    typer.echo(f"{file}: {len(problems)} rows, {faults} of them at fault")
+    typer.echo(f"{file}: {len(problems)} rows, {faults} of them at fault; {time.monotonic() - since:.0f} s")
     if faults:
         raise typer.Exit(1)
 
 
+def rewritten(problems: Sequence[Problem]) -> list[Problem]:
+    """The problems whose truths their file writes another way."""
+    return [problem for problem in problems if problem.written and problem.answer]
+
+
 def normalisations(problems: Sequence[Problem], most: int = 10) -> list[str]:
     """How many truths were written another way in their file, and the first of them."""
-    other = [problem for problem in problems if problem.written and problem.answer]
+    other = rewritten(problems)
     if not other:
         return []
     shown = [f"  {problem.id}: {problem.written[-60:]!r} is read as {problem.answer[:60]!r}" for problem in other[:most]]

@@ -11,14 +11,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from l2t_verl.data.duplicates import THRESHOLD, NearDuplicates, normalised
+from l2t_verl.data import duplicates
+from l2t_verl.data.duplicates import THRESHOLD, NearDuplicates
 from l2t_verl.data.problems import Problem
 from l2t_verl.grading.code import grade_code_score
 from l2t_verl.grading.mathematics import grade_math
 from l2t_verl.grading.pool import Unparsable
+from l2t_verl.grading.reading import number
+from l2t_verl.grading.rules import normalised
 
 SECONDS = 10.0  # for checking one answer
 UNGRADED = "answer that cannot be graded"
+WON_BY_WRONG = "is graded as right too"
 
 
 @dataclass
@@ -87,7 +91,7 @@ def _once(problems: Sequence[Problem], built: Built) -> list[Problem]:
     seen: set[tuple[str, ...]] = set()
     found = []
     for problem in problems:
-        key = tuple(normalised(problem.question)) or (problem.question,)
+        key = tuple(duplicates.normalised(problem.question)) or (problem.question,)
         if not problem.question:
             built.drop("no question", f"{problem.id}")
         elif not _whole(problem):
@@ -141,27 +145,36 @@ def self_check(problem: Problem) -> str | None:
         return None if passed else "graded as wrong"
     if not grade_math(f"\\boxed{{{problem.answer}}}", problem.answer):
         return "graded as wrong"
-    other = changed(problem.answer)
+    others = changed(problem.answer)
+    if others and all(_wins(other, problem.answer) for other in others):
+        return f"{' and '.join(map(repr, others))} {WON_BY_WRONG}"
+    return None
+
+
+def _wins(response: str, truth: str) -> bool:
     try:
-        won = other is not None and grade_math(f"\\boxed{{{other}}}", problem.answer)
+        return grade_math(f"\\boxed{{{response}}}", truth)
     except Unparsable:
-        won = False
-    return f"{other!r} is graded as right too" if won else None
+        return False
 
 
-def changed(answer: str) -> str | None:
-    r"""The answer with its last digit changed; None where it holds none.
+def changed(answer: str) -> list[str]:
+    r"""The answer's value with its last digit changed, in two ways: one may be the same value, as C(5, 2) is C(5, 3).
+
+    Of a number with a unit the number is changed: units are not compared. Nothing where it holds no digit.
 
     Example:
-        >>> changed("\\frac{1}{29}"), changed("x")
-        ('\\frac{1}{28}', None)
+        >>> changed("\\frac{1}{29}"), changed("15\\mbox{ cm}^2"), changed("\\binom{5}{2}"), changed("x")
+        (['\\frac{1}{28}', '\\frac{1}{27}'], ['14', '13'], ['\\binom{5}{1}', '\\binom{5}{3}'], [])
     """
-    places = [match.start() for match in re.finditer(r"\d", answer)]
+    value = normalised(answer)
+    text = value if number(value) is not None else answer
+    places = [match.start() for match in re.finditer(r"\d", text)]
     if not places:
-        return None
-    last = places[-1]
-    digit = int(answer[last])
-    return answer[:last] + str(digit - 1 if digit > 1 else digit + 1) + answer[last + 1 :]
+        return []
+    last, digit = places[-1], int(text[places[-1]])
+    digits = (digit - 1, digit - 2) if digit > 2 else (1, 3) if digit == 2 else (digit + 1, digit + 2)
+    return [f"{text[:last]}{other}{text[last + 1 :]}" for other in digits]
 
 
 def _twin(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from l2t_verl.data.build import checked
+from l2t_verl.data.build import WON_BY_WRONG, checked
 from l2t_verl.data.problems import Problem
 
 
@@ -13,7 +13,9 @@ def report(problems: Sequence[Problem]) -> Iterator[str]:
     known = [problem for problem in problems if problem.answer]
     faults = {id(problem): fault for problem, fault in checked(known)}
     for position, problem in enumerate(problems):
+        row = f"row {position} (id {problem.id})"
         if not problem.answer:
-            yield f"row {position} (id {problem.id}): cannot be won: it has no answer"
+            yield f"{row} cannot be won: it has no answer"
         elif fault := faults[id(problem)]:
-            yield f"row {position} (id {problem.id}): {fault[0]}: {fault[1]}"
+            how = "can be won by a wrong answer" if WON_BY_WRONG in fault[1] else "cannot be won"
+            yield f"{row} {how}: {fault[1].removeprefix(f'{problem.id}: ')}"

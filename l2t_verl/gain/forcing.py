@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from l2t_verl.gain.target import AnswerTarget, answer_target
-from l2t_verl.grading.truth import unwrapped
+from l2t_verl.grading.truth import normalised_truth
 from l2t_verl.thought import Marks, opens_thought
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def answer_targets(
     Raises:
         ValueError: the answer is empty.
     """
-    answer = unwrapped(answer) if answer.strip() else answer  # a box in the box would make J many times too small
+    answer = normalised_truth(answer) if answer.strip() else answer  # a box in the box would make J many times too small
     prompt = prompt_ids.tolist() if isinstance(prompt_ids, torch.Tensor) else list(prompt_ids)
     response = response_ids.tolist() if isinstance(response_ids, torch.Tensor) else list(response_ids)
     states = thinking_states(tokenizer, prompt, response, episode_ends, template)

@@ -20,14 +20,19 @@ _JOINED = re.compile(
     r"[\s$]*(?:[A-Za-z](?:_\{?\w\}?)?\s*=\s*)?[\s$]*"
 )
 _TAGS = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
-_OPEN_TAG = re.compile(r"<answer>(?!.*<answer>)", re.DOTALL | re.IGNORECASE)
+_OPEN_TAG = re.compile(r"<answer>(?!.*</answer>)", re.DOTALL | re.IGNORECASE)
 # What stands before a final answer, the most explicit first; the last occurrence of the first that occurs counts. Something
 # that can be read must follow, unlike in "I hope that this answer is right", and no step of a solution after "####".
 _HEADING = re.compile(
     r"####+\s*\**\s*(?:(?:the\s+)?(?:final\s+)?answer\s*(?:is)?\s*:?\s*\**\s*)?(?=[^\n]*\S)", re.IGNORECASE
 )
 _STEP = re.compile(r"\**\s*(?:\d+\s*[.):]\s+\D|[A-Za-z]{2,}(?!\w*\{))")
-_SAYS = re.compile(r"(?:answer|correct (?:option|choice))\**\s*(?:(?:is|=)\s*:?|:)\s*\**\s*", re.IGNORECASE)
+_SAYS = re.compile(
+    r"(?:answer|correct (?:option|choice))\**\s*(?:(?:is|=)\s*:?|:)\s*\**\s*"
+    r"|\b(?:choose|select|pick)\s+(?:option|choice|answer)\s+"
+    r"|^[ \t]*(?:#+[ \t]*\**|\*\*)(?:final[ \t]+)?answer\**[ \t]*\n\s*",  # a heading of its own
+    re.IGNORECASE | re.MULTILINE,
+)
 _READABLE = re.compile(r"[^\n]{0,200}?[\d$\\]")
 _NO_ANSWER = re.compile(r"(?:right|correct|wrong|above|below|as follows|the same|not|clear|that)\b", re.IGNORECASE)
 # A number and then words: the words may hold other numbers, and math-verify would take the last
@@ -176,7 +181,8 @@ def _said(text: str) -> str:
                 return sentence
     line = text.strip().rpartition("\n")[2].strip()
     is_alone = line == text.strip() or re.fullmatch(r"\*\*[^*]+\*\*\.?", line)
-    return _sentence(line) if is_alone and len(line) <= ALONE and not re.search(r"\d", line) else ""
+    is_short = len(line) <= ALONE and (not re.search(r"\d", line) or re.match(r"\(?[A-J][.):]\s", line))
+    return _sentence(line) if is_alone and is_short else ""
 
 
 def _sentence(line: str) -> str:

@@ -15,7 +15,7 @@ from l2t_verl.thought import MARKS, Marks, answer_part
 
 # What follows the language, such as a title, belongs to the fence; a fence that the limit on length cut off ends the text
 _FENCE = re.compile(r"^[ \t>]*(?P<fence>`{3,}|~{3,})[ \t]*(?P<info>[^\n`]*)$", re.MULTILINE)
-_PYTHON = re.compile(r"(?:\{?\.?\s*(?:python\d?(?:\.\d+)?|py3?|py3k)\b.*)?", re.IGNORECASE | re.DOTALL)
+_PYTHON = re.compile(r"(?:\{?\.?\s*(?:i?python\d?(?:\.\d+)?|py3?|py3k)\b.*)?", re.IGNORECASE | re.DOTALL)
 LIMITS = Limits(seconds=5.0)  # well within what a grading process has for a sample
 
 
@@ -87,6 +87,8 @@ def _blocks(text: str) -> list[str]:
         source = fence.string
         if opening is None:
             opening = fence
+        elif _indent(fence) > _indent(opening) + 3:  # of a docstring
+            continue
         elif fence["fence"].startswith(opening["fence"]) and not fence["info"].strip():
             found.append((opening, source[opening.end() + 1 : fence.start()]))
             opening = None
@@ -94,8 +96,14 @@ def _blocks(text: str) -> list[str]:
             found.append((opening, source[opening.end() + 1 : fence.start()]))
             opening = fence
     if opening is not None:
-        found.append((opening, opening.string[opening.end() + 1 :]))
+        rest = opening.string[opening.end() + 1 :]
+        end = re.search(rf"{re.escape(opening['fence'])}[ \t]*$", rest, re.MULTILINE)  # it closes behind the last statement
+        found.append((opening, rest[: end.start()] if end else rest))
     return [_plain(opening, body) for opening, body in found if _PYTHON.fullmatch(opening["info"].strip()) and body.strip()]
+
+
+def _indent(fence: re.Match[str]) -> int:
+    return len(fence[0]) - len(fence[0].lstrip())
 
 
 def _plain(fence: re.Match[str], body: str) -> str:

@@ -6,7 +6,7 @@ import re
 from fractions import Fraction
 from typing import Any
 
-from l2t_verl.grading.reading import Number, Reading, number
+from l2t_verl.grading.reading import Number, Reading, number, read
 
 ROUNDED = 6  # decimals, and significant digits, from which on a decimal may stand for what it is rounded from
 PRECISION = 30  # digits that expressions are evaluated to
@@ -35,6 +35,10 @@ def equal(truth: Reading, answer: Reading) -> bool | None:
         return letter == truth.option
     if answer.is_only_option and truth.option is not None and re.search(r"[\s:.]", truth.text):  # "(C) 12"
         return answer.option == truth.option
+    if (text := truth.of_option) is not None and answer.option is None:
+        return equal(read(text), answer)
+    if (text := answer.of_option) is not None and truth.option is None:
+        return equal(truth, read(text))
     if (words := truth.words) is not None:
         return _same_words(words, answer)
     if (based := truth.based) is not None or answer.based is not None:
@@ -147,10 +151,13 @@ def _one_imaginary_unit(truth: Any, answer: Any) -> tuple[Any, Any]:
 
 
 def _exact(found: Any) -> Any:
-    """The same with decimals as fractions."""
+    """The same with decimals as fractions; a relation stays one, even if it is false."""
     from sympy import Float, Rational
+    from sympy.core.relational import Relational
 
     try:
+        if isinstance(found, Relational):
+            return found.func(_exact(found.lhs), _exact(found.rhs), evaluate=False)
         floats = found.atoms(Float)
         return found.xreplace({value: Rational(str(value)) for value in floats}) if floats else found
     except Exception:  # of matrices and of sets that are not evaluated
@@ -209,24 +216,87 @@ def _rounds(decimal: Any, value: Any) -> bool:
 
 def _differ(truth: Any, answer: Any) -> bool:
     """Whether parts of what math-verify calls equal are not: it takes what is below 1e-15 for nothing."""
-    from sympy import Expr, FiniteSet, Interval, MatrixBase, Rational, Tuple
+    from sympy import And, Eq, Expr, FiniteSet, Interval, MatrixBase, Tuple
 
     if isinstance(truth, MatrixBase) and isinstance(answer, MatrixBase) and truth.shape == answer.shape:
         return any(_unequal(a, b) for a, b in zip(truth, answer, strict=True))
     if isinstance(truth, (Tuple, Interval)) and isinstance(answer, type(truth)):
         return any(_unequal(a, b) for a, b in zip(truth.args[:2], answer.args[:2], strict=False))
     if isinstance(truth, FiniteSet) and isinstance(answer, FiniteSet):
+        if all(isinstance(part, Eq) for part in (*truth.args, *answer.args)):
+            return any(all(_differ(a, b) for b in answer.args) for a in truth.args)
         numbers = [part for part in truth.args if _is_number(part)]
         others = [part for part in answer.args if _is_number(part)]
         return len(others) == len(answer.args) and any(all(_unequal(a, b) for b in others) for a in numbers)
+    if isinstance(truth, Eq) and isinstance(answer, Eq):
+        return _is_other_equation(truth, answer)
+    if isinstance(truth, And) and isinstance(answer, And) and len(truth.args) == len(answer.args):
+        return any(_differ(a, b) for a, b in zip(truth._unsorted_args, answer._unsorted_args, strict=True))
     if not (isinstance(truth, Expr) and isinstance(answer, Expr)) or truth.free_symbols != answer.free_symbols:
         return False
-    point = {symbol: Rational(97 + 13 * n, 89 + 2 * n) for n, symbol in enumerate(sorted(truth.free_symbols, key=str))}
-    try:
-        x, y = truth.subs(point).evalf(PRECISION), answer.subs(point).evalf(PRECISION)
-        return bool(x.is_number and y.is_number and abs(x - y) > 1e-9 * max(abs(x), abs(y)))
-    except Exception:  # of functions that cannot be evaluated there
+    values = _at_points(truth, answer)
+    return values is not None and any(_apart(x, y) for x, y in values)
+
+
+def _is_other_equation(truth: Any, answer: Any) -> bool:
+    r"""Whether equations that math-verify may call equal are not.
+
+    It compares their real solutions: all that have none are one to it, `r^2+r+1=0` and `r^2+r+4=0`, `1=2` and `3=4`.
+    """
+    from sympy import Expr, solve
+
+    given, truth, answer = truth, _without_functions(truth), _without_functions(answer)
+    sides = [(truth.lhs, answer.lhs), (truth.rhs, answer.rhs)]
+    if not all(isinstance(side, Expr) for pair in sides for side in pair):
         return False
+    if all(_is_number(side) for pair in sides for side in pair):
+        return any(_unequal(a, b) for a, b in sides)
+    if truth.free_symbols == answer.free_symbols:
+        values = _at_points(truth.lhs - truth.rhs, answer.lhs - answer.rhs)
+        if values is None:
+            return False
+        (f1, g1), (f2, g2) = values
+        if not any(abs(value) > CLOSE for pair in values for value in pair):  # both hold everywhere
+            return any(_differ(a, b) for a, b in sides)
+        if not _apart(f1 * g2, f2 * g1):  # one is a multiple of the other
+            return False
+    if truth is not given:  # math-verify would solve for nothing
+        return True
+    try:
+        return not solve(truth, truth.free_symbols)
+    except Exception:  # of many kinds; math-verify's own attempt will fail, too
+        return False
+
+
+def _without_functions(found: Any) -> Any:
+    """A symbol for each value of a function that is not known, such as f(1): nothing would be free in `f(1) = 0`."""
+    from sympy import Symbol
+    from sympy.core.function import AppliedUndef
+
+    values = {value: Symbol(str(value), real=True) for value in found.atoms(AppliedUndef)}
+    return found.func(*(side.xreplace(values) for side in found.args), evaluate=False) if values else found
+
+
+def _at_points(a: Any, b: Any) -> list[tuple[Any, Any]] | None:
+    """The values of two expressions at two points; None where they have none."""
+    from sympy import Rational
+
+    symbols = sorted(a.free_symbols | b.free_symbols, key=str)
+    found = []
+    for first, step, below in ((97, 13, 89), (61, 7, 53)):
+        point = {symbol: Rational(first + step * n, below + 2 * n) for n, symbol in enumerate(symbols)}
+        try:
+            x, y = a.subs(point).evalf(PRECISION), b.subs(point).evalf(PRECISION)
+            if not (x.is_number and y.is_number and x.is_finite and y.is_finite):
+                return None
+            found.append((x, y))
+        except Exception:  # of functions that cannot be evaluated there
+            return None
+    return found
+
+
+def _apart(x: Any, y: Any) -> bool:
+    return bool(abs(x - y) > 1e-9 * max(abs(x), abs(y)))
 
 
 def _unequal(a: Any, b: Any) -> bool:

@@ -27,6 +27,7 @@ _OPTION = re.compile(
     r"(?:[\[({<]\s*(?P<a>[A-Za-z])\s*[\])}>]\.?(?P<rest_a>.*)|(?P<b>[A-Z])\s*(?:[.:)]|\s[-–—]\s)(?P<rest_b>.*)|(?P<c>[A-Z]))",
     re.DOTALL,
 )
+_LETTER_AND_TEXT = re.compile(r"(?:[\[(]\s*[A-J]\s*[\])][.:]?(?=[\s\d$\\])|[A-J]\s*[.:)]\s)(?P<text>.*\S.*)", re.DOTALL)
 _SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _SCALED = re.compile(
     rf"(?P<value>[-+]?{_DECIMAL})\s*(?:\\text\{{)?\s*(?P<word>{'|'.join(_SCALES)})\b[^\d{{}}\\,]*\}}?", re.IGNORECASE
@@ -101,6 +102,18 @@ class Reading:
     def option(self) -> str | None:
         """The letter of an option, with its text or without, upper case."""
         return option(self.text)
+
+    @property
+    def of_option(self) -> str | None:
+        r"""The text of an option beside its letter; None where there is no letter, or nothing else.
+
+        Example:
+            >>> read("\\textbf{(C)}\\ 12").of_option, read("C: 12").of_option, read("(C)").of_option, read("(n) 2").of_option
+            ('12', '12', None, None)
+        """
+        text = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", self.text).strip()
+        found = _LETTER_AND_TEXT.fullmatch(text)
+        return found["text"].strip() if found and self.option else None
 
     @property
     def options(self) -> frozenset[str] | None:
@@ -237,7 +250,10 @@ def expression(text: str) -> Any:
     if not text or "dots" in text or re.search(r"\d\s+\d", text) or _BASED.search(text):
         return None
     config = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
-    plain = normalize_latex(_for_latex(text), config)
+    text = _for_latex(text)
+    if "'" in text:  # it would be dropped
+        return None
+    plain = normalize_latex(text, config)
     try:
         found = latex2sympy(
             plain, is_real=not should_treat_as_complex(plain), convert_degrees=False, normalization_config=None
@@ -251,9 +267,10 @@ def _for_latex(text: str) -> str:
     r"""Plain operators as LaTeX has them.
 
     Example:
-        >>> _for_latex("sqrt(2)*x**2"), _for_latex("2 sqrt2")
-        ('\\sqrt{2}\\cdot x^2', '2 \\sqrt{2}')
+        >>> _for_latex("sqrt(2)*x**2"), _for_latex("2 sqrt2"), _for_latex("S/S'")  # a prime makes another variable
+        ('\\sqrt{2}\\cdot x^2', '2 \\sqrt{2}', 'S/S_{p}')
     """
+    text = re.sub(r"(?<![\\A-Za-z])([A-Za-z])(?:'|\^\s*\{?\s*\\prime\s*\}?)(?!['_])", r"\1_{p}", text)
     text = text.replace("**", "^").replace("*", "\\cdot ")
     text = re.sub(r"(?<![\\A-Za-z])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}", text)
     text = re.sub(r"(?<![\\A-Za-z])sqrt\s*(\d+)", r"\\sqrt{\1}", text)

@@ -10,6 +10,8 @@ import re
 import unicodedata
 from collections.abc import Callable
 
+from l2t_verl.grading.truth import unwrapped
+
 Rule = Callable[[str], str]
 
 _NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)"
@@ -86,11 +88,12 @@ def without_delimiters(text: str) -> str:
         ('98', '98', '18.90')
         >>> without_delimiters("**12**"), without_delimiters("-$1000"), without_delimiters("$2$ or $3$")
         ('12', '-1000', '2 or 3')
-        >>> without_delimiters("\\fbox{4}"), without_delimiters("2**3")
-        ('{4}', '2**3')
+        >>> without_delimiters("\\[ \\boxed{(c, 2)} \\]"), without_delimiters("x=\\boxed{4}"), without_delimiters("2**3")
+        ('(c, 2)', 'x={4}', '2**3')
     """
+    text = unwrapped(text)
     text = re.sub(
-        r"\\text(?:rm)?\s*\{\s*\\?\$\s*\}|\\mathrm\s*\{\s*\\?\$\s*\}|\\textdollar\b|\b(?:US|AU?|CA?|HK|NZ)\\?\$(?=\s*[\d.])",
+        r"\\text(?:rm)?\s*\{\s*\\?\$\s*\}|\\mathrm\s*\{\s*\\?\$\s*\}|\\textdollar\b|\b(?:US|AU?|CA?|HK|NZ|MX|R|S)\\?\$(?=\s*[}\d.])",
         "",
         text,
     )
@@ -112,7 +115,7 @@ def one_text_command(text: str) -> str:
         r"\\(?:text(?:bf|rm|it|normal|sf|tt|up)|math(?:rm|bf|it|sf|tt)|mbox|hbox|operatorname\*?)\s*(?=\{)", r"\\text", text
     )
     text = re.sub(r"\{\\(?:rm|bf|it)\s+([^{}]*)\}", r"\\text{\1}", text)
-    text = re.sub(r"(?<=\d)\s*\\text\{\s*([eE])\s*\}(?=[-+]?\d)", r"\1", text)
+    text = re.sub(r"(?<=\d)\s*\\text\{\s*([eE])\s*\}(?=\{?[-+]?\d)", r"\1", text)
     text = re.sub(r"\\text\s*\{([^{}]*)\}", _text, text)
     whole = re.fullmatch(r"\s*\\text\{([^{}]*)\}\s*", text)
     return whole[1].strip() if whole and whole[1].isalpha() else text
@@ -120,6 +123,8 @@ def one_text_command(text: str) -> str:
 
 def _text(match: re.Match[str]) -> str:
     inside = match[1].replace("~", " ")
+    if inside.strip() == "i":  # the imaginary unit, and none of measure
+        return inside
     if not any(character.isalpha() for character in inside) or any(character.isdigit() for character in inside):
         return inside
     if re.fullmatch(r"\s*\(?[A-Za-z]\)?[.,:]?\s*", inside) and "(" in inside:
@@ -163,7 +168,19 @@ def plain_spaces(text: str) -> str:
         text,
     )
     text = re.sub(r"\\(?:left|right)(?![A-Za-z])\s*\.?|\\[bB]igg?[lr]?(?![A-Za-z])", "", text)
-    return text.strip()
+    return text.strip().rstrip("\\").rstrip()  # of a space at the end its backslash may be left
+
+
+def one_ellipsis(text: str) -> str:
+    r"""`\ldots` for each spelling of "and so on".
+
+    Source: DeepScaleR's `0,2,...,8`.
+
+    Example:
+        >>> one_ellipsis("0,2,...,8"), one_ellipsis("1+\\cdots+n"), one_ellipsis("1, . . . , 9")
+        ('0,2,\\ldots ,8', '1+\\ldots +n', '1, \\ldots  , 9')
+    """
+    return re.sub(r"\\(?:dots[cbmio]?|cdots|ldots|hdots)(?![A-Za-z])\s*|\.(?:\s?\.){2,}", r"\\ldots ", text)
 
 
 def without_thousands(text: str) -> str:
@@ -277,12 +294,11 @@ def without_final_stop(text: str) -> str:
     Example:
         >>> without_final_stop("98."), without_final_stop("\\text{hours.}"), without_final_stop("5!")
         ('98', '\\text{hours}', '5!')
+        >>> without_final_stop("3.14\\ldots"), without_final_stop("12\\ldots "), without_final_stop("1, 2, \\ldots ")
+        ('3.14', '12', '1, 2, \\ldots ')
     """
-    text = (
-        re.sub(r"(?<=\d)\s*\\(?:ldots|dots|cdots)\s*\.?$", "", text)
-        if re.search(r"\.\d+\s*\\\w*dots\s*\.?$", text)
-        else text
-    )
+    if re.search(r"\.\d+\s*\\ldots\s*\.?$", text) or re.fullmatch(r"-?\d+\s*\\ldots\s*", text):
+        text = re.sub(r"(?<=\d)\s*\\ldots\s*\.?$", "", text)
     return re.sub(r"[\s.,;:]*((?:\})?)[\s.,;:]*$", r"\1", text) if re.search(r"[.,;:]\s*\}?\s*$", text) else text
 
 
@@ -346,7 +362,10 @@ def braced_fractions(text: str) -> str:
     Example:
         >>> braced_fractions("\\frac 3 4"), braced_fractions("\\frac34x"), braced_fractions("\\frac{3}{4}")
         ('\\frac{3}{4}', '\\frac{3}{4}x', '\\frac{3}{4}')
+        >>> braced_fractions("\\log_2 8")  # the base of a logarithm, too
+        '\\log_{2} 8'
     """
+    text = re.sub(r"(\\log)\s*_\s*(\w)", r"\1_{\2}", text)
     return re.sub(r"\\([dtc]?frac)\s*(\d)\s*(\d)", r"\\\1{\2}{\3}", text)
 
 
@@ -369,6 +388,7 @@ RULES: tuple[Rule, ...] = (
     one_text_command,
     without_lead,
     plain_spaces,
+    one_ellipsis,
     without_final_stop,
     one_percent,
     without_degrees,

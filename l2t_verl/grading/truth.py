@@ -41,6 +41,19 @@ def accepted_answers(value: Any) -> list[str]:
     return [text] if text else []
 
 
+def rewritten(value: Any) -> list[tuple[str, str]]:
+    r"""The truths of a cell that are taken out of what stands around them: as written, and as read.
+
+    Example:
+        >>> rewritten("\\[ 98 \\]"), rewritten(["98", "$97$"]), rewritten(" 98"), rewritten(None)
+        ([('\\[ 98 \\]', '98')], [('$97$', '97')], [], [])
+    """
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, Iterable) and not isinstance(value, (str, bytes, dict)):
+        return [pair for item in value for pair in rewritten(item)]
+    return [(str(value), text) for text in accepted_answers(value) if text != str(value).strip()]
+
+
 def normalised_truth(text: str) -> str:
     r"""A reference answer without what is around it; a whole solution is cut to its answer.
 

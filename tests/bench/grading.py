@@ -1,10 +1,11 @@
 """How the graders read what people have: self-grades, wrong answers taken, right ones refused, samples a second.
 
-    python tests/bench/grading.py FILE... [--traces FILE] [--baseline FOLDER] [--most 4000] [--json OUT]
+    python tests/bench/grading.py FILE... [--cases FILE] [--traces FILE] [--baseline FOLDER] [--most 4000] [--json OUT]
 
-FILE is an answer file that `l2t_verl.data` reads. All draws are seeded. `--traces` is a JSON file of recorded responses
-(`tasks`, each with `correct_answer` and `model_answers`). `--baseline` is another checkout, whose pool is timed in turn
-with this one's.
+FILE is an answer file that `l2t_verl.data` reads, or a folder of them; all draws are seeded. `--cases` is a list of inputs
+with what is expected (see `handed`), `--traces` a JSON file of recorded responses (`tasks`, each with `correct_answer` and
+`model_answers`), or a folder of them. `--baseline` is another checkout, whose pool is timed in turn with this one's. A
+table of everything ends it; `--json` keeps what failed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import logging
 import random
 import re
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -26,17 +28,46 @@ from typing import Any
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[2]))
+    sys.path.insert(0, str(Path(__file__).parents[1]))
 from l2t_verl.data.rows import file_rows
-from l2t_verl.grading import Grader, grade_math, grade_math_score
+from l2t_verl.grading import Grader, GradeResult, grade_math, grade_math_score
 
 SEED = 20250510
 COLUMNS = ("answer", "final_answer", "reward_model", "solution")
+LIMIT = 2.0  # seconds for a hostile sample
+# what, where it stands in the results, the bound, whether it is a lower one
+TARGETS = [
+    ("handed cases that do not hold", "handed cases.failing", 0, False),
+    ("self-grades that fail", "answers.self-grades that fail", None, False),
+    ("one-change mutants accepted", "answers.mutants accepted", 5, False),
+    ("benign re-formattings refused", "answers.re-formattings refused", 5, False),
+    ("real responses: right answers refused", "real responses.right answers refused", 0, False),
+    ("real responses: cut-off thoughts paid", "real responses.cut-off thoughts paid", 0, False),
+    ("hostile samples that are paid or outlast their limit", "hostile.failing", 0, False),
+    ("samples after a hostile one that are not graded", "hostile.next ones not graded", 0, False),
+    ("samples a second of the pool, over the baseline's", "samples a second.ratio", 1, True),
+]
+OUT_OF = {
+    "handed cases.failing": "cases",
+    "answers.self-grades that fail": "rows",
+    "answers.mutants accepted": "mutants",
+    "answers.re-formattings refused": "re-formattings",
+    "real responses.right answers refused": "responses",
+    "real responses.cut-off thoughts paid": "responses",
+    "hostile.failing": "samples",
+    "hostile.next ones not graded": "samples",
+}
 
 
 def truths(file: Path) -> list[str]:
-    """The truths of a file as they stand there; of a list its first, of a written solution what follows `####`."""
+    """The truths of a file as they stand there; of a list its first, of a written solution what follows `####`.
+
+    None of programs: they have tests.
+    """
     found = []
     for row in file_rows(file):
+        if "entry_point" in row or "test_list" in row:
+            continue
         value: Any = next((row[name] for name in COLUMNS if name in row), "")
         value = value.get("ground_truth") if isinstance(value, dict) else value
         value = (value or [""])[0] if isinstance(value, list) else value
@@ -109,12 +140,12 @@ def counts(known: list[str], most: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def real(file: Path) -> dict[str, Any]:
+def real(files: list[Path]) -> dict[str, Any]:
     """Recorded responses: right answers refused, and thoughts that were cut off and are paid.
 
     A model of whose responses some close a thought thinks in all of them: its prompts have opened it.
     """
-    tasks = json.loads(file.read_text())["tasks"]
+    tasks = [task for file in files for task in json.loads(file.read_text())["tasks"]]
     thinks = {name for task in tasks for name, text in task["model_answers"].items() if "</think>" in text}
     knows = "opened" in inspect.signature(grade_math).parameters
     refused, paid, total = [], [], 0
@@ -138,6 +169,33 @@ def real(file: Path) -> dict[str, Any]:
     }
 
 
+def hostile() -> dict[str, Any]:
+    """Each hostile answer in the pool, with an honest one after it."""
+    from hostile_answers import HOSTILE
+
+    async def run() -> list[tuple[str, GradeResult, float, GradeResult]]:
+        grader = Grader(workers=1, seconds_per_sample=LIMIT)
+        try:
+            await grader.grade(grade_math_score, "\\boxed{4}", "4")
+            found = []
+            for name, response in HOSTILE.items():
+                start = time.perf_counter()
+                result = await grader.grade(grade_math_score, response, "4")
+                seconds = time.perf_counter() - start
+                found.append((name, result, seconds, await grader.grade(grade_math_score, "\\boxed{4}", "4")))
+            return found
+        finally:
+            grader.close()
+
+    found = asyncio.run(run())
+    failing = [name for name, result, seconds, _ in found if result.score or seconds > LIMIT + 3]
+    lost = [name for name, _, _, after in found if after.score != 1]
+    return {
+        "samples": len(found), "failing": len(failing), "next ones not graded": len(lost), "names": failing + lost,
+        "slowest (s)": max(seconds for _, _, seconds, _ in found),
+    }  # fmt: skip
+
+
 async def _rate(pairs: list[tuple[str, str]]) -> float:
     grader = Grader(workers=2, seconds_per_sample=10.0)
     try:
@@ -150,10 +208,10 @@ async def _rate(pairs: list[tuple[str, str]]) -> float:
         grader.close()
 
 
-def rates(files: list[str], baseline: Path | None) -> dict[str, list[float]]:
+def rates(files: list[str], baseline: Path | None) -> dict[str, Any]:
     """Samples a second of the pool, three times, in turn with the baseline's; each in a fresh process."""
     here = Path(__file__).parents[2]
-    found: dict[str, list[float]] = {"here": [], **({"baseline": []} if baseline else {})}
+    found: dict[str, Any] = {"here": [], **({"baseline": []} if baseline else {})}
     for _ in range(3):
         for name in found:
             root = here if name == "here" else baseline
@@ -161,21 +219,44 @@ def rates(files: list[str], baseline: Path | None) -> dict[str, list[float]]:
             code += f"runpy.run_path({str(Path(__file__).resolve())!r})['print_rate']({files!r})"
             run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
             found[name].append(float(run.stdout.split()[-1]))
-    return found
+    return found | ({"ratio": statistics.median(found["here"]) / statistics.median(found["baseline"])} if baseline else {})
 
 
 def print_rate(files: list[str]) -> None:
     """The rate of the checkout that stands first on the path."""
     draw = random.Random(SEED)
     known = [truth for file in files for truth in truths(Path(file)) if truth]
-    pairs = [(f"So it is \\boxed{{{truth}}}.", truth) for truth in draw.sample(known, min(3000, len(known)))]
+    drawn = draw.sample(known, min(3000, len(known)))
+    stated = [truth if number % 2 else drawn[number - 1] for number, truth in enumerate(drawn)]  # half of them wrong
+    pairs = [(f"So it is \\boxed{{{text}}}.", truth) for text, truth in zip(stated, drawn, strict=True)]
     print(asyncio.run(_rate(pairs)))
+
+
+def table(found: dict[str, Any]) -> str:
+    """The targets with what was measured, as Markdown."""
+    lines = ["| what | target | measured |", "|---|---|---|"]
+    for what, path, bound, lower in TARGETS:
+        section, _, name = path.partition(".")
+        if (value := found.get(section, {}).get(name)) is None:
+            continue
+        met = bound is None or (value >= bound if lower else value <= bound)
+        target = "listed" if bound is None else f"{'≥' if lower else '≤'} {bound}"
+        of = found[section].get(OUT_OF.get(path, ""))
+        shown = f"{value:.2f}" if isinstance(value, float) else f"{value}"
+        lines.append(f"| {what} | {target} | {shown}{f' of {of}' if of else ''}{'' if met else ' (missed)'} |")
+    return "\n".join(lines)
+
+
+def expanded(paths: list[Path]) -> list[Path]:
+    """The files that are read, of folders too."""
+    return [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
 
 
 def main() -> None:
     """Count, and print what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("--cases", type=Path)
     parser.add_argument("--traces", type=Path)
     parser.add_argument("--baseline", type=Path)
     parser.add_argument("--most", type=int, default=4000, help="mutants and re-formattings drawn")
@@ -184,13 +265,22 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
     signal.signal(signal.SIGALRM, _too_slow)
-    found = counts([truth for file in arguments.files for truth in truths(file)], arguments.most)
+    files = expanded(arguments.files)
+    found: dict[str, Any] = {}
+    if arguments.cases:
+        from handed import failing
+
+        total, wrong = failing(arguments.cases, files)
+        found["handed cases"] = {"cases": total, "failing": len(wrong), "which": wrong}
+    found["answers"] = counts([truth for file in files for truth in truths(file)], arguments.most)
     if arguments.traces:
-        found["real"] = real(arguments.traces)
+        found["real responses"] = real(expanded([arguments.traces]))
+    found["hostile"] = hostile()
     if not arguments.no_rate:
-        found["samples a second"] = rates([str(file.resolve()) for file in arguments.files], arguments.baseline)
+        found["samples a second"] = rates([str(file.resolve()) for file in files], arguments.baseline)
     text = json.dumps(found, indent=1, ensure_ascii=False)
     print(text)
+    print(table(found))
     if arguments.json:
         arguments.json.write_text(text + "\n")
 

@@ -12,6 +12,7 @@ from l2t_verl import sandbox
 from l2t_verl.config import ConfigError, L2TConfig
 from l2t_verl.gain import ForcingTemplate, answer_target
 from l2t_verl.grading import GradeResult, grade_code_score, grade_math_score
+from l2t_verl.grading.truth import rewritten
 from l2t_verl.plugin import fields
 
 logger = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ def check_data(
             continue
         found, missing = _ground_truths(frame)
         answers += found
+        _say_what_is_rewritten(option, frame)
         if l2t.gain.kind == "monte_carlo" and {"data_source", "reward_model"} <= set(frame.column_names):
             examples |= _examples(frame)
         if not custom:
@@ -76,6 +78,18 @@ def _ground_truths(frame: Any) -> tuple[list[str], list[int]]:
         return [], list(range(len(frame)))
     accepted = [fields.accepted_answers(fields.ground_truth_of(item)) for item in frame["reward_model"]]
     return [text for texts in accepted for text in texts], [row for row, texts in enumerate(accepted) if not texts]
+
+
+def _say_what_is_rewritten(option: str, frame: Any) -> None:
+    """J is the probability of the truth as it is read here, and not of what the file has around it."""
+    rows = frame["reward_model"] if "reward_model" in frame.column_names else []
+    found = [pair for item in rows for pair in rewritten(fields.ground_truth_of(item))]
+    if found:
+        written, read = found[0]
+        logger.warning(
+            "%s: %d truths of %d rows are taken out of what stands around them, the first: %r is read as %r",
+            *(option, len(found), len(rows), written[-60:], read[:60]),
+        )
 
 
 def _examples(frame: Any) -> dict[str, tuple[str, Any]]:
