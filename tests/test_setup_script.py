@@ -3,6 +3,7 @@
 What runs is a copy of the checkout's scripts, with nothing on the PATH but the stubs and the tools that the scripts call.
 """
 
+import json
 import os
 import re
 import shutil
@@ -163,6 +164,35 @@ def test_one_stack_is_not_put_over_the_other(machine):
     assert done.returncode == 1
     assert "holds the stack for gpu, and the one for cpu would break it; set VENV to another folder" in done.stderr
     assert "-m pip" not in there.calls
+
+
+def test_an_environment_of_another_checkout_is_refused_with_both_paths(machine):
+    """It would run the other's code. The same checkout by another name is none; one that was installed as a copy is none."""
+    there = machine(gpus=False)
+    assert there.run("recipes/setup.sh").returncode == 0
+    told = there.root / ".venv" / "lib" / "python3" / "site-packages" / "l2t_verl-0.1.0.dist-info" / "direct_url.json"
+    told.parent.mkdir()
+    other = there.folder / "another checkout"
+    other.mkdir()
+    for url, editable, refused in (
+        (there.root.as_uri(), True, False),
+        (other.as_uri(), True, True),
+        (other.as_uri(), False, False),
+        ((there.folder / "gone").as_uri(), True, True),
+    ):
+        told.write_text(json.dumps({"dir_info": {"editable": True} if editable else {}, "url": url}))
+        done = there.run("recipes/setup.sh")
+        assert done.returncode == int(refused), done.stderr
+        assert "-m pip" not in there.calls
+    told.write_text(json.dumps({"dir_info": {"editable": True}, "url": other.as_uri()}))
+    done = there.run("recipes/setup.sh")
+    (said,) = done.stderr.splitlines()
+    assert f"{there.root / '.venv'} has the checkout in {other} installed" in said
+    assert f"in the place of {there.root}; set VENV to another folder" in said
+    link = there.folder / "link"
+    link.symlink_to(there.root)
+    told.write_text(json.dumps({"dir_info": {"editable": True}, "url": link.as_uri()}))
+    assert there.run("recipes/setup.sh").returncode == 0
 
 
 def test_the_pins_hold_what_the_modes_need():
