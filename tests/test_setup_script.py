@@ -113,8 +113,9 @@ def machine(tmp_path):
         shutil.copytree(ROOT / "recipes", made.root / "recipes", ignore=kept)
         (made.root / "recipes" / "controlled").mkdir()
         shutil.copy(ROOT / "recipes" / "controlled" / "run.sh", made.root / "recipes" / "controlled")
-        (made.root / "tests").mkdir()
-        shutil.copy(ROOT / "tests" / "run.sh", made.root / "tests")
+        (made.root / "tests" / "gpu").mkdir(parents=True)
+        for name in ("run.sh", "gpu/run.sh"):
+            shutil.copy(ROOT / "tests" / name, made.root / "tests" / name)
         for name in ("pyproject.toml", "constraints-cpu.txt", "constraints-gpu.txt"):
             shutil.copy(ROOT / name, made.root)
         if gpus:
@@ -339,6 +340,31 @@ def test_the_tests_run_in_either_environment_on_any_machine(machine, gpus):
     unknown = there.run("tests/run.sh", "--stack", "tpu")
     assert unknown.returncode == 2
     assert "there is no stack tpu" in unknown.stderr
+
+
+def test_the_check_of_a_gpu_takes_the_environment_of_what_it_tries(machine):
+    there = machine(gpus=True)
+    done = there.run("tests/gpu/run.sh", OUT="/o")
+    assert done.returncode == 0, done.stderr
+    last = there.calls.splitlines()[-1]
+    assert last == f"python {there.root}/tests/gpu/check.py --device cuda --out /o"
+    assert (there.root / ".venv-gpu" / ".l2t-stamp").exists()
+    there.has_torch("2.13.0+cpu", None)
+    assert there.run("tests/gpu/run.sh", "--cpu").returncode == 0
+    last = there.calls.splitlines()[-1]
+    assert last == f"python {there.root}/tests/gpu/check.py --device cpu --out {there.root}/runs/gpu-check"
+    assert (there.root / ".venv" / ".l2t-stamp").exists()
+
+
+def test_the_check_of_a_gpu_says_where_there_is_none(machine):
+    there = machine(gpus=False)
+    done = there.run("tests/gpu/run.sh")
+    assert done.returncode == 2
+    assert "lists no GPU here; bash tests/gpu/run.sh --cpu tries what goes without one" in done.stderr
+    done = there.run("tests/gpu/run.sh", "--fast")
+    assert done.returncode == 2
+    assert "--fast is not known; known: --cpu" in done.stderr
+    assert "-m pip" not in there.calls
 
 
 def test_the_controlled_comparison_runs_on_the_cpu_stack(machine):
