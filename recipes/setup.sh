@@ -42,6 +42,15 @@ if [ -n "$held" ] && [ "${held##*-}" != "$kind" ]; then
   echo "setup: $venv holds the stack for ${held##*-}, and the one for $kind would break it; set VENV to another folder, or remove that one" >&2
   exit 1
 fi
+# what is installed editable is a checkout's own files: another one's would be run in the place of these
+for told in "$venv"/lib/python*/site-packages/l2t_verl-*.dist-info/direct_url.json; do
+  other=$(sed -n '/"editable": true/s/.*"url": "file:\/\/\([^"]*\)".*/\1/p' "$told" 2>/dev/null || true)
+  other=$(printf '%b' "${other//%/\\x}") # a blank is %20 there
+  if [ -n "$other" ] && ! [ "$other" -ef "$root" ]; then
+    echo "setup: $venv has the checkout in $other installed, and would run its code in the place of $root; set VENV to another folder (or leave it unset), or remove that environment and start this again" >&2
+    exit 1
+  fi
+done
 stamp=$(cat "$root/pyproject.toml" "$constraints" | cksum | tr ' ' -)-$kind
 pip=("$venv/bin/python" -m pip --disable-pip-version-check -qq)
 failed_before=$venv/flash-attn.failed

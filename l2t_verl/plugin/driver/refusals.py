@@ -95,6 +95,14 @@ def _problems(config: DictConfig, l2t: L2TConfig) -> Iterator[str]:
             f"{', '.join(diagnostics)}: reads the parameters of an FSDP2 engine, but "
             f"actor_rollout_ref.actor.strategy={strategy}; set it to False, or the strategy to fsdp2"
         )
+    attention = select("actor_rollout_ref.model.override_config.attn_implementation", "flash_attention_2")
+    if (size := settings.sequence_parallel_size(config)) > 1 and attention in ("sdpa", "eager"):
+        yield (
+            f"actor_rollout_ref.model.override_config.attn_implementation={attention}: under Ulysses over {size} ranks verl "
+            "exchanges the parts of a sequence in flash-attention only, and each rank would attend to its own part alone, "
+            "without a word: set it to flash_attention_2, or actor_rollout_ref.actor.ulysses_sequence_parallel_size=1 and "
+            "actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size=1"
+        )
     estimator = l2t.compression.estimator
     if estimator not in ESTIMATORS and l2t.beta > 0:
         if strategy != "fsdp2":
