@@ -1,4 +1,4 @@
-"""python -m l2t_verl.guide: writes settings.md beside this file, from the configuration's own sentences."""
+"""python -m l2t_verl.guide: writes settings.md, from the configuration's own sentences, and the drawings beside it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from l2t_verl.config import L2TConfig
+from l2t_verl.guide.drawings import drawn
 
 PAGE = Path(__file__).with_name("settings.md")
 HEAD = """# Settings
@@ -52,3 +53,5 @@ def page() -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page())
+    for file, drawing in drawn().items():
+        file.write_text(drawing)
