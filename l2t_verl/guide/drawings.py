@@ -34,11 +34,11 @@ def way() -> str:
     """From rollout to update: what each station does, and the process that it runs in."""
     drawing = Drawing(860, 330, "the data's way through verl: rollout, episodes, scores, reward, credit, update")
     top, height, left = 14, 96, 128
-    for i, (name, what) in enumerate(LANES):
+    for i, (lane_name, runs) in enumerate(LANES):
         y = top + i * (height + 6)
         drawing.box(10, y, 840, height, "line", opacity=0.28, round=6)
-        drawing.text(22, y + 44, name, kind="b")
-        for j, line in enumerate(what.replace(", ", ",|").replace(" and ", " and|").split("|")):
+        drawing.text(22, y + 44, lane_name, kind="b")
+        for j, line in enumerate(runs.replace(", ", ",|").replace(" and ", " and|").split("|")):
             drawing.text(22, y + 61 + 14 * j, line, "quiet", kind="s")
     places = []
     for i, (_, _, lane) in enumerate(STATIONS):
@@ -52,8 +52,8 @@ def way() -> str:
     for (name, what, _), (x, y) in zip(STATIONS, places, strict=True):
         drawing.box(x, y, 110, 65, "paper", stroke="line" if name in VERL_ALONE else "blue", round=6)
         drawing.text(x + 55, y + 19, name, "quiet" if name in VERL_ALONE else "blue", kind="b s", anchor="middle")
-        for j, line in enumerate(what):
-            drawing.text(x + 55, y + 37 + 15 * j, line, kind="s", anchor="middle")
+        for j, words in enumerate(what):
+            drawing.text(x + 55, y + 37 + 15 * j, words, kind="s", anchor="middle")
     return drawing.svg()
 
 

@@ -48,9 +48,11 @@ def frontier(runs: list[Run]) -> str:
             drawing.dot(*axes.at(x.mean, y.mean), 4.5, COLOURS[arm])
     drawing.text(16, TOP + PANEL_HEIGHT / 2, "accuracy, %", "quiet", anchor="middle", turn=-90)
     for i, (arm, count) in enumerate(counts.items()):
-        x, y = LEFT + 400 * (i % 2), TOP + PANEL_HEIGHT + 52 + 18 * (i // 2)
-        drawing.dot(x, y - 4, 4.5, COLOURS[arm])
-        drawing.text(x + 10, y, TITLES[arm] + (f" ({count} seeds)" if arm != "start" else ", before training"), kind="s")
+        left, base = LEFT + 400 * (i % 2), TOP + PANEL_HEIGHT + 52 + 18 * (i // 2)
+        drawing.dot(left, base - 4, 4.5, COLOURS[arm])
+        drawing.text(
+            left + 10, base, TITLES[arm] + (f" ({count} seeds)" if arm != "start" else ", before training"), kind="s"
+        )
     return drawing.svg()
 
 
