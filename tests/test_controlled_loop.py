@@ -196,7 +196,8 @@ def test_one_command_repeats_one_seed_and_a_killed_grid_goes_on(tiny_start, tmp_
     assert {file: file.stat().st_mtime_ns for file in first} == first
     for name in ("grpo", "length_penalty", BEST):
         assert ARMS[name].title in found
-    assert (tmp_path / "plots" / "main.png").read_bytes().startswith(b"\x89PNG")
+        assert ARMS[name].title in (tmp_path / "plots" / "frontier.svg").read_text()
+    assert (tmp_path / "plots" / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_committed_runs_are_those_of_the_plans_and_make_the_committed_pages():

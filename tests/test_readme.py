@@ -10,6 +10,7 @@ from cluster import composed
 from tiny import write_model
 
 from l2t_verl.guide import __main__ as guide
+from l2t_verl.guide.drawings import drawn
 from l2t_verl.report.panels import PANELS
 
 ROOT = Path(__file__).parent.parent.resolve()
@@ -133,6 +134,11 @@ def test_the_drop_in_line_composes_with_stock_verl_and_starts_the_trainer():
 def test_the_page_of_settings_is_the_code_s():
     """`python -m l2t_verl.guide` writes it."""
     assert guide.PAGE.read_text() == guide.page()
+
+
+def test_the_drawings_are_the_code_s():
+    """The same command draws them, from a run's own dump."""
+    assert {file: file.read_text() for file in drawn()} == drawn()
 
 
 def test_the_metrics_are_the_code_s():

@@ -303,7 +303,7 @@ def test_truths_that_are_taken_out_of_what_stands_around_them_are_counted(caplog
     config = changed()
     truths = [{"ground_truth": text} for text in ("98", "\\[ 97 \\]", "\\boxed{5}", "3 + 4 = 7\n#### 7")]
     data = type("Rows", (), {"dataframe": Dataset.from_dict({"reward_model": truths})})
-    startup.check_data({"data.train_files": data}, config, startup.read_config(config), byte_tokenizer(), None)
+    data_checks.check_data({"data.train_files": data}, config, settings.read_config(config), byte_tokenizer(), None)
     assert warnings(caplog) == [
         "data.train_files: 3 truths of 4 rows are taken out of what stands around them, the first: '\\\\[ 97 \\\\]' is "
         "read as '97'"

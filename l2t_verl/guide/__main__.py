@@ -1,4 +1,4 @@
-"""python -m l2t_verl.guide [parts]: writes settings.md beside this file, from the configuration's own sentences.
+"""python -m l2t_verl.guide [parts]: writes settings.md, from the configuration's own sentences, and the drawings beside it.
 
 `parts` prints the names of all registered parts instead; see extending.md.
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from l2t_verl.config import L2TConfig
+from l2t_verl.guide.drawings import drawn
 from l2t_verl.registry import REGISTRIES
 
 PAGE = Path(__file__).with_name("settings.md")
@@ -62,3 +63,5 @@ if __name__ == "__main__":
         sys.exit(f"guide: unknown argument {sys.argv[1]}; known: parts, or none")
     else:
         PAGE.write_text(page())
+        for file, drawing in drawn().items():
+            file.write_text(drawing)

@@ -20,6 +20,7 @@ from recipes.controlled.table import FILE as TABLE
 from recipes.controlled.through_verl import FOLDER as THROUGH_VERL
 
 FOLDER = Path(__file__).parent
+FRONTIER = "frontier.svg"
 
 
 def fill(text: str, tables: dict[str, str]) -> str:
@@ -46,6 +47,8 @@ def all_tables(every: list[Run], real: Run, through: list[Run]) -> dict[str, str
     """
     runs = of_starts(every, STARTS)
     return {
+        "key": tables.key_table(),
+        "short": tables.short_table(runs),
         "long": tables.long_table(runs),
         "real": tables.real_table(real),
         "verl": tables.verl_table(runs, through),
@@ -62,13 +65,14 @@ def all_tables(every: list[Run], real: Run, through: list[Run]) -> dict[str, str
 
 
 def pages(every: list[Run]) -> dict[Path, str]:
-    """The pages with the tables that belong in them."""
+    """The pages with the tables that belong in them, and the drawing that both show."""
     whole = all_tables(every, json.loads(REAL_TEXT.read_text()), load(THROUGH_VERL))
     of_page = {
         FOLDER / "RESULTS.md": whole,
         FOLDER.parents[1] / "README.md": {"controlled comparison": tables.short_table(of_starts(every, STARTS))},
     }
-    return {page: fill(page.read_text(), of_tables) for page, of_tables in of_page.items()}
+    drawn = {FOLDER / "plots" / FRONTIER: plots.frontier(of_starts(every, STARTS))}
+    return {page: fill(page.read_text(), of_tables) for page, of_tables in of_page.items()} | drawn
 
 
 def main() -> None:
@@ -84,6 +88,7 @@ def main() -> None:
     for name, plot in plots.PLOTS.items():
         plot(runs, arguments.plots / f"{name}.png")
     if arguments.plot_only:
+        (arguments.plots / FRONTIER).write_text(plots.frontier(runs))
         print(tables.short_table(runs))
         print(f"plots: {arguments.plots}")
         return

@@ -22,7 +22,7 @@ class Arm:
     """An arm and its one strength.
 
     Attributes:
-        title: how tables and plots name it.
+        title: its name in words, as tables and plots have it.
         estimator: verl's `adv_estimator`.
         l2t: its configuration, without the strength.
         strength: path of the strength below `algorithm.l2t`, or a field of `Settings`.
@@ -53,14 +53,14 @@ class Arm:
 
 
 ARMS = {
-    "grpo": Arm("GRPO (outcome only)", "grpo", {}, "learning_rate", (1e-4, 2e-4, 4e-4), 2e-4),
+    "grpo": Arm("GRPO, the outcome alone", "grpo", {}, "learning_rate", (1e-4, 2e-4, 4e-4), 2e-4),
     "length_penalty": Arm(
         "length penalty", "l2t", {"credit": {"method": "length_penalty"}}, "credit.length_penalty", (0.1, 0.3, 0.6, 0.9), 0.6
     ),
-    "paper": Arm("L2T `paper`", "l2t", {"credit": {"method": "paper"}}, "alpha", (0.2, 0.8, 2.0, 5.0), 2.0),
-    "episode": Arm("L2T `episode`", "l2t", {"credit": {"method": "episode"}}, "alpha", (0.2, 0.8, 2.0), 0.8),
+    "paper": Arm("L2T: the paper's credit", "l2t", {"credit": {"method": "paper"}}, "alpha", (0.2, 0.8, 2.0, 5.0), 2.0),
+    "episode": Arm("L2T: own gain", "l2t", {"credit": {"method": "episode"}}, "alpha", (0.2, 0.8, 2.0), 0.8),
     "episode_priced": Arm(
-        "L2T `episode`, length cost",
+        "L2T: own gain, with a length price",
         "l2t",
         {"credit": {"method": "episode", "length_cost_for": "correct"}},
         "credit.length_cost",
@@ -68,7 +68,7 @@ ARMS = {
         2.0,
     ),
     "shaped": Arm(
-        "L2T `shaped`",
+        "L2T: gain still to come, with a length price",
         "l2t",
         {"credit": {"method": "shaped", "length_cost_for": "correct"}},
         "credit.length_cost",
@@ -92,19 +92,26 @@ def _variant(title: str, strength: str, value: float | str, *, estimator: str = 
 IMMEDIATE = {"beta": 0.0, "credit": {"method": "episode"}}
 OTHERS = {
     # further arms
-    "gain_only": _variant("gain only (β = 0)", "beta", 0.0),
+    "gain_only": _variant("no penalty (β = 0)", "beta", 0.0),
     "gain_priced": Arm(
-        "gain only (β = 0), own λ",
+        "no penalty (β = 0), a length price of its own",
         "l2t",
         {"beta": 0.0, "credit": {"method": "episode", "length_cost_for": "correct"}},
         "credit.length_cost",
         (1.0, 2.0, 3.0, 4.0),
         1.0,
     ),
-    "mrt": Arm("MRT progress (4 samples)", "l2t", IMMEDIATE | {"gain": {"kind": "monte_carlo"}}, "alpha", (), 0.8),
-    "igpo": Arm("IGPO-like (`episode`, γ = 1, β = 0)", "l2t", IMMEDIATE, "credit.gamma", (), 1.0),
+    "mrt": Arm(
+        "progress of four sampled answers, as MRT has it",
+        "l2t",
+        IMMEDIATE | {"gain": {"kind": "monte_carlo"}},
+        "alpha",
+        (),
+        0.8,
+    ),
+    "igpo": Arm("own gain and all later ones, no penalty or price, like IGPO", "l2t", IMMEDIATE, "credit.gamma", (), 1.0),
     "shaped_all": Arm(
-        "L2T `shaped`, all charged",
+        "gain still to come, the price for all responses",
         "l2t",
         {"credit": {"method": "shaped", "length_cost_for": "all"}},
         "credit.length_cost",
@@ -112,7 +119,7 @@ OTHERS = {
         1.0,
     ),
     "shaped_free": Arm(
-        "L2T `shaped`, λ = 0",
+        "gain still to come, no length price",
         "l2t",
         {"credit": {"method": "shaped", "length_cost_for": "correct"}},
         "credit.length_cost",
@@ -120,22 +127,24 @@ OTHERS = {
         0.0,
     ),
     # controls
-    "zero_gains": _variant("control: length cost alone (gains 0, β = 0)", "change", "zero_gains", beta=0.0),
-    "shuffled": _variant("control: rewards shuffled among episodes", "change", "shuffled"),
+    "zero_gains": _variant("control: the length price alone (gains 0, β = 0)", "change", "zero_gains", beta=0.0),
+    "shuffled": _variant("control: rewards shuffled among a response's episodes", "change", "shuffled"),
     "random_boundaries": _variant("control: random boundaries", "change", "random_boundaries"),
     "wrong_answer": _variant("control: gain towards a wrong answer", "change", "wrong_answer"),
-    "true_labels": _variant("bound: the true labels as rewards", "change", "true_labels", beta=0.0),
-    "true_labels_free": Arm("bound: the true labels alone, λ = 0", "l2t", IMMEDIATE, "change", (), "true_labels"),
-    "length_factor": _variant("control: outcome / T on every token", "change", "length_factor", estimator="grpo"),
-    "kl_in_reward": _variant("control: β = 0, KL in the reward", "kl_in_reward", 0.03, beta=0.0),
-    "kl_in_reward_less": _variant("control: β = 0, half of that KL in the reward", "kl_in_reward", 0.015, beta=0.0),
+    "true_labels": _variant("bound: true labels in place of gains", "change", "true_labels", beta=0.0),
+    "true_labels_free": Arm("bound: true labels alone, no length price", "l2t", IMMEDIATE, "change", (), "true_labels"),
+    "length_factor": _variant(
+        "control: the outcome over the length, on every token", "change", "length_factor", estimator="grpo"
+    ),
+    "kl_in_reward": _variant("control: KL in the reward in place of the penalty", "kl_in_reward", 0.03, beta=0.0),
+    "kl_in_reward_less": _variant("control: half of that KL in place of the penalty", "kl_in_reward", 0.015, beta=0.0),
     # one factor at a time
-    "all_charged": _variant("all rollouts charged", "credit.length_cost_for", "all"),
-    "beta_6": _variant("β = 6", "beta", 6.0),
-    "episode_penalty": _variant("penalty `log_ratio_episode`", "compression.estimator", "log_ratio_episode"),
-    "directional": _variant("penalty `directional`", "compression.estimator", "directional"),
-    "alpha_04": _variant("α = 0.4", "alpha", 0.4),
-    "gamma_1": _variant("γ = 1", "credit.gamma", 1.0),
+    "all_charged": _variant("the price for all responses", "credit.length_cost_for", "all"),
+    "beta_6": _variant("a penalty five times as heavy (β = 6)", "beta", 6.0),
+    "episode_penalty": _variant("penalty by episode in place of token", "compression.estimator", "log_ratio_episode"),
+    "directional": _variant("penalty along the change of the weights", "compression.estimator", "directional"),
+    "alpha_04": _variant("half the weight of the process reward (α = 0.4)", "alpha", 0.4),
+    "gamma_1": _variant("own gain and all later ones (γ = 1)", "credit.gamma", 1.0),
 }
 
 
@@ -148,7 +157,7 @@ LONG = {
 }
 GUARD = "long_paper_clipped"  # the one credit that is gamed, with the bound that its configuration offers
 LONG[GUARD] = Arm(
-    "L2T `paper`, `ratio_clip` = 1, long",
+    "L2T: the paper's credit, its ratio bounded by 1, long",
     "l2t",
     {"alpha": ARMS["paper"].chosen, "credit": {"method": "paper"}},
     "credit.ratio_clip",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from recipes.controlled.comparison import (
@@ -21,16 +23,54 @@ from recipes.controlled.comparison import (
 )
 from recipes.controlled.intervals import Estimate, estimate, holm
 from recipes.controlled.labels import REMOVABLE, USEFUL
-from recipes.controlled.plans import ACROSS_ARMS, ALL, ARMS, FRESH_STARTS, FRONTIER, LONG, LONG_STEPS, STARTS
+from recipes.controlled.plans import (
+    ACROSS_ARMS,
+    ALL,
+    ARMS,
+    BEST,
+    FRESH_STARTS,
+    FRONTIER,
+    LONG,
+    LONG_STEPS,
+    OTHERS,
+    STARTS,
+    Arm,
+)
 from recipes.controlled.quality import KINDS
 from recipes.controlled.real_text import KINDS as REAL_KINDS
 from recipes.controlled.real_text import NEEDLESS, SUFFIXES
 from recipes.controlled.task import TIERS
+from recipes.controlled.words import CREDITS, STRENGTHS
+from recipes.controlled.words import KINDS as KIND_WORDS
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table."""
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
+
+
+def key_table() -> str:
+    """The arms' names in words, those that commands and files have, and what is set for each at its chosen strength."""
+    best, rows = _settings(ALL[BEST]), []
+    for name, arm in (ARMS | OTHERS).items():
+        own, text = _settings(arm), ""
+        if name != BEST and set(best) <= set(own) and own["credit.method"] == best["credit.method"]:
+            own, text = {path: value for path, value in own.items() if best.get(path) != value}, f"`{BEST}`, "
+        rows.append([arm.title, f"`{name}`", text + " ".join(f"`{path}={value}`" for path, value in own.items())])
+    return table(["arm", "in commands", "settings"], rows)
+
+
+def _settings(arm: Arm) -> dict[str, Any]:
+    """What an arm sets below `algorithm.l2t`, by dotted path, and in `Settings`."""
+    tree = arm.tree(arm.chosen)
+    return dict(_leaves(tree)) | ({arm.strength: arm.chosen} if tree is arm.l2t else {})
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    found = []
+    for name, value in tree.items():
+        found += _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else [(prefix + name, value)]
+    return found
 
 
 def arms_table(runs: list[Run], arms: list[str]) -> str:
@@ -176,7 +216,7 @@ def tiers_table(runs: list[Run], arms: list[str]) -> str:
 def frontier_table(runs: list[Run]) -> str:
     """The tuning runs."""
     rows = [
-        [TITLES[arm], f"`{ALL[arm].strength}`={strength:g}", f"{100 * right:.1f}", f"{length:.1f}"]
+        [TITLES[arm], f"{STRENGTHS[ALL[arm].strength]} {strength:g}", f"{100 * right:.1f}", f"{length:.1f}"]
         for arm, points in frontier(runs).items()
         for strength, length, right in points
     ]
@@ -196,7 +236,7 @@ def against_penalty_table(runs: list[Run]) -> str:
             rows.append(
                 [
                     TITLES[arm],
-                    f"`{ALL[arm].strength}`={strength:g}",
+                    f"{STRENGTHS[ALL[arm].strength]} {strength:g}",
                     str(len(own)),
                     estimate(values(own.values(), tokens)).text(),
                     f"{np.mean([accuracy(run) for run in own.values()]):.1f}",
@@ -229,7 +269,7 @@ def quality_table(runs: list[Run], arms: list[str]) -> str:
                 value = average(lambda q, what=what: q[what]["useful over removable"])
                 low, high = (average(lambda q, i=i, what=what: q[what]["interval"][i]) for i in (0, 1))
                 areas.append(f"{value:.2f} ({low:.2f}–{high:.2f})")
-            cells = [TITLES[arm], f"`{kind}`", areas[0]]
+            cells = [TITLES[arm], KIND_WORDS[kind], areas[0]]
             cells += [
                 f"{average(lambda q, k=k: q['gain'][k]):.2f}" for k in ("before the answer is known", "useful over mistakes")
             ]
@@ -266,7 +306,7 @@ def credit_table(runs: list[Run], arms: list[str]) -> str:
             values = [run["quality"]["credit"][name] for run in own]
             keys = ("correlation", "within", "exploding", "flipped", "stop")
             means = [np.nanmean([v[k] for v in values]) if any(v[k] == v[k] for v in values) else float("nan") for k in keys]
-            rows.append([TITLES[arm], name, *["–" if np.isnan(m) else f"{m:.2f}" for m in means]])
+            rows.append([TITLES[arm], CREDITS[name], *["–" if np.isnan(m) else f"{m:.2f}" for m in means]])
     header = [
         "policy",
         "credit",
@@ -289,7 +329,7 @@ def real_table(found: Run) -> str:
             rows.append(
                 [
                     f"`{suffix!r}`".replace("'", ""),
-                    f"`{kind}`",
+                    KIND_WORDS[kind],
                     f"{own['steps over needless']:.2f} ({low:.2f}–{high:.2f})",
                     f"{own['before the answer is known']:.2f} ({low_before:.2f}–{high_before:.2f})",
                     *[f"{own['by label'][label]:.2f}" for label in NEEDLESS],

@@ -1,0 +1,30 @@
+"""Names in words, for tables, of what settings and files name by identifiers; arms have theirs in `plans`."""
+
+from __future__ import annotations
+
+# Strengths that arms were tried at, by their paths below `algorithm.l2t` or their fields of `Settings`
+STRENGTHS = {
+    "learning_rate": "learning rate",
+    "alpha": "weight α",
+    "credit.length_penalty": "strength",
+    "credit.length_cost": "price λ",
+}
+# Kinds of J: `gain.kind`, and `contrastive`, which is measured here only
+KINDS = {
+    "geometric": "geometric mean",
+    "probability": "probability",
+    "mean_logprob": "mean log-prob",
+    "monte_carlo": "sampled answers",
+    "contrastive": "against other answers",
+}
+# Credits whose quality was measured, by their names in the runs
+CREDITS = {
+    "grpo": "GRPO",
+    "length penalty": "length penalty",
+    "paper": "the paper's",
+    "episode": "own gain",
+    "episode, γ = 1": "own gain and all later ones",
+    "episode, λ = 2": "own gain, with a length price",
+    "shaped": "gain still to come",
+    "shaped, λ = 1": "gain still to come, with a length price",
+}
