@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from l2t_verl.registry import CREDITS, GRADERS, KINDS, PENALTIES, SEGMENTERS, load_plugins, option_models
+from l2t_verl.registry import CREDITS, GRADERS, KINDS, NO_FALLBACKS, PENALTIES, SEGMENTERS, load_plugins, option_models
 
 ROOT = "algorithm.l2t"
 
@@ -61,7 +61,7 @@ def _grader(name: str) -> str:
 
 
 def _fallback(name: str) -> str:
-    if name in ("episode_tags", "surprise"):
+    if name in NO_FALLBACKS:
         raise ValueError("episode_tags leads to a fallback, and surprise needs none; name another segmenter, or null")
     return SEGMENTERS.check(name)
 

@@ -108,6 +108,7 @@ KINDS: Registry[Tensors] = Registry("kind of answer score", ("geometric", "proba
 PENALTIES: Registry[Tensors] = Registry("estimator of a penalty from log-ratios", ("log_ratio", "log_ratio_episode"))
 CREDITS: Registry[Tensors] = Registry("credit", ("paper", "episode", "shaped", "length_penalty"))
 GRADERS: Registry[Callable[..., Any]] = Registry("grader")
+NO_FALLBACKS = ("episode_tags", "surprise")  # one leads to a fallback, the other cuts whatever there is
 REGISTRIES = (SEGMENTERS, KINDS, PENALTIES, CREDITS, GRADERS)
 
 register_segmenter = SEGMENTERS.register

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydantic import BaseModel
 from tiny import byte_tokenizer
 
 from l2t_verl import compression, credit, episodes, gain, registry
@@ -209,7 +210,7 @@ def test_segmenters_give_rising_ends_within_the_response():
     tokenizer = byte_tokenizer()
 
     def run(name):
-        options = load_config({"plugins": list(PLUGINS)}).options.get(name)
+        options = load_config({"plugins": list(PLUGINS)}).options
         for text in TEXTS:
             ids = tokenizer.encode(text)
             arguments = {"method": name, "log_probs": [-1.0] * len(ids), "max_episodes": 4, "options": options}
@@ -225,6 +226,25 @@ def test_the_guide_s_segmenter_cuts_after_sentences():
     tokenizer = byte_tokenizer()
     text = "One step. Another one! So 7."
     assert episodes.segment(tokenizer.encode(text), tokenizer, method="sentences") == [10, 23, 28]
+
+
+def test_a_segmenter_of_a_module_has_its_own_options_and_the_configured_fallback():
+    """Also where it is the fallback, or finds nothing to cut by."""
+    tokenizer, text = byte_tokenizer(), "ab. cd.\n\nef."
+    ids, seen = tokenizer.encode(text), []
+
+    class Options(BaseModel):
+        depth: int = 3
+
+    @registry.register_segmenter("noting", options=Options)
+    def noting(uncut):
+        seen.append(uncut.options.depth)
+
+    for episodes_of in ({"method": "noting", "fallback": "fixed_tokens", "tokens_per_episode": 5}, {"fallback": "noting"}):
+        config = load_config({"episodes": episodes_of, "options": {"noting": {"depth": 7}}})
+        ends = episodes.segment_as_configured(ids, tokenizer, config)
+        assert ends == ([5, 10, 12] if "method" in episodes_of else [])
+    assert seen == [7, 7]
 
 
 # ---- graders
@@ -276,8 +296,6 @@ def test_a_name_is_taken_once():
 
 
 def test_options_need_defaults():
-    from pydantic import BaseModel
-
     class Bare(BaseModel):
         depth: int
 

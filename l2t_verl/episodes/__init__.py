@@ -4,6 +4,7 @@ Axes: B rows, T response tokens, K episodes.
 """
 
 from l2t_verl.episodes.body import ANSWER_MARKERS, body_end
+from l2t_verl.episodes.configured import segment_as_configured
 from l2t_verl.episodes.discourse_markers import MARKERS
 from l2t_verl.episodes.format import format_ok
 from l2t_verl.episodes.ids import drop_masked, episode_ids
@@ -20,6 +21,7 @@ __all__ = [
     "episode_ids",
     "format_ok",
     "segment",
+    "segment_as_configured",
     "states_answer",
     "surprise_ends",
 ]

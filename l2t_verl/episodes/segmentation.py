@@ -17,11 +17,10 @@ from l2t_verl.episodes.offsets import TokenText, token_text
 from l2t_verl.episodes.paragraphs import paragraphs
 from l2t_verl.episodes.surprise import surprise_ends
 from l2t_verl.episodes.think_blocks import think_blocks
-from l2t_verl.registry import SEGMENTERS, register_segmenter
+from l2t_verl.registry import NO_FALLBACKS, SEGMENTERS, register_segmenter
 from l2t_verl.thought import MARKS, Marks
 
 METHODS = SEGMENTERS
-NO_FALLBACKS = ("episode_tags", "surprise")  # one leads to a fallback, the other cuts whatever there is
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ def segment(
     log_probs: Sequence[float] | torch.Tensor | None = None,
     surprise_threshold: float = 4.0,
     marks: Marks = MARKS,
-    options: Any = None,
+    options: Mapping[str, Any] | None = None,
 ) -> list[int]:
     r"""Cut a response into episodes (arXiv 2505.10425, section 4.1).
 
@@ -133,7 +132,7 @@ def segment(
         log_probs: [T] log-probs of the tokens in nats, for `surprise`.
         surprise_threshold: in nats, for `surprise`.
         marks: texts that open and close a thought.
-        options: of a registered segmenter that has some.
+        options: of registered segmenters that have some, by their names.
 
     Returns:
         End positions b_1 < … < b_K in tokens, 0 < b_k ≤ T; empty if there is no episode.
@@ -163,10 +162,13 @@ def segment(
     body = find_body(response.text, answer_markers, thinking, marks)
     end = response.token_end(body.end)
     settings = {"markers": markers, "tokens_per_episode": tokens_per_episode, "surprise_threshold": surprise_threshold}
-    uncut = Uncut(response, body, end, log_probs, settings | limits, options)
-    ends = METHODS[method](uncut)
+
+    def cut(name: str) -> list[int] | None:
+        return METHODS[name](Uncut(response, body, end, log_probs, settings | limits, (options or {}).get(name)))
+
+    ends = cut(method)
     if ends is None and fallback is not None and fallback != method:
-        ends = METHODS[fallback](uncut)
+        ends = cut(fallback)
     if ends is None:
         return []
     return apply_limits([*(position for position in ends if 0 < position < end), end], **limits)

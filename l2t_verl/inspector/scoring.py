@@ -161,21 +161,9 @@ class Scorer:
         return expanded_log_probs(model, prompt, response, [0], [[]], [response], len(prompt) + len(response))[0]
 
     def _ends(self, prompt: list[int], response: list[int], own: torch.Tensor | None) -> list[int]:
-        settings = self.config.episodes
-        markers = {"markers": settings.markers, "answer_markers": settings.answer_markers}
-        return episodes.segment(
-            response,
-            self.tokenizer,
-            method=settings.method,
-            max_episodes=settings.max_episodes,
-            min_episode_tokens=settings.min_episode_tokens,
-            fallback=settings.fallback,
-            thinking=self._opened(prompt),
-            marks=self.template.marks,
-            tokens_per_episode=settings.tokens_per_episode,
-            log_probs=own,
-            surprise_threshold=settings.surprise_threshold,
-            **{name: value for name, value in markers.items() if value is not None},
+        thinking, marks = self._opened(prompt), self.template.marks
+        return episodes.segment_as_configured(
+            response, self.tokenizer, self.config, thinking=thinking, marks=marks, log_probs=own
         )
 
     def _scores(self, prompt: list[int], response: list[int], ends: list[int], answers: Sequence[str]) -> torch.Tensor:

@@ -149,28 +149,12 @@ class L2TRewardManager(RewardManagerBase):
         return outputs, format_ok
 
     def _ends(self, prompt: list[int], response: list[int]) -> list[int]:
-        settings = self.l2t.episodes
-        markers = {} if settings.answer_markers is None else {"answer_markers": settings.answer_markers}
-        thinking = self._thinking(prompt)
+        settings, thinking = self.l2t.episodes, self._thinking(prompt)
         if settings.method == "surprise":  # cut by the trainer, which has the log-probs
+            markers = {} if settings.answer_markers is None else {"answer_markers": settings.answer_markers}
             end = episodes.body_end(response, self.tokenizer, thinking=thinking, marks=self.marks, **markers)
             return [end] if end > 0 else []
-        options: dict[str, Any] = {
-            "max_episodes": settings.max_episodes,
-            "min_episode_tokens": settings.min_episode_tokens,
-            "thinking": thinking,
-            "marks": self.marks,
-            "options": self.l2t.options.get(settings.method),
-            **markers,
-        }
-        methods = (settings.method, settings.fallback)
-        if settings.method in ("episode_tags", "think_blocks"):
-            options["fallback"] = settings.fallback
-        if "fixed_tokens" in methods:
-            options["tokens_per_episode"] = settings.tokens_per_episode
-        if "discourse_markers" in methods and settings.markers is not None:
-            options["markers"] = settings.markers
-        return episodes.segment(response, self.tokenizer, method=settings.method, **options)
+        return episodes.segment_as_configured(response, self.tokenizer, self.l2t, thinking=thinking, marks=self.marks)
 
     def _states(self, response: list[int], ends: list[int], answers: list[str]) -> list[int]:
         texts = [
