@@ -121,13 +121,22 @@ def test_the_wait_has_an_end(slurm, variables, said):
     assert not any("recipes.launch" in line and "RAY_ADDRESS=192" in line for line in calls.splitlines())
 
 
-def test_nodes_are_counted_by_their_gpus():
+def test_nodes_are_counted_by_their_gpus(monkeypatch):
+    """As the trainer counts them; the cluster is asked for by the address that slurm.sh gives."""
     there = [
         {"Alive": True, "NodeName": "n1", "Resources": {"GPU": 8.0}},
         {"Alive": True, "NodeName": "n2", "Resources": {}},
     ]
     gone = {"Alive": False, "NodeName": "n3", "Resources": {"GPU": 8.0}}
-    assert nodes.problem_of([there[0]], 1, 8) is None
-    said = nodes.problem_of([*there, gone], 2, 8)
-    assert "has 1 nodes with 8 GPUs, but trainer.nnodes=2 trainer.n_gpus_per_node=8 are asked for" in said
-    assert "n1: 8, n2: 0" in said
+    asked = []
+    monkeypatch.setattr("ray.init", lambda address, **_: asked.append(address))
+    monkeypatch.setattr("ray.nodes", lambda: [there[0]])
+    nodes.main("192.0.2.1:6379", "1", "8")
+    assert asked == ["192.0.2.1:6379"]
+    monkeypatch.setattr("ray.nodes", lambda: [*there, gone])
+    with pytest.raises(SystemExit) as said:
+        nodes.main("192.0.2.1:6379", "2", "8")
+    assert str(said.value) == (
+        "trainer.nnodes=2 × trainer.n_gpus_per_node=8 GPUs are asked for, but this Ray cluster has (n1: 8, n2: 0); start "
+        "the others, or set the two to what is there"
+    )
