@@ -562,7 +562,7 @@ def test_ids_beyond_the_tokenizer_s_vocabulary(make):
     assert found["episodes"][0].ends == episodes.segment(response, BYTES, method="paragraphs")
 
 
-@pytest.mark.parametrize("name", ["segment", "states_answer", "format_ok"])
+@pytest.mark.parametrize("name", ["segment_as_configured", "states_answer", "format_ok"])
 def test_segmentation_that_raises_leaves_no_episodes_but_the_grade(make, monkeypatch, caplog, name):
     def fail(*_, **__):
         raise RuntimeError("a bug")
