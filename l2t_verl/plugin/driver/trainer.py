@@ -23,7 +23,7 @@ import l2t_verl
 from l2t_verl.compression import ESTIMATORS
 from l2t_verl.compression.beta import with_beta_per_nat
 from l2t_verl.config import ConfigError
-from l2t_verl.credit import update_length_cost
+from l2t_verl.credit import Critic, CreditInputs, learn, update_length_cost
 from l2t_verl.plugin import settings
 from l2t_verl.plugin.cpu import weight_sync
 from l2t_verl.plugin.driver import changes, checkpoints, cluster, data, liveness, records, refusals, step
@@ -37,6 +37,7 @@ from l2t_verl.plugin.workers.worker import L2TDetachWorker, L2TWorker
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "l2t_state.json"
+CRITIC_FILE = "l2t_critic.pt"
 LARGE_SHARE = 0.9  # of the penalty in the process reward
 
 if TYPE_CHECKING:  # what the mixin is mixed into
@@ -71,6 +72,7 @@ class L2TMixin(_Trainer):
             config.trainer.v1.trainer_mode = settings.base_mode(config.trainer.v1.trainer_mode)
         self.l2t = with_beta_per_nat(self.l2t, config.data.max_response_length)
         self.length_cost = self.l2t.credit.length_cost
+        self.critic = Critic()
         self.penalty_drowns = False
         self.rollout_records: dict[str, dict] = {}
         self.cluster_watch: liveness.Watch | None = None
@@ -186,6 +188,7 @@ class L2TMixin(_Trainer):
             packs_rows=self.packs_rows,
             fuses_scores=self.fuses_scores,
             rollouts=rollouts,
+            critic_weights=self.critic.weights,
         )
 
     def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
@@ -219,6 +222,7 @@ class L2TMixin(_Trainer):
             if self.config.trainer.get("rollout_data_dir", None):
                 self.rollout_records.update(records.rollout_records(context, rewards, credit))
             self._adapt_length_cost(rewards)
+            self._teach_critic(credit.inputs)
         return batch
 
     def _warn_of_penalty(self, share: float) -> None:
@@ -241,6 +245,14 @@ class L2TMixin(_Trainer):
                 self.length_cost, rewards.mean_correct_tokens(), settings.token_budget, settings.length_cost_rate
             )
 
+    def _teach_critic(self, inputs: CreditInputs | None) -> None:
+        """Fit the critic on the step's rollouts too, now that it has judged them; where another credit is chosen, nothing."""
+        settings = self.l2t.credit
+        if settings.method == "critic" and inputs is not None and inputs.scores is not None:
+            self.critic = learn(
+                self.critic, inputs.rollouts(), inputs.scores, ridge=settings.critic_ridge, steps=settings.critic_steps
+            )
+
     def _dump_generations(self, inputs: list, outputs: list, gts: list, scores: list, **kwargs: Any) -> None:
         """Add each rollout's episodes to verl's dump."""
         extra = kwargs.get("reward_extra_infos_dict", {})
@@ -253,7 +265,7 @@ class L2TMixin(_Trainer):
     # ---- checkpoints
 
     def _save_checkpoint(self) -> None:
-        """Keep λ beside verl's checkpoint; written first, because verl's last file marks the checkpoint as complete.
+        """Keep λ and the critic beside verl's checkpoint; written first, because verl's last file marks the checkpoint as complete.
 
         Older checkpoints go once it is, as far as `checkpoints.keep_last` says.
         """
@@ -263,6 +275,8 @@ class L2TMixin(_Trainer):
         partial = folder / (STATE_FILE + ".partial")
         partial.write_text(json.dumps({"length_cost": self.length_cost, "version": l2t_verl.__version__}))
         os.replace(partial, folder / STATE_FILE)
+        if self.critic.history:
+            self.critic.save(folder / CRITIC_FILE)
         super()._save_checkpoint()
         if self.l2t.checkpoints.keep_last is not None:
             removed = checkpoints.remove_others(every, last=self.l2t.checkpoints.keep_last)
@@ -283,9 +297,11 @@ class L2TMixin(_Trainer):
             return
         trainer = self.config.trainer
         resumed = trainer.resume_from_path if trainer.resume_mode == "resume_path" else None
-        state = Path(resumed or Path(trainer.default_local_dir) / f"global_step_{self.global_steps}") / STATE_FILE
-        if state.exists():
+        folder = Path(resumed or Path(trainer.default_local_dir) / f"global_step_{self.global_steps}")
+        if (state := folder / STATE_FILE).exists():
             self.length_cost = json.loads(state.read_text())["length_cost"]
+        if (critic := folder / CRITIC_FILE).exists():
+            self.critic = Critic.load(critic)
 
 
 @register_trainer("l2t_sync")
