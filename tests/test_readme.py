@@ -150,6 +150,7 @@ def test_the_metrics_are_the_code_s():
     known = {name.removeprefix("l2t/") for name in metrics.report(TRAINER, rewards, context(rewards))}
     known = {re.sub(r"^(skipped|grading)/\w+", lambda found: f"{found[1]}/*", name) for name in known}
     known |= {"grpo_grad_norm", "displacement"}  # measured in the trainer, where they are asked for
+    known |= {f"critic/{name}" for name in ("reliability", "auc_start", "auc_middle", "auc_end")}  # of credit critic
     written = set()
     part = METRICS.split("## All metrics\n")[1]
     for names in re.findall(r"^\| (.+?) \|", part, re.MULTILINE)[1:]:
