@@ -340,7 +340,10 @@ def _plug_in(values: dict[str, Any]) -> dict[str, str]:
 
 def _with_options(config: L2TConfig) -> tuple[L2TConfig, dict[str, str]]:
     """The configuration with `options` as the models that the parts were registered with, and what is wrong with them."""
-    models = option_models()
+    try:
+        models = option_models()
+    except ValueError as error:
+        return config, {f"{ROOT}.options": str(error)}
     found: dict[str, Any] = {}
     problems: dict[str, str] = {}
     for name in config.options.keys() - models.keys():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from l2t_verl.compression import ESTIMATORS
 from l2t_verl.compression.beta import with_beta_per_nat
 from l2t_verl.config import ConfigError
 from l2t_verl.credit import update_length_cost
+from l2t_verl.files import write_whole
 from l2t_verl.plugin import settings
 from l2t_verl.plugin.cpu import weight_sync
 from l2t_verl.plugin.driver import changes, checkpoints, cluster, data, liveness, records, refusals, step
@@ -260,9 +260,7 @@ class L2TMixin(_Trainer):
         every = Path(self.config.trainer.default_local_dir)
         folder = every / f"global_step_{self.global_steps}"
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / (STATE_FILE + ".partial")
-        partial.write_text(json.dumps({"length_cost": self.length_cost, "version": l2t_verl.__version__}))
-        os.replace(partial, folder / STATE_FILE)
+        write_whole(folder / STATE_FILE, json.dumps({"length_cost": self.length_cost, "version": l2t_verl.__version__}))
         super()._save_checkpoint()
         if self.l2t.checkpoints.keep_last is not None:
             removed = checkpoints.remove_others(every, last=self.l2t.checkpoints.keep_last)

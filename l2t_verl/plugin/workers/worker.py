@@ -22,6 +22,7 @@ from l2t_verl.plugin import fields
 from l2t_verl.plugin.settings import context_length
 from l2t_verl.plugin.workers import collectives, derivatives, scoring
 from l2t_verl.plugin.workers.displacement import Displacement, local_part, reshard
+from l2t_verl.plugin.workers.plan import ScoringPlan, as_verl
 from l2t_verl.registry import load_plugins
 
 WEIGHT_UPDATE_TIMEOUT_MS = 45_000
@@ -147,13 +148,13 @@ class L2TWorkerMixin(_Worker):
         entropy = tu.get_non_tensor_data(data, "calculate_entropy", default=False)
         temperature = tu.get_non_tensor_data(data, "temperature", default=1.0)
         found = scoring.packed_pass(self.actor, plan.rows, bound, temperature=temperature, entropy=entropy)
-        columns = {"log_probs": scoring.as_verl(plan.rows, found.tokens), fields.ANSWER_SCORES: plan.scores(found.answers)}
+        columns = {"log_probs": as_verl(plan.rows, found.tokens), fields.ANSWER_SCORES: plan.scores(found.answers)}
         if entropy:
-            columns["entropy"] = scoring.as_verl(plan.rows, found.entropies)
+            columns["entropy"] = as_verl(plan.rows, found.entropies)
         return TensorDict(columns, batch_size=len(plan.rows))
 
-    def _plan(self, data: TensorDict, config: GainConfig, own_tokens: bool = False) -> scoring.ScoringPlan:
-        plan = scoring.ScoringPlan(config, self.actor.model_config.tokenizer, context_length(self.actor.model_config))
+    def _plan(self, data: TensorDict, config: GainConfig, own_tokens: bool = False) -> ScoringPlan:
+        plan = ScoringPlan(config, self.actor.model_config.tokenizer, context_length(self.actor.model_config))
         ground_truths = [fields.ground_truth_of(item) for item in fields.objects(data, "reward_model")]
         columns = (data["prompts"].unbind(), data["responses"].unbind(), data[fields.BOUNDARIES].unbind())
         for prompt, response, boundaries, truth in zip(*columns, ground_truths, strict=True):
