@@ -15,7 +15,7 @@ from l2t_verl.config import ConfigError, L2TConfig, load_config, why_no_forward_
 from l2t_verl.gain import ForcingTemplate, answer_target
 from l2t_verl.grading import GradeResult, grade_code_score, grade_math_score
 from l2t_verl.patches import on_cpu_platform
-from l2t_verl.plugin import fields
+from l2t_verl.plugin import fields, rounding
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def check_verl_config(config: DictConfig, l2t: L2TConfig) -> None:
     """
     from verl.trainer.ppo.utils import need_reference_policy  # heavy, and the reward workers import this module too
 
-    problems = list(_problems(config, l2t))
+    problems = [*_problems(config, l2t), *rounding.problems(config, l2t)]
     if problems:
         raise ConfigError("L2T cannot train with this configuration:\n" + "\n".join(f"  {line}" for line in problems))
     if OmegaConf.select(config, "algorithm.filter_groups.enable", default=False):

@@ -15,7 +15,7 @@ from verl.utils import tensordict_utils as tu
 from verl.workers.utils.padding import response_from_nested, response_to_nested
 
 from l2t_verl import compression, episodes, gain
-from l2t_verl.plugin import fields, startup
+from l2t_verl.plugin import fields, rounding, startup
 from l2t_verl.plugin.estimator import CreditContext
 from l2t_verl.plugin.queue import fetch, padded, store, with_settings
 
@@ -62,9 +62,11 @@ class ProcessRewards:
             engine's own where the row is stale.
         stale: [B] rows that older weights sampled, wholly or in part (asynchronous trainers); their log-ratios are between
             two engines, and so carry the rounding that `l2t/kl_floor` bounds.
-        deltas: [B, T] log-ratio of that policy to the reference, in nats; zeros without a penalty.
+        deltas: [B, T] log-ratio of that policy (with `levels`: of the actor) to the reference, in nats; zeros without a
+            penalty.
         noise: [B, T] difference between the actor's and the rollout engine's log-probs of the same tokens, in nats: both
             have the same weights where the row is not stale, so it is rounding; None where the engine gave none.
+        levels: [B, T] mean of the actor's and the reference's log-probs, in nats; None where rounding stays in the penalty.
         derivatives: [B, K] d_k in nats along the weights' displacement, padded with 0; zeros for other penalties.
         squared_displacement: ‖Δθ̃‖² of that displacement.
         skipped: rows without a process reward, by reason; under `missing_rollout`, rollouts that never arrived.
@@ -82,6 +84,7 @@ class ProcessRewards:
     stale: torch.Tensor
     deltas: torch.Tensor
     noise: torch.Tensor | None = None
+    levels: torch.Tensor | None = None
     skipped: Counter = field(default_factory=lambda: Counter(dict.fromkeys(SKIP_REASONS, 0)))
     scores: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 1))
     derivatives: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 0))
@@ -189,10 +192,17 @@ def _collect(trainer: L2TMixin, batch: KVBatchMeta) -> ProcessRewards:
             torch.where(stale[:, None], rollout, values) for values in (actor, padded(data["old_log_probs"]))
         )
     deltas = torch.zeros_like(policy)
+    levels = None
     broken = _sampled_nan(policy, mask)
     if trainer.needs_reference:
-        broken |= _sampled_nan(data["ref_log_prob"], mask)
-        deltas = compression.log_ratio_deltas(policy, padded(data["ref_log_prob"]), padded(mask))
+        reference = padded(data["ref_log_prob"])
+        broken |= _sampled_nan(reference, mask)
+        if trainer.corrects_rounding:
+            if rollout is None:
+                raise RuntimeError(rounding.NO_LOG_PROBS)
+            broken |= _sampled_nan(actor, mask) | _sampled_nan(rollout, mask)
+            levels = (actor + reference) / 2
+        deltas = compression.log_ratio_deltas(policy if levels is None else actor, reference, padded(mask))
     rewards = ProcessRewards(
         keys=list(batch.keys),
         is_padding=torch.tensor([bool(tag.get("is_padding", False)) for tag in batch.tags]),
@@ -206,6 +216,7 @@ def _collect(trainer: L2TMixin, batch: KVBatchMeta) -> ProcessRewards:
         stale=stale,
         deltas=deltas,
         noise=None if rollout is None else actor - rollout,
+        levels=levels,
     )
     for row, (ends, states, reason) in enumerate(_find_episodes(trainer, batch, data, policy)):
         if reason is None and broken[row] and not rewards.is_padding[row]:
@@ -315,13 +326,7 @@ def _combine(trainer: L2TMixin, rewards: ProcessRewards) -> None:
     width = rewards.gains.shape[1]
     live = torch.arange(width) < rewards.num_episodes[:, None]
     if settings.estimator in compression.ESTIMATORS:
-        rewards.penalty = compression.compression_penalty(
-            rewards.deltas,
-            rewards.episode_ids,
-            rewards.response_mask,
-            num_episodes=width,
-            estimator=settings.estimator,
-        )
+        rewards.penalty = rounding.penalty(rewards, settings.estimator)
     else:
         penalty = compression.derivative_penalty(
             rewards.derivatives, damping=settings.damping, squared_norm=rewards.squared_displacement

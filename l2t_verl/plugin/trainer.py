@@ -23,7 +23,7 @@ import l2t_verl
 from l2t_verl.compression import ESTIMATORS
 from l2t_verl.config import ConfigError
 from l2t_verl.credit import update_length_cost
-from l2t_verl.plugin import checkpoints, liveness, records, startup, step, weight_sync
+from l2t_verl.plugin import checkpoints, liveness, records, rounding, startup, step, weight_sync
 from l2t_verl.plugin.estimator import credit_context
 from l2t_verl.plugin.live import log_distributions
 from l2t_verl.plugin.metrics import report
@@ -43,6 +43,7 @@ class L2TMixin(_Trainer):
 
     Attributes:
         packs_rows: whether a response and its forced answers share a forward; None where no answer is forced.
+        corrects_rounding: whether the rollout engine's log-probs take rounding off the penalty.
         fuses_scores: whether the answer scores come from the forward that gives the old log-probs.
     """
 
@@ -65,6 +66,9 @@ class L2TMixin(_Trainer):
         with open_dict(config):
             config.trainer.v1.trainer_mode = startup.base_mode(config.trainer.v1.trainer_mode)
         self.length_cost = self.l2t.credit.length_cost
+        self.corrects_rounding = rounding.corrects(config, self.l2t)
+        if self.corrects_rounding:
+            rounding.provide_log_probs(config)
         self.rollout_records: dict[str, dict] = {}
         self.cluster_watch: liveness.Watch | None = None
         super().__init__(config)
