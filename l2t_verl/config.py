@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 ROOT = "algorithm.l2t"
+BETA_TOKENS = 150  # longest response of the comparison in which the default of beta was measured (recipes/controlled)
 
 
 class ConfigError(ValueError):
@@ -178,7 +179,7 @@ class CreditConfig(_Section):
     length_cost: Real = Field(
         0.0,
         ge=0,
-        description="Cost λ of a response of the longest length, in units of J (`shaped`) or of the advantage (`episode`).",
+        description="Cost λ of a response of the longest length, in units of the advantage (`shaped`: before α).",
     )
     length_cost_for: Literal["all", "correct"] = Field(
         "correct", description="Whose length costs: of `all` rollouts, or of the `correct` ones among each other."
@@ -190,7 +191,7 @@ class CreditConfig(_Section):
         None, gt=0, description="Mean length of correct responses to reach, in tokens; adapts λ each step."
     )
     length_cost_rate: Real = Field(
-        0.1, gt=0, le=10, description="Step η of the dual ascent on λ, in units of J per unit of relative excess."
+        0.1, gt=0, le=10, description="Step η of the dual ascent on λ, in units of λ per unit of relative excess."
     )
 
 
@@ -239,7 +240,13 @@ class L2TConfig(_Section):
         1.2,
         ge=0,
         le=100,
-        description="Weight of the penalty against the gain, in units of J per nat (the paper's 0.6).",
+        description="Weight of the penalty against the gain, in units of J per nat for responses of at most 150 tokens; for "
+        "others see `beta_unit`.",
+    )
+    beta_unit: Literal["length", "nat", "paper"] = Field(
+        "length",
+        description="Unit of `beta`: `length` divides it by the longest response over 150 tokens, as penalties add up over "
+        "tokens and gains do not; `nat` takes it at every length; `paper`, too, for a penalty without its half (0.6).",
     )
     episodes: EpisodesConfig = Field(default_factory=EpisodesConfig)
     gain: GainConfig = Field(default_factory=GainConfig)
@@ -291,6 +298,42 @@ think_close, thinks, max_tokens_per_micro_batch, samples, sample_temperature, sa
         lines = "\n".join(f"  {path}: {text}" for path, text in problems.items())
         raise ConfigError(f"the L2T configuration has {len(problems)} {plural}:\n{lines}")
     return config
+
+
+def beta_per_nat(config: L2TConfig, max_length: int) -> float:
+    """β in units of J per nat of the penalty with its ½.
+
+    Args:
+        config: of the method.
+        max_length: L, the longest response allowed, in tokens.
+
+    Returns:
+        β · 150 / L (`length`): a response of L tokens then costs the same at the same KL of each token, whatever L is;
+        β (`nat`); or 2 β (`paper`, whose Eq. 4 has no ½).
+
+    Raises:
+        ValueError: L < 1.
+
+    Example:
+        >>> beta_per_nat(L2TConfig(), 150), beta_per_nat(L2TConfig(beta=0.6, beta_unit="paper"), 16384)
+        (1.2, 1.2)
+        >>> round(beta_per_nat(L2TConfig(), 16384), 4)
+        0.011
+    """
+    if max_length < 1:
+        raise ValueError(f"max_length must be at least 1, got {max_length}")
+    factors = {"length": BETA_TOKENS / max_length, "nat": 1.0, "paper": 2.0}
+    return config.beta * factors[config.beta_unit]
+
+
+def with_beta_per_nat(config: L2TConfig, max_length: int) -> L2TConfig:
+    """The same configuration with β in J per nat (see `beta_per_nat`), as everything that multiplies by it takes it.
+
+    Example:
+        >>> with_beta_per_nat(L2TConfig(), 1500).beta
+        0.12
+    """
+    return config.model_copy(update={"beta": beta_per_nat(config, max_length), "beta_unit": "nat"})
 
 
 def describe_fields(model: type[BaseModel] = L2TConfig, prefix: str = "") -> list[tuple[str, str, str]]:

@@ -114,10 +114,27 @@ def decode(token_ids: Sequence[int], tokenizer: Any, marks: Marks = MARKS) -> st
         tokenizer: a Hugging Face tokenizer.
         marks: of the thought.
     """
-    special = {token: str(added) for token, added in tokenizer.added_tokens_decoder.items() if added.special}
-    special |= {token: tokenizer.convert_ids_to_tokens(token) for token in tokenizer.all_special_ids}
-    kept = {token for token, text in special.items() if text in (marks.opening, marks.closing)}
+    special = _special(tokenizer)
+    kept = special_marks(tokenizer, marks)
     if not kept.intersection(token_ids):
         return str(tokenizer.decode(list(token_ids), skip_special_tokens=True))
     ids = [token for token in token_ids if token in kept or token not in special]
     return str(tokenizer.decode(ids, skip_special_tokens=False))
+
+
+def special_marks(tokenizer: Any, marks: Marks = MARKS) -> set[int]:
+    """The marks that a tokenizer counts among its special tokens, so that plain decoding drops them."""
+    return {token for token, text in _special(tokenizer).items() if text in (marks.opening, marks.closing)}
+
+
+def without_special(text: str, tokenizer: Any, marks: Marks = MARKS) -> str:
+    """A text that was decoded with its special tokens, without those that are no marks of the thought."""
+    for special in set(_special(tokenizer).values()) - {marks.opening, marks.closing}:
+        text = text.replace(special, "")
+    return text
+
+
+def _special(tokenizer: Any) -> dict[int, str]:
+    """The special tokens and their texts."""
+    special = {token: str(added) for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+    return special | {token: str(tokenizer.convert_ids_to_tokens(token)) for token in tokenizer.all_special_ids}

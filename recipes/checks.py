@@ -8,6 +8,8 @@ from typing import Any
 from recipes.arithmetic import GIB, GPUS, ModelShape, Plan, lora_rank, memory, shape_of
 
 SUFFIX = 32  # tokens of a forcing suffix, at most
+MOVED = (0.001, 0.01)  # nats a token by which a policy has moved early and late in a run, for the penalty's sums
+LARGE_SHARE = 0.9  # of the penalty in the reward, early
 
 
 def gpus_of(name: str) -> float:
@@ -58,6 +60,30 @@ def memory_lines(config: Any, gpu_memory: float) -> list[str]:
         "parameters (arithmetic, recipes/arithmetic.py):"
     ]
     return lines + [f"  {value / GIB:8.1f} GiB  {name}" for name, value in memory(model, plan).items()]
+
+
+def penalty_lines(config: Any) -> list[str]:
+    """What share of the process reward the penalty has by arithmetic, as text; nothing where it is not trained with."""
+    from l2t_verl.config import beta_per_nat
+    from l2t_verl.plugin.startup import read_config
+
+    l2t, longest = read_config(config), config.data.max_response_length
+    if config.algorithm.adv_estimator != "l2t" or l2t.credit.method == "length_penalty" or l2t.beta == 0:
+        return []
+    beta = beta_per_nat(l2t, longest)
+    costs = [beta * nats * longest for nats in MOVED]
+    shares = [cost / (cost + 1) for cost in costs]  # against gains of 1, the most that those of a response can sum to
+    sums = "; ".join(
+        f"at a KL of {nats} nats a token {cost:.2g} J, {share:.0%} of the reward"
+        for nats, cost, share in zip(MOVED, costs, shares, strict=True)
+    )
+    lines = [f"penalty: {beta:.3g} J per nat; a response of {longest} tokens costs, against gains of 1 J at most, {sums}"]
+    if shares[0] > LARGE_SHARE:
+        lines.append(
+            f"note: the reward will be nearly all penalty; lower algorithm.l2t.beta={l2t.beta:g}, or set "
+            "algorithm.l2t.beta_unit=length"
+        )
+    return lines
 
 
 def problems_of(config: Any, gpu_memory: float) -> list[str]:

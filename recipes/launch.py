@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes import workers
-from recipes.checks import gpus_of, memory_lines, problems_of
+from recipes.checks import gpus_of, memory_lines, penalty_lines, problems_of
 from recipes.disk import disk_lines, disk_problem
 from recipes.environment import bare_machine
 from recipes.run_folder import differences, keep
@@ -115,14 +115,17 @@ def check_prompts(folder: Path, model: str) -> None:
         SystemExit: they do not.
     """
     from l2t_verl.data.instruction import opens_thinking
+    from l2t_verl.thought import Marks
 
     manifest = folder / "manifest.json"
-    if not manifest.exists() or "<think>" not in (made := json.loads(manifest.read_text()))["instruction"]:
+    made = json.loads(manifest.read_text()) if manifest.exists() else {"instruction": ""}
+    marks = Marks(*made.get("marks of the thought", ()))
+    if marks.opening not in made["instruction"]:
         return
     from transformers import AutoTokenizer
 
     try:
-        opens = opens_thinking(AutoTokenizer.from_pretrained(model))
+        opens = opens_thinking(AutoTokenizer.from_pretrained(model), marks)
     except (OSError, ValueError) as error:
         print(f"data: {model}'s chat template could not be looked at: {str(error)[:200]}", flush=True)
         return
@@ -147,6 +150,26 @@ def attention_problem(config: Any) -> str | None:
         "verl's cross-entropy loops over tokens, keeps up to 4 bytes × tokens × vocabulary more for the update, and rounds "
         "log-probs of bfloat16 logits to 0.4 % (0.002 to 0.02 nats) where CUDA's autocast does not widen them"
     )
+
+
+def check_model(path: str) -> None:
+    """See that the model's configuration can be had: in a folder, in the hub's cache, or from the hub.
+
+    Raises:
+        SystemExit: it cannot; with the hub's own reason and the remedy.
+    """
+    from huggingface_hub import hf_hub_download
+
+    if Path(path).is_dir():
+        return
+    try:
+        hf_hub_download(path, "config.json", etag_timeout=20)
+    except Exception as error:  # the hub's and the network's, of many kinds
+        raise SystemExit(
+            f"launch: actor_rollout_ref.model.path={path} is no folder here, and the hub does not give it "
+            f"({type(error).__name__}: {str(error).splitlines()[0]}): where there is a network, hf download {path} "
+            "--local-dir FOLDER; then bring it here and set actor_rollout_ref.model.path=FOLDER"
+        ) from None
 
 
 def main() -> None:
@@ -187,7 +210,7 @@ def main() -> None:
     print("command:\n  " + shlex.join(line), flush=True)
     if problems := problems_of(config, memory) + differences(config, folder):
         raise SystemExit("launch: this would not train:\n" + "\n".join(f"  {problem}" for problem in problems))
-    print("checks: passed", flush=True)
+    print("\n".join([*penalty_lines(config), "checks: passed"]), flush=True)
     missing = [problem for problem in (attention_problem(config), disk_problem(config)) if problem]  # of this machine
     if arguments.dry_run:
         for problem in missing:
@@ -195,6 +218,7 @@ def main() -> None:
         return
     if missing:
         raise SystemExit("launch: " + "\n  ".join(missing))
+    check_model(str(config.actor_rollout_ref.model.path))
     make_data(config)
     keep(config, folder)
     os.execvpe(line[0], line, whole)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains the arms of a recipe one after the other, evaluates the last checkpoint of each, and makes the table:
+# Trains the arms of a recipe one after the other, evaluates the last checkpoint of each on all GPUs, and makes the table:
 #   bash recipes/sweep.sh RECIPE [--dry-run] [Hydra overrides …]
 # ARMS="grpo l2t", BENCHMARKS="aime24 math500=PATH", EVALUATE="--samples 4" change what is done. Started again it goes on: an
 # arm that is trained is not trained twice, and training and evaluation resume where they stopped.
@@ -39,7 +39,7 @@ for arm in $arms; do
   folders+=("runs/$recipe-sweep/$arm")
   step "evaluating the arm $arm" "its message says why; start the same sweep again, what is sampled stays"
   # shellcheck disable=SC2086
-  "$venv/bin/python" -m l2t_verl.evaluate run "$run/checkpoints" --out "runs/$recipe-sweep/$arm" "${benchmarks[@]}" ${EVALUATE:-}
+  "$venv/bin/python" -m l2t_verl.evaluate run "$run/checkpoints" --out "runs/$recipe-sweep/$arm" "${benchmarks[@]}" --data-parallel auto ${EVALUATE:-}
 done
 if [ ${#folders[@]} -gt 1 ]; then
   exec "$venv/bin/python" -m l2t_verl.evaluate compare "${folders[@]}" --out "runs/$recipe-sweep"

@@ -1,3 +1,4 @@
+import logging
 import os
 import shutil
 
@@ -40,6 +41,12 @@ def pytest_xdist_make_scheduler(config, log):
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: place_of(item.nodeid))
+
+
+@pytest.fixture(autouse=True)
+def warnings_are_logged():
+    """verl's vLLM server silences its whole process when it is imported, which here is everybody's."""
+    logging.root.setLevel(logging.WARNING)
 
 
 @pytest.fixture(scope="module")

@@ -51,10 +51,10 @@ FAULTS = (
         ("tests/test_compression.py",),
     ),
     Fault(
-        "the spread of a group leaves the length price out",
-        "l2t_verl/credit/shaped.py",
-        "sums = gains - price.of_rows()",
-        "sums = gains",
+        "a rollout's length is compared with its own, too",
+        "l2t_verl/credit/length_price.py",
+        "((own.sum(dim=0) - own) /",
+        "(own.sum(dim=0) /",
         ("tests/test_credit.py", "tests/test_credit_properties.py"),
     ),
     Fault(

@@ -14,7 +14,7 @@ from verl.trainer.ppo.reward import load_reward_manager
 
 from l2t_verl import gain
 from l2t_verl.config import load_config
-from l2t_verl.plugin import fields
+from l2t_verl.plugin import fields, rollout_server
 from l2t_verl.plugin.agent_loop import L2TAgentLoopWorker, _marked
 
 BYTES = byte_tokenizer()
@@ -31,10 +31,19 @@ def manager():
 
 
 class Server:
-    """Answers "7}" to some prompts, nonsense to others, and remembers what it was asked."""
+    """Answers "7}" to some prompts, nonsense to others, and remembers what it was asked; verl's client of it, too."""
+
+    actor = None  # without the call that vLLM's server gets
 
     def __init__(self, knows):
-        self.knows, self.asked = knows, []
+        self.knows, self.asked, self.held = knows, [], 0
+
+    async def _acquire_server(self, request_id, prompt_ids):
+        self.held += 1
+        return "server", self.actor
+
+    def _release_server(self, server_id, request_id):
+        self.held -= 1
 
     async def generate(self, request_id, prompt_ids, sampling_params):
         text = BYTES.decode(prompt_ids)
@@ -42,6 +51,33 @@ class Server:
         answer = self.knows(text, len(self.asked))
         await asyncio.sleep(0)
         return SimpleNamespace(token_ids=BYTES.encode(answer))
+
+
+class VllmServer(Server):
+    """The same with the call that makes all answers at once; `breaks` answers are cut off after their first token."""
+
+    def __init__(self, knows, breaks=0):
+        super().__init__(knows)
+        self.calls, self.breaks, self.inside = [], breaks, []
+        self.config, self.running, self.most = SimpleNamespace(max_num_seqs=2), 0, 0
+        self.actor = SimpleNamespace(l2t_generate_after=SimpleNamespace(remote=self.remote))
+
+    async def remote(self, *arguments):
+        self.calls.append(arguments)
+        inner = SimpleNamespace(generate=self.generate_inside, config=self.config)
+        return await rollout_server.generate_after(inner, *arguments)
+
+    async def generate_inside(self, prompt_ids, sampling_params, request_id):
+        self.running += 1
+        self.most = max(self.most, self.running)
+        self.inside.append(request_id)
+        output = await self.generate(request_id, prompt_ids, sampling_params)
+        self.running -= 1
+        output.stop_reason = "completed"
+        if self.breaks:
+            self.breaks -= 1
+            output.token_ids, output.stop_reason = output.token_ids[:1], "aborted"
+        return output
 
 
 def worker(manager, server, **settings) -> L2TAgentLoopWorker:
@@ -96,6 +132,42 @@ def test_scores_are_the_accuracy_of_what_was_sampled(manager):
     assert sum("</episode_1>" in text for _, text, _ in server.asked) == 4
 
 
+def test_a_vllm_server_is_asked_once_for_all_answers_of_a_response(manager):
+    knows = lambda text, n: "7}." if "seven" in text else "8}"  # noqa: E731
+    server, apart = VllmServer(knows), Server(knows)
+    infos = [scored(worker(manager, one), STEPS) for one in (server, apart)]
+    assert fields.decode_scores(infos[0][fields.SAMPLED_SCORES]) == [[0.0, 0.0, 1.0]]
+    assert infos[0][fields.SAMPLED_SCORES] == infos[1][fields.SAMPLED_SCORES]
+    assert sorted(text for _, text, _ in server.asked) == sorted(text for _, text, _ in apart.asked)
+    assert [parameters for _, _, parameters in server.asked] == [parameters for _, _, parameters in apart.asked]
+    (call,) = server.calls
+    ids, prefixes = call[0], call[1]
+    assert ids.dtype.itemsize == 4
+    assert len(ids) == prefixes[-1][0]
+    assert len(prefixes) == 3
+    assert max(len(suffix) for _, suffix in prefixes) < 50  # the suffix alone
+    assert len(set(server.inside)) == 6  # vLLM takes each request under a name of its own
+    assert server.most == 2  # as many as the engine runs
+    assert server.held == apart.held == 0
+
+
+def test_what_a_weight_update_broke_off_is_finished(manager):
+    server = VllmServer(lambda text, n: "}" if text.endswith("{7") else "7}", breaks=2)
+    info = scored(worker(manager, server), STEPS)
+    assert fields.decode_scores(info[fields.SAMPLED_SCORES]) == [[1.0, 1.0, 1.0]]
+    rest = [(text, parameters) for _, text, parameters in server.asked if text.endswith("{7")]
+    assert len(rest) == 2
+    assert all(parameters["max_tokens"] == 31 for _, parameters in rest)
+
+
+def test_seeds_reach_the_server_with_the_call(manager):
+    server = VllmServer(lambda text, n: "7}")
+    made = worker(manager, server)
+    made.config.actor_rollout_ref.rollout.full_determinism = True
+    scored(made, STEPS)
+    assert sorted(parameters["seed"] for _, _, parameters in server.asked) == [0, 0, 0, 1, 1, 1]
+
+
 def test_each_output_has_its_own_and_none_without_episodes(manager):
     info = scored(worker(manager, Server(lambda text, n: "7}")), STEPS, "")
     assert fields.decode_scores(info[fields.SAMPLED_SCORES]) == [[1.0, 1.0, 1.0], None]
@@ -111,6 +183,7 @@ def test_a_server_that_fails_leaves_the_outcome_alone(manager, caplog):
     def fail(text, n):
         raise ValueError("leaves no room to generate")
 
+    caplog.set_level("WARNING", logger="l2t_verl.plugin.agent_loop")  # verl's module of vLLM sets the root's to ERROR
     info = scored(worker(manager, Server(fail)), STEPS)
     assert info[fields.ACCURACY] == 1.0
     assert fields.decode_scores(info[fields.SAMPLED_SCORES]) == [None]

@@ -67,35 +67,39 @@ def test_a_job_on_nodes_of_others_writes_where_it_should_and_goes_on_after_its_d
         f"algorithm.l2t.credit.length_cost={PRICE}",
         "++algorithm.l2t.diagnostics.displacement=True",
         "trainer.save_freq=2",
+        "trainer.total_training_steps=6",  # the same for both starts: another end would bend the learning rate
     ]
     nowhere = tmp_path / "nowhere"
     nowhere.mkdir()
     try:
         with two_raylets(nowhere, cpus=12) as cluster:
-            first = submit(cluster, *settings, "trainer.total_training_steps=50")
+            first = submit(cluster, *settings)
+            latest = run / "checkpoints" / "latest_checkpointed_iteration.txt"
             end = time.monotonic() + 600
-            while not (run / "checkpoints" / "global_step_2" / "l2t_state.json").exists():
+            while not latest.exists():
                 assert first.poll() is None, first.stdout.read()[-5000:]
                 assert time.monotonic() < end
-                time.sleep(0.5)
+                time.sleep(0.1)
             (driver,) = drivers()
             driver.send_signal(signal.SIGKILL)
             said, _ = first.communicate(timeout=120)
             assert first.returncode != 0, said[-5000:]
 
-            kept = run / "checkpoints" / "global_step_2" / "l2t_state.json"
+            step = int(latest.read_text())
+            kept = run / "checkpoints" / f"global_step_{step}" / "l2t_state.json"
             state = json.loads(kept.read_text())
             # as if it had moved: a random model gives no right answer whose length would move it
             kept.write_text(json.dumps(state | {"length_cost": state["length_cost"] + 0.25}))
-            second = submit(cluster, *settings, "trainer.total_training_steps=3")
+            second = submit(cluster, *settings)
             said, _ = second.communicate(timeout=600)
             assert second.returncode == 0, said[-5000:]
         before, after = rows_of(run)
         assert [row["step"] for row in before][:2] == [1, 2]
-        (row,) = [row for row in after if row["step"] == 3]
+        assert [row["step"] for row in after] == list(range(step + 1, 7))
+        row = after[0]
         assert row["data"]["l2t/length_cost"] == pytest.approx(PRICE + 0.25)
         assert row["data"]["l2t/displacement"] > 0  # the reference is the start model, not the checkpoint
-        assert (run / "rollouts" / "3.jsonl").exists()
+        assert (run / "rollouts" / f"{step + 1}.jsonl").exists()
         assert not list(nowhere.rglob("*.jsonl")) and not (nowhere / "checkpoints").exists()
     finally:
         for driver in drivers():

@@ -67,7 +67,7 @@ def test_a_checked_configuration_cannot_be_changed():
 @pytest.mark.parametrize(
     ("path", "known"),
     [
-        ("alfa", "alpha, beta, episodes"),
+        ("alfa", "alpha, beta, beta_unit, episodes"),
         ("gain.knd", "kind, backend, fused, forcing_suffix"),
         ("credit.std_flor", "method, std_floor"),
         ("diagnostics.compare_grpo.deep", None),  # a section where a value belongs
@@ -357,9 +357,9 @@ def test_every_field_has_a_sentence_and_every_section_too():
         ("gain.max_tokens_per_micro_batch", "in tokens"),
         ("compression.estimator", "in nats"),
         ("credit.std_floor", "in units of J"),
-        ("credit.length_cost", "in units of J"),
+        ("credit.length_cost", "in units of the advantage"),
         ("credit.token_budget", "in tokens"),
-        ("credit.length_cost_rate", "in units of J"),
+        ("credit.length_cost_rate", "in units of λ"),
         ("outcome.seconds_per_sample", "in seconds"),
     ],
 )

@@ -204,6 +204,13 @@ CALLED = {
         ["request_id", "prompt_ids", "sampling_params"],
         "plugin/weight_sync.py",
     ),
+    "verl.workers.rollout.llm_server:LLMServerClient._acquire_server": ([None, ""], ["prompt_ids"], "plugin/agent_loop.py"),
+    "verl.workers.rollout.llm_server:LLMServerClient._release_server": ([None, ""], ["request_id"], "plugin/agent_loop.py"),
+    "verl.workers.rollout.vllm_rollout.vllm_async_server:vLLMHttpServer.generate": (
+        [None, [], {}, ""],
+        [],
+        "plugin/rollout_server.py",
+    ),
     "verl.workers.rollout.llm_server:LLMServerManager.get_addresses": ([None], [], "plugin/liveness.py"),
     "transfer_queue:kv_batch_get": ([], ["keys", "partition_id", "select_fields"], "plugin/step.py"),
     "transfer_queue:kv_batch_put": ([], ["keys", "partition_id", "fields"], "plugin/step.py"),
@@ -660,6 +667,18 @@ ATTRIBUTES = {
 @pytest.mark.parametrize(("name", "path", "file"), [(k, *v) for k, v in ATTRIBUTES.items()], ids=ATTRIBUTES)
 def test_worker_attribute(name, path, file):
     assert re.search(rf"self\.{name}\b(: [\w.]+)? = ", source(path)), f"{path} sets no {name}; {file} reads it"
+
+
+def test_vllms_server_has_the_call_that_the_agent_loop_asks_for():
+    """Ray makes an actor of the class as it is when verl's module has been imported."""
+    from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer
+
+    assert inspect.iscoroutinefunction(vLLMHttpServer.l2t_generate_after)
+    assert 'getattr(server, "l2t_generate_after", None)' in (ROOT / "l2t_verl/plugin/agent_loop.py").read_text()
+    assert "ray.remote(vLLMHttpServer)" in source("verl.workers.rollout.vllm_rollout.vllm_async_server:vLLMReplica.__init__")
+    server = source("verl.workers.rollout.vllm_rollout.vllm_async_server:vLLMHttpServer")
+    assert "self.config.max_num_seqs" in server, "plugin/rollout_server.py takes its bound from it"
+    assert 'stop_reason = "aborted"' in server, "plugin/agent_loop.py finishes such answers"
 
 
 def test_a_worker_without_a_reference_says_so():

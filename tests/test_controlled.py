@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from l2t_verl.episodes.limits import MAX_EPISODES
-from recipes.controlled import labels, measure, sampling, solutions, start, task
+from recipes.controlled import labels, measure, sampling, solutions, sparse, start, task
 from recipes.controlled.vocabulary import THINK, make_tokenizer
 
 SEED = 20261125
@@ -169,3 +169,12 @@ def test_tokens_are_counted_by_what_the_steps_are():
     assert (found["problems"], found["accuracy"], found["tokens"]) == (3, 1 / 3, sum(lengths) / 3)
     tokens = {"mistake": 8, "correction": 9, "recheck": 9, "necessary": 8 + 7, "restate": 5, "detour": 0, "other": 0}
     assert {label: round(3 * mean) for label, mean in found["tokens by label"].items()} == tokens
+
+
+def test_the_sparse_bed_asks_for_the_end_of_every_chain():
+    problem = task.parse("a=3;b:4+a;c:2*b;d=5;e:1-d;f:3+e;?cf")
+    assert problem.answer == "49" and problem.needed == set("bcef")
+    assert solutions.written_answer("</think>answer 49", 2) == "49" and solutions.written_answer("</think>answer 49") is None
+    for drawn in itertools.islice(sparse.problems("validation", SEED), 30):
+        assert task.parse(str(drawn), drawn.tier) == drawn and task.split_of(drawn) == "validation"
+        assert len(drawn.answer) == sparse.CHAINS[drawn.tier] == len(drawn.needed) / sparse.COMPUTED

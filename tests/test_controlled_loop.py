@@ -1,6 +1,7 @@
 """The controlled comparison's loop: the same as verl's workers do, its controls, its measures, its grid, its page."""
 
 import copy
+import dataclasses
 import itertools
 import json
 import os
@@ -204,6 +205,25 @@ def test_committed_runs_are_those_of_the_plans_and_make_the_committed_pages():
     assert {Settings(**run["settings"]).name for run in runs} <= planned
     assert {file: file.read_text() for file in page.pages(runs)} == page.pages(runs)
     assert {name: arm.chosen for name, arm in ALL.items() if arm.tried} == comparison.choose(comparison.frontier(runs))
+
+
+def test_bfloat16_computes_and_float32_weights_are_moved(tiny_start):
+    """Steps that bfloat16 weights could not take add up in the master; what computes is its copy."""
+    settings = arm_settings("shaped", seed=3, start=1, prompts=2, group=4, limit=60, steps=2, learning_rate=1e-6)
+    half = dataclasses.replace(settings, compute="bfloat16")
+    assert half.name != settings.name
+    tokenizer = AutoTokenizer.from_pretrained(tiny_start)
+    master = AutoModelForCausalLM.from_pretrained(tiny_start, dtype=torch.float32)
+    before = copy.deepcopy(master)
+    reference, curve = loop.train(half, master, tokenizer)
+    assert curve[0]["penalty"] == 0.0 and all(point["gradient norm"] > 0 for point in curve)
+    assert {weight.dtype for weight in master.parameters()} == {torch.float32}
+    assert {weight.dtype for weight in reference.parameters()} == {torch.bfloat16}
+    moved = [(a - b).abs().max().item() for a, b in zip(master.parameters(), before.parameters(), strict=True)]
+    assert 0 < max(moved) < 1e-5
+    policy = loop.computing(master, half)
+    assert all(torch.equal(p, w.bfloat16()) for p, w in zip(policy.parameters(), master.parameters(), strict=True))
+    assert {table.dtype for table in policy.buffers()} == {torch.float32}
 
 
 def test_a_grid_names_the_run_that_fails(tmp_path):

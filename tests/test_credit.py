@@ -101,14 +101,17 @@ def test_episode_floors_a_vanishing_spread():
 
 
 def test_shaped_by_hand():
-    """λ = .4, L = 8: a token costs .05. Returns to go: row 0 .25 .25 −.25 and 0 in the tail; row 1 .25 .25, 0."""
-    g0 = [0.25 - 4 * 0.05, 0.25 - 3 * 0.05, -0.25 - 2 * 0.05, -0.05]
-    g1 = [0.25 - 3 * 0.05, 0.25 - 2 * 0.05, -0.05]
+    """λ = .4, L = 8: a token costs .05. Returns to go: row 0 .25 .25 −.25 and 0 in the tail; row 1 .25 .25, 0. Row 0 has one
+    token more to come than row 1 at each position."""
+    g0, g1 = [0.25, 0.25, -0.25, 0.0], [0.25, 0.25, 0.0]
     m0, m1 = sum(g1) / 3, sum(g0) / 4  # each row's baseline is the other's mean
     pooled = (sum(g0) + sum(g1)) / 7
     s = math.sqrt(sum((g - pooled) ** 2 for g in [*g0, *g1]) / 7)
     out = 0.5 / (1 / math.sqrt(2) + 1e-6)
-    expected = [[out + 0.8 * (g - m0) / s for g in g0], [*(-out + 0.8 * (g - m1) / s for g in g1), 0.0]]
+    expected = [
+        [out + 0.8 * ((g - m0) / s - 0.05) for g in g0],
+        [*(-out + 0.8 * ((g - m1) / s + 0.05) for g in g1), 0.0],
+    ]
     found = credit.shaped_advantages(*BATCH, alpha=0.8, length_cost=0.4, max_length=8, length_cost_for="all")
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
 
@@ -127,13 +130,37 @@ def test_only_correct_rollouts_are_charged_and_compared_with_each_other():
     found = credit.shaped_advantages(*batch, group("aaa"), **options) - credit.shaped_advantages(
         *batch, group("aaa"), alpha=0.0, max_length=2
     )
-    returns = [-1.0, -0.5, -0.5, 0.0, 0.0, 0.0]
-    s = torch.tensor(returns).std(correction=0).item()
-    prices = [[-1.0 + 0.5, -0.5 + 0.5, 0.0], [-0.5 + 0.75, 0.0, 0.0], [0.0, 0.0, 0.0]]
-    torch.testing.assert_close(found, torch.tensor(prices, dtype=torch.float64) / s)
+    prices = [[-1.0 + 0.5, -0.5 + 0.0, 0.0], [-0.5 + 1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
+    torch.testing.assert_close(found, torch.tensor(prices, dtype=torch.float64))
     alone = credit.shaped_advantages(batch[0] * torch.tensor([1, 0, 0]), *batch[1:], group("aaa"), **options)
     assert torch.equal(alone, credit.shaped_advantages(batch[0] * torch.tensor([1, 0, 0]), *batch[1:], group("aaa"),
                                                        alpha=0.0, max_length=2))  # fmt: skip
+
+
+def correct_rollouts(lengths: list[int]) -> tuple:
+    """Correct rollouts of one prompt, of these lengths, each one episode without a gain."""
+    mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
+    outcome, process = torch.ones(len(lengths)).double(), torch.zeros(len(lengths), 1).double()
+    return outcome, process, mask - 1, mask, -mask.double(), group("a" * len(lengths))
+
+
+def test_the_price_of_shaped_is_linear_in_length_cost():
+    """Divided by a spread that it makes itself it would not grow: a λ of 1, 10, 100 has to be 1, 10, 100 times the price."""
+    batch = correct_rollouts([20, 40, 60, 80, 100])
+    options = {"alpha": 0.8, "max_length": 100}
+    prices = {cost: credit.shaped_advantages(*batch, length_cost=cost, **options) for cost in (1.0, 10.0, 100.0)}
+    assert prices[1.0][4, 0].item() == pytest.approx(-0.8 * (100 - (20 + 40 + 60 + 80) / 4) / 100)
+    for cost, found in prices.items():
+        torch.testing.assert_close(found, cost * prices[1.0])
+    gains = (batch[0], torch.tensor([[0.1], [0.3], [-0.2], [0.0], [0.5]]).double(), *batch[2:])
+    free, priced, dear = (credit.shaped_advantages(*gains, length_cost=cost, **options) for cost in (0.0, 1.0, 10.0))
+    torch.testing.assert_close(dear - free, 10 * (priced - free))
+
+
+def test_correct_rollouts_of_one_length_pay_nothing_wherever_a_token_stands():
+    for whose in ("correct", "all"):
+        options = {"alpha": 0.8, "max_length": 100, "length_cost": 100.0, "length_cost_for": whose}
+        assert credit.shaped_advantages(*correct_rollouts([100] * 5), **options).abs().max().item() == 0.0
 
 
 def test_a_session_with_several_outputs_has_one_outcome():

@@ -105,20 +105,24 @@ def episode_loop(outcome, process, ids, mask, log_probs, index, alpha, *priced):
     return result
 
 
-def shaped_loop(outcome, process, ids, mask, log_probs, index, alpha, *priced):
+def shaped_loop(outcome, process, ids, mask, log_probs, index, alpha, length_cost, max_length, only_correct):
     result = torch.zeros(ids.shape, dtype=torch.float64)
     for name in set(index):
         rows = rows_of(index, name)
         normal = grpo(outcome, rows)
-        prices, centred = priced_loop(outcome, mask, rows, *priced)
-        gains = {(i, t): process[i, ids[i, t] :].sum().item() if ids[i, t] >= 0 else 0.0 for i, t in prices}
-        everything = [gains[cell] - prices[cell] for cell in gains]
-        mean = sum(everything) / max(len(everything), 1)
-        s = math.sqrt(sum((v - mean) ** 2 for v in everything) / max(len(everything), 1)) if len(rows) > 1 else 1.0
-        for i, t in gains:
+        correct = [i for i in rows if outcome[i] > 0]
+        charged = (correct if len(correct) > 1 else []) if only_correct else rows
+        cells = [(i, t) for i in rows for t in range(mask.shape[1]) if mask[i, t]]
+        gains = {(i, t): process[i, ids[i, t] :].sum().item() if ids[i, t] >= 0 else 0.0 for i, t in cells}
+        mean = sum(gains.values()) / max(len(gains), 1)
+        spread = sum((v - mean) ** 2 for v in gains.values()) / max(len(gains), 1)
+        s = math.sqrt(spread) if len(rows) > 1 else 1.0
+        for i, t in cells:
             others = [v for (j, _), v in gains.items() if j != i]
             m = sum(others) / len(others) if others else 0.0
-            result[i, t] = normal[i] + alpha * (gains[i, t] - m - centred[i, t]) / max(s, 0.05)
+            to_come = [mask[j, t:].sum().item() for j in charged if j != i]
+            excess = mask[i, t:].sum().item() - (sum(to_come) / len(to_come) if to_come else 0.0) if i in charged else 0.0
+            result[i, t] = normal[i] + alpha * ((gains[i, t] - m) / max(s, 0.05) - length_cost / max_length * excess)
     return result
 
 

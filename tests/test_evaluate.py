@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import multiprocessing
 import os
 import signal
 import socket
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +27,11 @@ from l2t_verl.evaluate import __main__ as command
 from l2t_verl.evaluate import run as evaluation
 from l2t_verl.evaluate.budgets import cut
 from l2t_verl.evaluate.compare import comparison, write_comparison
-from l2t_verl.evaluate.engines import Generated, prompt_ids
+from l2t_verl.evaluate.engines import EngineError, Generated, prompt_ids
 from l2t_verl.evaluate.finished import published_numbers, published_of, read
 from l2t_verl.evaluate.grade import vote
 from l2t_verl.evaluate.model import ModelError, _shards, fingerprint, resolved
+from l2t_verl.evaluate.parallel import EngineProcesses, engines_wanted, groups_of_gpus
 from l2t_verl.evaluate.results import results, table
 from l2t_verl.evaluate.run import Settings, Task, sample_all, seed_of
 from l2t_verl.evaluate.statistics import bootstrap, majority, pass_at_k
@@ -234,6 +237,78 @@ def test_a_run_that_was_interrupted_gives_the_file_of_one_that_was_not(tmp_path,
     assert engine.asked == []  # nothing is missing
 
 
+class MortalEngine(TinyEngine):
+    """Its process is killed amid a batch if its device is named 1; says where it runs."""
+
+    def __init__(self, folder: Path, fails_at: int | None = None):
+        super().__init__(folder, fails_at)
+        torch.set_num_threads(1)
+
+    def generate(self, requests):
+        if os.environ.get("CUDA_VISIBLE_DEVICES") == "1" and len(self.asked) == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().generate(requests)
+
+
+class UnwillingEngine:
+    def __init__(self):
+        raise EngineError(f"no room on GPU {os.environ['CUDA_VISIBLE_DEVICES']}")
+
+
+def test_engines_side_by_side_give_the_file_of_one_also_after_one_was_killed(tmp_path, model, grader):
+    benchmarks, settings = {"sums": sums(6)}, replace(SETTINGS, samples=1, max_tokens=6, batch=2)
+    sample_all(TinyEngine(model), benchmarks, settings, one := Store(tmp_path / "one.jsonl"), grader)
+    file = tmp_path / "two.jsonl"
+    engines = EngineProcesses(partial(MortalEngine, model), ["0", "1"])
+    try:
+        with pytest.raises(EngineError, match=r"engine 2 of 2 \(CUDA_VISIBLE_DEVICES=1\) ended with status -9; what the"):
+            sample_all(engines, benchmarks, settings, Store(file), grader)
+    finally:
+        engines.close()
+    assert not any(process.is_alive() for process in engines.processes)
+    assert 0 < file.read_bytes().count(b"\n") < len(one.samples)
+    engines = EngineProcesses(partial(TinyEngine, model), [None])  # another number of them goes on
+    try:
+        sample_all(engines, benchmarks, settings, Store(file), grader)
+    finally:
+        engines.close()
+    assert file.read_bytes() == one.file.read_bytes()
+
+
+def test_an_engine_that_does_not_start_ends_the_others():
+    before = set(multiprocessing.active_children())  # the grader's
+    with pytest.raises(EngineError, match="no room on GPU 7"):
+        EngineProcesses(UnwillingEngine, ["7"])
+    assert set(multiprocessing.active_children()) <= before
+
+
+def test_each_engine_gets_its_own_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert groups_of_gpus(1) == ["0", "1", "2", "3"]
+    assert groups_of_gpus(3) == ["0,1,2"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    assert groups_of_gpus(2) == ["4,5", "6,7"]
+    assert [engines_wanted(asked, groups_of_gpus(2), 9, 2) for asked in ("auto", "1", "2")] == [2, 1, 2]
+    assert engines_wanted("3", [], 9, 1) == 3  # as many processes on a CPU as are asked for
+    for asked, said in (("3", "are enough for 2 engines of 2"), ("0", "a number from 1"), ("all", "or auto")):
+        with pytest.raises(ValueError, match=said):
+            engines_wanted(asked, groups_of_gpus(2), 9, 2)
+
+
+def test_a_file_in_another_order_is_arranged_and_nothing_else_is_touched(tmp_path):
+    file = tmp_path / "samples.jsonl"
+    samples = [replace(SAMPLE, index=i, response="\ud800") for i in range(4)]
+    Store(file).add([samples[i] for i in (2, 3, 1, 0)])
+    store = Store(file)
+    store.arrange({sample.key: sample.index // 2 for sample in samples})
+    assert [sample.index for sample in store.samples.values()] == [1, 0, 2, 3]  # a batch stays as it is
+    assert list(Store(file).samples.values()) == list(store.samples.values())
+    before = file.stat().st_mtime_ns
+    store.arrange({sample.key: sample.index // 2 for sample in samples})
+    assert file.stat().st_mtime_ns == before
+
+
 def test_forced_answers_go_on_from_the_stored_thought(tmp_path, model, grader):
     engine, store = TinyEngine(model), Store(tmp_path / "samples.jsonl")
     sample_all(engine, {"sums": sums(3)}, SETTINGS, store, grader)
@@ -375,6 +450,10 @@ def test_printed_numbers_stand_beside_ours_and_say_so(tmp_path):
         (["math500=nowhere.jsonl"], "nowhere.jsonl is not there"),
         ([f"aime25={FIXTURES / 'mbpp.jsonl'}", "--out", "/proc/nowhere"], "l2t_verl.evaluate:"),
         ([f"math500={FIXTURES / 'math500.jsonl'}", "--server", "http://127.0.0.1:9/v1", "--budget", "9"], "--tokenizer"),
+        (
+            [f"math500={FIXTURES / 'math500.jsonl'}", "--server", "http://127.0.0.1:9/v1", "--data-parallel", "2"],
+            "--parallel",
+        ),
     ],
 )
 def test_what_cannot_be_evaluated_is_named(arguments, said):
@@ -432,6 +511,8 @@ def test_killed_and_resumed_with_vllm_gives_the_same_files(tmp_path, model):
     subprocess.run(line_for(model, killed), check=True, timeout=600)
     for file in ("samples.jsonl", "results.md"):
         assert (killed / file).read_text() == (whole / file).read_text()
+    subprocess.run([*line_for(model, tmp_path / "two"), "--data-parallel", "2"], check=True, timeout=600)
+    assert (tmp_path / "two" / "samples.jsonl").read_text() == (whole / "samples.jsonl").read_text()
     results_of = [json.loads((folder / "results.json").read_text()) for folder in (whole, killed)]
     assert results_of[0] == results_of[1]
 

@@ -167,7 +167,7 @@ def test_versions_are_those_that_are_installed():
 def test_the_bench_s_versions_are_said_where_its_figures_are(result):
     """The stack that trains has others, so each measurement names its own."""
     versions = json.loads((ROOT / "tests" / "bench" / "results" / f"{result}.json").read_text())
-    text = README.split("### What the reward costs")[1].split("\n### ")[0]
+    text = (ROOT / "l2t_verl" / "guide" / "cost.md").read_text()
     found = re.findall(r'"(torch|transformers)": "([\w.+]+)"', json.dumps(versions))
     assert {name for name, _ in found} == {"torch", "transformers"}
     for name, version in found:

@@ -18,7 +18,7 @@ from verl.utils import torch_functional
 from verl.utils.torch_functional import get_cosine_schedule_with_warmup
 
 from recipes import arithmetic, launch, run_folder
-from recipes.checks import plan_of, problems_of
+from recipes.checks import penalty_lines, plan_of, problems_of
 from recipes.launch import ARMS, RECIPES, composed
 
 ROOT = Path(__file__).parent.parent.resolve()
@@ -73,6 +73,22 @@ def test_a_dry_run_needs_neither_weights_nor_data_nor_a_gpu():
     assert "checks: passed" in done.stdout
     assert "verl.trainer.main_ppo" in done.stdout
     assert "GiB  margin, updating" in done.stdout
+    assert "penalty: 1.2 J per nat; a response of 16384 tokens costs" in done.stdout
+    assert "lower algorithm.l2t.beta=0.6, or set algorithm.l2t.beta_unit=length" in done.stdout
+
+
+def test_the_penalty_s_share_is_worked_out():
+    """A nat of 1,000 tokens costs half of J against gains of 1; nothing where no penalty is trained with."""
+    overrides = ("arm=l2t", "data.max_response_length=1000", "algorithm.l2t.beta_unit=nat", "algorithm.l2t.beta=0.5")
+    (line,) = penalty_lines(composed("gsm8k_3b", list(overrides)))
+    assert "0.5 J per nat" in line and "0.5 J, 33% of the reward" in line and "5 J, 83% of the reward" in line
+    # in the default's unit a longer limit changes nothing
+    long, short = (
+        penalty_lines(composed("gsm8k_3b", ["arm=l2t", f"data.max_response_length={n}"]))[0] for n in (150, 16384)
+    )
+    assert re.findall(r"\d+%", long) == re.findall(r"\d+%", short) == ["15%", "64%"]
+    for arm in ("grpo", "length_penalty", "gain_only", "mrt"):
+        assert penalty_lines(composed("gsm8k_3b", [f"arm={arm}"])) == []
 
 
 def test_through_ray_the_same_line_is_a_job(tmp_path, monkeypatch):
@@ -471,3 +487,18 @@ def test_without_flash_attn_log_probs_are_rounded_as_the_launcher_says(monkeypat
         error = (torch_functional.logprobs_from_logits(logits, labels).float() - exact).square().mean().sqrt()
         print(f"mean log p {exact.mean():.2f}: RMS error {error:.4f} nats")
         assert least < error < most
+
+
+def test_a_model_that_cannot_be_had_is_named_before_anything_starts(tmp_path):
+    """Without a network, which the hub's client is told at once; its cache is empty."""
+    launch.check_model(str(tmp_path))
+    code = "import sys; from recipes.launch import check_model; check_model(sys.argv[1])"
+    variables = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "empty")}
+    line = [sys.executable, "-c", code, "owner/model"]
+    done = subprocess.run(line, env=variables, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 1
+    *_, said = done.stderr.strip().splitlines()
+    assert said.startswith(
+        "launch: actor_rollout_ref.model.path=owner/model is no folder here, and the hub does not give it ("
+    )
+    assert said.endswith("bring it here and set actor_rollout_ref.model.path=FOLDER")

@@ -464,6 +464,39 @@ def test_each_output_of_a_trajectory_has_its_own_episodes():
     assert step._row_episodes({}, 0) is None
 
 
+# ---- the penalty's weight
+
+
+@pytest.mark.parametrize(
+    ("overrides", "beta"),
+    [
+        ((), 1.2 * 150 / 160),
+        (("data.max_response_length=16384",), 1.2 * 150 / 16384),
+        (("data.max_response_length=16384", "+algorithm.l2t.beta_unit=nat"), 1.2),
+        (("data.max_response_length=16384", "+algorithm.l2t.beta_unit=paper", "algorithm.l2t.beta=0.6"), 1.2),
+        ((NO_PENALTY,), 0.0),
+    ],
+)
+def test_the_trainer_has_beta_per_nat(overrides, beta):
+    trainer = L2TTrainerSync(config(*overrides))
+    assert trainer.l2t.beta == pytest.approx(beta) and trainer.needs_reference is (beta > 0)
+
+
+def test_a_reward_that_is_nearly_all_penalty_is_said_once(caplog):
+    trainer = L2TTrainerSync(config())
+    trainer.global_steps = 3
+    for share in (float("nan"), 0.5, 0.9):
+        trainer._warn_of_penalty(share)
+    assert "share" not in caplog.text
+    trainer._warn_of_penalty(0.97)
+    trainer._warn_of_penalty(0.98)
+    (said,) = [record.getMessage() for record in caplog.records if "compression/share" in record.getMessage()]
+    assert "is 0.97 at step 3" in said and "lower algorithm.l2t.beta" in said
+    free = L2TTrainerSync(config(NO_PENALTY))
+    free._warn_of_penalty(1.0)
+    assert "1.00" not in caplog.text
+
+
 # ---- the length cost
 
 

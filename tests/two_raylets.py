@@ -47,9 +47,25 @@ def two_raylets(folder: Path, *, cpus: int = 8, gpus: int = 1) -> Iterator[Clust
                 assert raylets[-1].poll() is None, text
                 assert time.monotonic() < end, text
                 time.sleep(0.5)
-        yield Cluster(f"127.0.0.1:{port}", f"http://127.0.0.1:{jobs}")
+        cluster = Cluster(f"127.0.0.1:{port}", f"http://127.0.0.1:{jobs}")
+        _wait_for_jobs(cluster.jobs)
+        yield cluster
     finally:
         for raylet in raylets[::-1]:
             raylet.terminate()
         for raylet in raylets:
             raylet.wait(60)
+
+
+def _wait_for_jobs(url: str) -> None:
+    """Until the head takes jobs: its agent comes up after the node, on a busy machine much later."""
+    from ray.job_submission import JobSubmissionClient
+
+    end = time.monotonic() + 180
+    while True:
+        try:
+            JobSubmissionClient(url).submit_job(entrypoint="true")
+            return
+        except (RuntimeError, ConnectionError) as error:
+            assert time.monotonic() < end, error
+            time.sleep(1.0)

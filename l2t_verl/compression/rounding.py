@@ -106,7 +106,10 @@ def shrunk(deltas: torch.Tensor, noise: torch.Tensor, weights: torch.Tensor, bin
     """
     if not len(deltas):
         return deltas.double()
-    in_bin = lambda values: torch.zeros(int(bins.max()) + 1, dtype=torch.float64).index_add(0, bins, values)  # noqa: E731
+
+    def in_bin(values: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(int(bins.max()) + 1, dtype=torch.float64).index_add(0, bins, values)
+
     squares = deltas.square()
     total = in_bin(weights)
     mean = (in_bin(squares - 2 * deltas * noise) / total)[bins]

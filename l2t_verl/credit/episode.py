@@ -74,11 +74,12 @@ def episode_advantages(
     price = length_price(rollouts, length_cost, length_cost_for, max_length)
     values = rollouts.process if gamma is None else returns_to_go(rollouts.process, gamma)
     part = torch.nn.functional.pad(alpha * _normalise(values, rollouts, std_floor), (1, 0))
-    outcomes, one = result.double()[:, None], torch.ones_like(rollouts.outcome)
+    outcomes = result.double()[:, None]
     if surprise_weights:
         weighted = rollouts.to_tokens(part) * _relative_surprise(rollouts)
-        return to_precision(price.spread_to_tokens(outcomes.expand_as(part), one, part.dtype) + weighted, result.dtype)
-    return price.spread_to_tokens(outcomes + part, one, result.dtype)
+        advantages = rollouts.spread_to_tokens(outcomes.expand_as(part), part.dtype) + weighted
+        return to_precision(price.against_tokens(advantages), result.dtype)
+    return price.against_tokens(rollouts.spread_to_tokens(outcomes + part, result.dtype))
 
 
 def returns_to_go(process: torch.Tensor, gamma: float) -> torch.Tensor:

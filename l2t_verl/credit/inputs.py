@@ -80,6 +80,11 @@ class Rollouts:
             torch.gather(table[rows], 1, self.slots_of(rows), out=result[rows])
         return result
 
+    def rows_of_groups(self) -> Iterator[torch.Tensor]:
+        """The numbers of each group's rows, group after group."""
+        sizes = torch.bincount(self.group, minlength=self.num_groups).tolist()
+        return iter(torch.argsort(self.group, stable=True).split(sizes))
+
     def per_group(self, per_row: torch.Tensor) -> torch.Tensor:
         """[G] sums of [B] values."""
         return torch.zeros(self.num_groups, dtype=per_row.dtype, device=per_row.device).index_add(0, self.group, per_row)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from l2t_verl.credit.inputs import Rollouts, row_blocks, to_precision
+from l2t_verl.credit.inputs import Rollouts, to_precision
 
 
 @dataclass(frozen=True)
@@ -19,34 +19,48 @@ class LengthPrice:
     Attributes:
         rollouts: whose tokens are priced.
         token: [B] price of a token still to come, in the units of λ; 0 for rows that are not charged.
-        baseline: [B] mean P over the tokens of the group's other charged rollouts; 0 for rows that are not charged.
     """
 
     rollouts: Rollouts
     token: torch.Tensor
-    baseline: torch.Tensor
 
-    def of_rows(self) -> torch.Tensor:
-        """[B] sums of P over each row's tokens: n_{≥t} runs through T … 1."""
-        counts = self.rollouts.counts.sum(dim=1)
-        return self.token * counts * (counts + 1) / 2
+    def against_tokens(self, advantages: torch.Tensor) -> torch.Tensor:
+        """[B, T] advantages − (P_{i,t} − p_i), p_i the mean of P over the tokens of the group's other charged rollouts."""
+        lengths = self.rollouts.counts.sum(dim=1)
+        sums = self.token * lengths * (lengths + 1) / 2  # n_{≥t} runs through T … 1
+        means = self.rollouts.others_mean(sums, (self.token > 0) * lengths)
+        return self._taken_off(advantages, means)
 
-    def taken_off(self, table: torch.Tensor, scale: torch.Tensor, rows: slice) -> torch.Tensor:
-        """[rows, T] each token's entry of a [B, K+1] table of slots, minus scale [B] times P; 0 outside the mask."""
-        mask = self.rollouts.response_mask[rows] > 0
-        values = torch.nn.functional.pad(table[rows], (0, 1)).gather(1, self.rollouts.slots_of(rows))
-        remaining = mask.flip(1).cumsum(1).flip(1).mul_(mask).double()
-        return values.sub_(remaining.mul_((scale * self.token)[rows, None]))
+    def against_positions(self, advantages: torch.Tensor) -> torch.Tensor:
+        """[B, T] advantages − (λ/L) (n_{i,≥t} − mean n_{j,≥t}), the mean over the group's other charged rollouts j.
 
-    def spread_to_tokens(self, table: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """[B, T] a finished [B, K+1] table minus scale [B] times P − baseline, cast, in blocks of rows."""
-        if not self.token.any():
-            return self.rollouts.spread_to_tokens(table, dtype)
-        table = table + (scale * self.baseline)[:, None]
-        result = torch.empty(self.rollouts.response_mask.shape, dtype=dtype, device=table.device)
-        for rows in row_blocks(self.rollouts.response_mask):
-            result[rows] = to_precision(self.taken_off(table, scale, rows), dtype)
-        return result
+        A rollout that has ended by t has no tokens to come. Rollouts of one length pay nothing, wherever a token stands.
+        """
+        return self._taken_off(advantages, None)
+
+    def _taken_off(self, advantages: torch.Tensor, means: torch.Tensor | None) -> torch.Tensor:
+        """`advantages`, changed in place a group at a time: nothing else of the batch's size is made."""
+        for rows in self.rollouts.rows_of_groups():
+            if not self.token[rows].any():
+                continue
+            mask = self.rollouts.response_mask[rows] > 0
+            remaining = mask.flip(1).cumsum(1).flip(1).double()
+            token = self.token[rows, None]
+            if means is None:
+                price = token * (remaining - self._others_remaining(rows, remaining))
+            else:
+                price = token * remaining - (token > 0) * means[rows, None]
+            advantages[rows] = to_precision(advantages[rows].double() - price * mask, advantages.dtype)
+        return advantages
+
+    def _others_remaining(self, rows: torch.Tensor, remaining: torch.Tensor) -> torch.Tensor:
+        """[n, T] mean of n_{j,≥t} over the charged rows of the group's other sessions; 0 where there are none."""
+        charged = (self.token[rows, None] > 0).double()
+        numbers, session = self.rollouts.session[rows].unique(return_inverse=True)
+        shape = (len(numbers), remaining.shape[1])
+        own = torch.zeros(shape, dtype=torch.float64).index_add(0, session, charged * remaining)
+        count = torch.zeros(len(numbers), 1, dtype=torch.float64).index_add(0, session, charged)
+        return ((own.sum(dim=0) - own) / (count.sum() - count).clamp_min(1.0))[session]
 
 
 def length_price(rollouts: Rollouts, length_cost: float, length_cost_for: str, max_length: int) -> LengthPrice:
@@ -70,6 +84,4 @@ def length_price(rollouts: Rollouts, length_cost: float, length_cost_for: str, m
         final, last = rollouts.last_rows()
         correct = (rollouts.outcome > 0)[final]
         charged = (correct & (rollouts.per_group((correct & last).double())[rollouts.group] > 1)).double()
-    price = LengthPrice(rollouts, charged * (length_cost / max_length), torch.zeros_like(charged))
-    counts = charged * rollouts.counts.sum(dim=1)
-    return LengthPrice(rollouts, price.token, charged * rollouts.others_mean(price.of_rows(), counts))
+    return LengthPrice(rollouts, charged * (length_cost / max_length))

@@ -7,8 +7,8 @@ import torch
 
 from l2t_verl.credit.episode import returns_to_go
 from l2t_verl.credit.groups import outcome_advantages
-from l2t_verl.credit.inputs import check_rollouts, row_blocks
-from l2t_verl.credit.length_price import LengthPrice, length_price
+from l2t_verl.credit.inputs import check_rollouts
+from l2t_verl.credit.length_price import length_price
 
 
 def shaped_advantages(
@@ -28,14 +28,15 @@ def shaped_advantages(
     epsilon: float = 1e-6,
     session: np.ndarray | None = None,
 ) -> torch.Tensor:
-    r"""A_{i,t} = Â^out_i + α (G_{i,t} − m_i) / max(s, s_floor).
+    r"""A_{i,t} = Â^out_i + α [(G_{i,t} − m_i) / max(s, s_floor) − (λ/L) (n_{i,≥t} − mean_j n_{j,≥t})].
 
-    G_{i,t} = Σ_{j ≥ k(t)} r^prg_{i,j} − P_{i,t} for an episode's token, the second term alone in the tail, with the price
-    P_{i,t} = (λ/L) n_{i,≥t} of the tokens still to come (of all rollouts or the correct ones: see `LengthPrice`). The
-    gains telescope, so the first term is the potential difference J_K − J_{k−1} (minus penalties) and does not depend on how
-    the text is cut. m_i is the mean over the tokens of the group's other rollouts, so the baseline does not depend on the
-    action: of G's first term over all of them, minus that of P over those that are charged. s is the population standard
+    G_{i,t} = Σ_{j ≥ k(t)} r^prg_{i,j} for an episode's token, 0 in the tail. The gains telescope, so G is the potential
+    difference J_K − J_{k−1} (minus penalties) and does not depend on how the text is cut. m_i is the mean of G over the
+    tokens of the group's other rollouts, so that the baseline does not depend on the action; s is the population standard
     deviation of G over the group's tokens. A group of one has m = 0 and s = 1; a mean over nothing is 0.
+
+    The last term prices the n_{i,≥t} tokens still to come, of all rollouts or the correct ones, against the group's other
+    charged ones at the same position (see `LengthPrice`). It is not divided by a spread, so it is linear in λ.
 
     Args:
         outcome: [B] outcome rewards.
@@ -44,9 +45,9 @@ def shaped_advantages(
         response_mask: [B, T] 1 for sampled tokens.
         old_log_probs: [B, T] not used; all credits take the same arguments.
         index: [B] NumPy object array, the group of each row.
-        alpha: α, weight of the shaped part; with 0 the result is verl's GRPO, bit for bit.
+        alpha: α, weight of gains and price; with 0 the result is verl's GRPO, bit for bit.
         max_length: L, the longest response allowed, in tokens.
-        length_cost: λ ≥ 0, the price of a response of length L, in units of J.
+        length_cost: λ ≥ 0, the price of a response of length L, in standard deviations of G.
         length_cost_for: which rollouts are charged, `all` or `correct`.
         std_floor: s_floor > 0, in units of J.
         norm_by_std: divide the outcome part by the group's standard deviation.
@@ -70,32 +71,17 @@ def shaped_advantages(
     result = outcome_advantages(outcome, index, norm_by_std=norm_by_std, epsilon=epsilon, session=session)
     if alpha == 0:
         return result.unsqueeze(-1) * response_mask
+    price = length_price(rollouts, alpha * length_cost, length_cost_for, max_length)
     potential = torch.nn.functional.pad(returns_to_go(rollouts.process, 1.0), (1, 0))
-    price = length_price(rollouts, length_cost, length_cost_for, max_length)
-    counts = rollouts.counts.sum(dim=1)
-    gains = (rollouts.counts * potential).sum(dim=1)
-    baseline = rollouts.others_mean(gains, counts)
+    tokens = rollouts.counts.sum(dim=1)
+    sums = (rollouts.counts * potential).sum(dim=1)
+    baseline = rollouts.others_mean(sums, tokens)
 
-    sums = gains - price.of_rows()
-    count = rollouts.per_group(counts).clamp_min(1.0)
+    count = rollouts.per_group(tokens).clamp_min(1.0)
     mean = (rollouts.per_group(sums) / count)[rollouts.group]
-    own_mean = sums / counts.clamp_min(1.0)
-    squares = _row_spread(price, potential, own_mean) + counts * (own_mean - mean).square()
+    squares = (rollouts.counts * (potential - mean[:, None]).square()).sum(dim=1)
     several = rollouts.sessions_per_group() > 1
     std = torch.where(several, (rollouts.per_group(squares) / count).sqrt(), 1.0).clamp_min(std_floor)
     scale = (alpha / std)[rollouts.group]
     table = result.double()[:, None] + scale[:, None] * (potential - baseline[:, None])
-    return price.spread_to_tokens(table, scale, result.dtype)
-
-
-def _row_spread(price: LengthPrice, potential: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
-    """[B] sums over each row's tokens of the squared distances of G from the row's own mean."""
-    rollouts = price.rollouts
-    if not price.token.any():  # G is the same for all tokens of a slot
-        return (rollouts.counts * (potential - means[:, None]).square()).sum(dim=1)
-    spread, whole = torch.zeros_like(means), torch.ones_like(means)
-    for rows in row_blocks(rollouts.response_mask):
-        mask = rollouts.response_mask[rows] > 0
-        values = price.taken_off(potential, whole, rows)
-        spread[rows] = values.sub_(means[rows, None]).mul_(mask).square_().sum(dim=1)
-    return spread
+    return price.against_positions(rollouts.spread_to_tokens(table, result.dtype))

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 
@@ -17,9 +17,10 @@ from l2t_verl.data.build import Built, as_row, build
 from l2t_verl.data.check import report
 from l2t_verl.data.code import code_problem_of
 from l2t_verl.data.datasets import ALL, BENCHMARKS, TRAINING, load, named
-from l2t_verl.data.instruction import Instruction, check_instruction, instruction, opens_thinking
+from l2t_verl.data.instruction import check_instruction, instruction, opens_thinking
 from l2t_verl.data.problems import Problem, problem_of
 from l2t_verl.data.rows import DataError
+from l2t_verl.thought import MARKS, Marks
 
 app = typer.Typer(add_completion=False)
 
@@ -47,6 +48,8 @@ def main(
         int | None, typer.Option(min=1, help="problems to draw; default what the data set says, or all")
     ] = None,
     seed: Annotated[int, typer.Option(help="of the draw")] = 0,
+    think_open: Annotated[str, typer.Option(help="mark that opens a thought (gain.think_open)")] = MARKS.opening,
+    think_close: Annotated[str, typer.Option(help="mark that closes it (gain.think_close)")] = MARKS.closing,
 ) -> None:
     """Build OUT/train.parquet, OUT/validation.parquet (where benchmarks for it are at hand) and OUT/manifest.json."""
     if name == "check":
@@ -54,11 +57,11 @@ def main(
         return
     try:
         dataset = named(name, TRAINING)
-        check_instruction(kind)
+        instructed, marks = check_instruction(kind), Marks.of(think_open, think_close)
         folder = out if out is not None else Path("runs") / "data" / name
         sources = benchmark_sources(against, dataset.task)
-        opened = tokenizer is not None and opens_thinking(_tokenizer(tokenizer))
-        text = instruction(cast(Instruction, kind), episodes=episodes, opened=opened, task=dataset.task)
+        opened = tokenizer is not None and opens_thinking(_tokenizer(tokenizer), marks)
+        text = instruction(instructed, episodes=episodes, opened=opened, task=dataset.task, marks=marks)
         problems = load(name, source)
         benchmarks = {benchmark: load(benchmark, path) for benchmark, path in sources.items()}
         since = time.monotonic()
@@ -79,6 +82,7 @@ def main(
             "seed": seed,
             "instruction": text,
             "prompt opens <think>": opened if tokenizer else None,
+            "marks of the thought": [marks.opening, marks.closing],
             "inputs": inputs,
             "read": len(problems),
             "kept": len(built.kept),

@@ -2,7 +2,9 @@ r"""What a prompt asks for: a thought cut into numbered episodes (arXiv 2505.104
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
+
+from l2t_verl.thought import MARKS, Marks, opens_thought
 
 Instruction = Literal["adaptive", "fixed", "none"]
 ANSWERS = {
@@ -11,18 +13,24 @@ ANSWERS = {
 }
 
 
-def check_instruction(kind: str) -> None:
-    """Refuse a kind of instruction that is none.
+def check_instruction(kind: str) -> Instruction:
+    """The kind of instruction that a text names.
 
     Raises:
         ValueError: with those that there are.
     """
     if kind not in get_args(Instruction):
         raise ValueError(f"--instruction {kind}: take one of {', '.join(get_args(Instruction))}")
+    return cast(Instruction, kind)
 
 
 def instruction(
-    kind: Instruction, *, episodes: int = 30, opened: bool = False, task: Literal["math", "code"] = "math"
+    kind: Instruction,
+    *,
+    episodes: int = 30,
+    opened: bool = False,
+    task: Literal["math", "code"] = "math",
+    marks: Marks = MARKS,
 ) -> str:
     r"""The text that follows a problem.
 
@@ -32,6 +40,7 @@ def instruction(
         episodes: of `fixed`.
         opened: the chat template has opened the thought already, so that asking for `<think>` would open another.
         task: what kind of answer is asked for.
+        marks: of the thought.
 
     Example:
         >>> instruction("none")
@@ -39,15 +48,18 @@ def instruction(
     """
     if kind == "none":
         return f"Reason step by step, and {ANSWERS[task]}"
-    where = "Your thought is open already; close it with </think>." if opened else "Think between <think> and </think>."
+    opening, closing = marks.opening, marks.closing
+    where = (
+        f"Your thought is open already; close it with {closing}." if opened else f"Think between {opening} and {closing}."
+    )
     count = "as many as the problem needs" if kind == "adaptive" else f"at most {episodes} of them"
     return (
         f"{where} Put each step of the thought between tags of its own, numbered from 1: <episode_1> ... </episode_1>, "
-        f"<episode_2> ... </episode_2> and so on, {count}. After </think>, {ANSWERS[task]}"
+        f"<episode_2> ... </episode_2> and so on, {count}. After {closing}, {ANSWERS[task]}"
     )
 
 
-def opens_thinking(tokenizer: Any) -> bool:
+def opens_thinking(tokenizer: Any, marks: Marks = MARKS) -> bool:
     """Whether the chat template ends inside a thought.
 
     Raises:
@@ -57,4 +69,4 @@ def opens_thinking(tokenizer: Any) -> bool:
         raise ValueError("the tokenizer has no chat template; take an instruct model's")
     message = [{"role": "user", "content": "?"}]
     text = tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
-    return text.rfind("<think>") > text.rfind("</think>")
+    return opens_thought(text, marks)

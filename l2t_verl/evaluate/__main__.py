@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,11 +18,13 @@ from l2t_verl.data.datasets import named
 from l2t_verl.data.instruction import check_instruction
 from l2t_verl.evaluate.engines import Engine, EngineError, ServerEngine, VllmEngine
 from l2t_verl.evaluate.model import ModelError, fingerprint, resolved
+from l2t_verl.evaluate.parallel import EngineProcesses, engines_wanted, groups_of_gpus
 from l2t_verl.evaluate.results import results, table
-from l2t_verl.evaluate.run import Settings, sample_all
+from l2t_verl.evaluate.run import Settings, lacking, sample_all, tasks_of
 from l2t_verl.evaluate.store import Store, StoreError, check_settings, without_nan, write_whole
 from l2t_verl.grading import Grader
 from l2t_verl.sandbox import SandboxError, require
+from l2t_verl.thought import MARKS, Marks
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 FAILURES = (DataError, EngineError, ModelError, StoreError, SandboxError, ValueError, OSError)
@@ -44,22 +47,30 @@ def run(
     kind: Annotated[str, typer.Option("--instruction", help="adaptive, fixed, none: as in the training data")] = "adaptive",
     limit: Annotated[int | None, typer.Option(min=1, help="the first questions of each benchmark only")] = None,
     seed: Annotated[int, typer.Option(help="of the samples")] = 0,
-    batch: Annotated[int, typer.Option(min=1, help="samples drawn together; a crash costs at most these")] = 512,
+    batch: Annotated[int, typer.Option(min=1, help="samples drawn together, by one engine; a crash costs these")] = 512,
     server: Annotated[str | None, typer.Option(help="URL of an OpenAI-compatible server, with /v1; else vLLM here")] = None,
     tokenizer: Annotated[str | None, typer.Option(help="of the model behind --server; --budget needs it")] = None,
     parallel: Annotated[int, typer.Option(min=1, help="requests at once to --server")] = 32,
+    data_parallel: Annotated[
+        str, typer.Option(help="engines side by side, which take turns at whole batches: a number, or auto for all GPUs")
+    ] = "auto",
     max_model_len: Annotated[int | None, typer.Option(help="vLLM's; default what the model allows")] = None,
     option: Annotated[
         list[str] | None, typer.Option(help="NAME=VALUE for vLLM's LLM, as tensor_parallel_size=2; repeat it")
     ] = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="for grading one sample")] = 10.0,
+    think_open: Annotated[str, typer.Option(help="mark that opens a thought")] = MARKS.opening,
+    think_close: Annotated[str, typer.Option(help="mark that closes it; what follows it is graded")] = MARKS.closing,
 ) -> None:
     """Sample, grade, and write OUT/samples.jsonl, results.json and results.md; start it again to go on after a crash."""
     try:
-        check_instruction(kind)
-        settings = Settings(samples, temperature, top_p, max_tokens, seed, kind, tuple(sorted(set(budget or ()))), batch)
+        budgets, marks = tuple(sorted(set(budget or ()))), Marks.of(think_open, think_close)
+        sampling = samples, temperature, top_p, max_tokens, seed, check_instruction(kind), budgets, batch
+        settings = Settings(*sampling, marks.opening, marks.closing)
         if server and settings.budgets and tokenizer is None:
             raise ValueError("--budget continues a thought, for which --tokenizer has to name the server's model")
+        if server and data_parallel != "auto":
+            raise ValueError("--data-parallel starts engines here; a --server is asked by --parallel requests at once")
         problems, left_out, inputs = benchmarks_of(benchmark, limit)
         if server and tokenizer is None:
             typer.echo(
@@ -83,7 +94,14 @@ def run(
         folder.mkdir(parents=True, exist_ok=True)
         check_settings(folder / "settings.json", json.loads(json.dumps(about)))
         store = Store(folder / "samples.jsonl")
-        engine = engine_of(path, server, tokenizer, parallel, max_model_len, seed, option)
+        engine: Engine | EngineProcesses
+        if server:
+            engine = server_of(server, path, tokenizer, parallel, marks)
+        else:
+            options = options_of(option)
+            batches = max(len(lacking(tasks, settings, store)) for tasks in tasks_of(problems, settings))
+            start = partial(VllmEngine, path, max_model_len=max_model_len, seed=seed, options=options, marks=marks)
+            engine = engines_of(start, data_parallel, batches, options)
         grader = Grader(max(1, multiprocessing.cpu_count() // 2), seconds)
         try:
             sample_all(engine, problems, settings, store, grader)
@@ -155,30 +173,46 @@ def benchmarks_of(
     return problems, left_out, inputs
 
 
-def engine_of(
-    path: str,
-    server: str | None,
-    tokenizer: str | None,
-    parallel: int,
-    max_model_len: int | None,
-    seed: int,
-    options: Sequence[str] | None,
-) -> Engine:
-    """The engine that the options name.
+def server_of(url: str, model: str, tokenizer: str | None, parallel: int, marks: Marks) -> ServerEngine:
+    """A server, with the tokenizer that its model is said to have."""
+    from transformers import AutoTokenizer
+
+    known = AutoTokenizer.from_pretrained(tokenizer) if tokenizer else None
+    return ServerEngine(url, model, tokenizer=known, parallel=parallel, marks=marks)
+
+
+def engines_of(
+    start: Callable[[], Engine], data_parallel: str, batches: int, options: Mapping[str, Any]
+) -> Engine | EngineProcesses:
+    """One engine in this process, or several in processes of their own, each with its GPUs.
 
     Raises:
-        EngineError: it does not start.
-        ValueError: an option that is none.
+        EngineError: one does not start.
+        ValueError: more engines than the GPUs allow.
     """
-    if server:
-        from transformers import AutoTokenizer
+    per_engine = int(options.get("tensor_parallel_size", 1)) * int(options.get("pipeline_parallel_size", 1))
+    groups = groups_of_gpus(per_engine)
+    count = engines_wanted(data_parallel, groups, batches, per_engine)
+    if count == 1:
+        return start()
+    typer.echo(f"{count} engines side by side, in turn for {batches} batches; --batch says how large these are")
+    return EngineProcesses(start, groups[:count] or [None] * count)
 
-        known = AutoTokenizer.from_pretrained(tokenizer) if tokenizer else None
-        return ServerEngine(server, path, tokenizer=known, parallel=parallel)
-    given = dict(item.split("=", 1) for item in options or () if "=" in item)
-    if len(given) < len(options or ()):
-        raise ValueError("--option takes NAME=VALUE")
-    return VllmEngine(path, max_model_len=max_model_len, seed=seed, options={k: _value(v) for k, v in given.items()})
+
+def options_of(items: Sequence[str] | None) -> dict[str, Any]:
+    """Options of vLLM's, by name.
+
+    Raises:
+        ValueError: an option that is none.
+
+    Example:
+        >>> options_of(["tensor_parallel_size=2", "dtype=float16"])
+        {'tensor_parallel_size': 2, 'dtype': 'float16'}
+    """
+    given = dict(item.split("=", 1) for item in items or () if "=" in item)
+    if len(given) < len(items or ()):
+        raise ValueError("--option takes NAME=VALUE, each name once")
+    return {name: _value(text) for name, text in given.items()}
 
 
 def _value(text: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from l2t_verl.evaluate.engines import whole_characters
 from l2t_verl.gain import ForcingTemplate
 
 ANSWER_TOKENS = 64  # a forced answer is short
@@ -36,6 +37,7 @@ def cut(
         opened: whether the prompt ends inside a thought.
         ended: whether it came to its end; else the limit on its length cut it off, and its answer is forced there.
     """
+    response = whole_characters(response)  # earlier versions stored halves of characters
     ids = tokenizer.encode(response, add_special_tokens=False)
     if len(ids) <= budget and ended:
         return None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from l2t_verl.thought import MARKS, decode
+from l2t_verl.thought import MARKS, Marks, decode, special_marks, without_special
 
 
 class EngineError(RuntimeError):
@@ -77,7 +77,7 @@ class VllmEngine:
         EngineError: the model does not load.
     """
 
-    def __init__(self, model: str, *, max_model_len: int | None, seed: int, options: dict[str, Any]):
+    def __init__(self, model: str, *, max_model_len: int | None, seed: int, options: dict[str, Any], marks: Marks = MARKS):
         import torch
 
         on_cpu = not torch.cuda.is_available()
@@ -94,7 +94,7 @@ class VllmEngine:
         except Exception as error:  # vLLM's and the hub's, of many kinds
             where = "" if Path(model).exists() else f"there is no folder {model}, and as a name on the hub: "
             raise EngineError(f"vLLM does not load {model}: {where}{type(error).__name__}: {str(error)[:300]}") from error
-        self.tokenizer = self.llm.get_tokenizer()
+        self.tokenizer, self.marks = self.llm.get_tokenizer(), marks
 
     def generate(self, requests: Sequence[Request]) -> list[Generated]:
         """See `Engine`."""
@@ -109,7 +109,7 @@ class VllmEngine:
         except Exception as error:  # vLLM's own, whose cause stands in its log
             raise EngineError(f"vLLM failed: {str(error)[:300]}; VLLM_LOGGING_LEVEL=INFO shows more") from error
         firsts = [output.outputs[0] for output in outputs]
-        texts = [decode(o.token_ids, self.tokenizer) for o in firsts]
+        texts = [decode(o.token_ids, self.tokenizer, self.marks) for o in firsts]
         return [
             Generated(text, len(o.token_ids), "length" if o.finish_reason == "length" else "stop")
             for text, o in zip(texts, firsts, strict=True)
@@ -127,11 +127,13 @@ class ServerEngine:
         EngineError: it is not reached, or refuses.
     """
 
-    def __init__(self, url: str, model: str, *, tokenizer: Any, parallel: int):
+    def __init__(self, url: str, model: str, *, tokenizer: Any, parallel: int, marks: Marks = MARKS):
         from openai import OpenAI
 
         self.client = OpenAI(base_url=url, api_key=os.environ.get("OPENAI_API_KEY", "none"), timeout=3600, max_retries=3)
-        self.url, self.model, self.tokenizer, self.parallel = url, model, tokenizer, parallel
+        self.url, self.model, self.tokenizer, self.parallel, self.marks = url, model, tokenizer, parallel, marks
+        # a server leaves special tokens out unless it is asked for them; not every one knows the question
+        self.asks_for_marks = tokenizer is not None and bool(special_marks(tokenizer, marks))
 
     def generate(self, requests: Sequence[Request]) -> list[Generated]:
         """See `Engine`."""
@@ -146,6 +148,8 @@ class ServerEngine:
         found: Any  # a completion or a chat's
         settings: dict[str, Any] = {"model": self.model, "seed": request.seed, "max_tokens": request.max_tokens}
         settings |= {"temperature": request.temperature, "top_p": request.top_p}
+        if self.asks_for_marks:
+            settings["extra_body"] = {"skip_special_tokens": False}
         try:
             if request.thought:
                 text = self.tokenizer.decode(prompt_ids(self.tokenizer, request))
@@ -155,9 +159,11 @@ class ServerEngine:
                 found = self.client.chat.completions.create(
                     messages=[{"role": "user", "content": request.question}], **settings
                 )
-                said = _whole_text(found.choices[0].message, found.choices[0].finish_reason == "length")
+                said = _whole_text(found.choices[0].message, found.choices[0].finish_reason == "length", self.marks)
         except Exception as error:  # the client's, of many kinds
             raise EngineError(f"{self.url} does not answer for {self.model}: {type(error).__name__}: {error}") from error
+        if self.asks_for_marks:
+            said = without_special(said, self.tokenizer, self.marks)
         tokens = found.usage.completion_tokens if found.usage else 0
         return Generated(whole_characters(said), tokens, "length" if found.choices[0].finish_reason == "length" else "stop")
 
@@ -182,13 +188,16 @@ def prompt_ids(tokenizer: Any, request: Request) -> list[int]:
     return ids + (tokenizer.encode(request.thought, add_special_tokens=False) if request.thought else [])
 
 
-def _whole_text(message: Any, is_cut: bool = False) -> str:
-    """What was thought and said; some servers give the thought apart, and nothing else where it was cut off."""
+def _whole_text(message: Any, is_cut: bool = False, marks: Marks = MARKS) -> str:
+    """What was thought and said; some servers give the thought apart, and nothing else where it was cut off.
+
+    A thought without an answer is one that is closed, with nothing after it, or that is still open where it was cut off.
+    """
     thought = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
     if not thought:
         return message.content or ""
     is_over = message.content or not is_cut
-    return f"{MARKS.opening}{thought}{MARKS.closing if is_over else ''}{message.content or ''}"
+    return f"{marks.opening}{thought}{marks.closing if is_over else ''}{message.content or ''}"
 
 
 def whole_characters(text: str) -> str:

@@ -11,11 +11,15 @@ from fractions import Fraction
 from l2t_verl.data import Problem
 from l2t_verl.grading import Grader, GradeResult, grade_code_score, grade_math_score
 from l2t_verl.grading.answer import last_box
-from l2t_verl.thought import MARKS, answer_part
+from l2t_verl.thought import MARKS, Marks, answer_part
 
 
 def grades(
-    grader: Grader, responses: Sequence[str], problems: Sequence[Problem], opened: Sequence[bool | None]
+    grader: Grader,
+    responses: Sequence[str],
+    problems: Sequence[Problem],
+    opened: Sequence[bool | None],
+    marks: Marks = MARKS,
 ) -> list[GradeResult]:
     """The grade of each response to its problem: by its tests if it has any, else by math-verify.
 
@@ -24,12 +28,13 @@ def grades(
         responses: with the marks of their thoughts.
         problems: one for each.
         opened: whether the prompt of each has opened a thought.
+        marks: of the thought.
     """
 
     async def one(response: str, problem: Problem, thinking: bool | None) -> GradeResult:
         if problem.tests is not None:
-            return await grader.grade(grade_code_score, response, asdict(problem.tests), MARKS, thinking)
-        return await grader.grade(grade_math_score, response, problem.answer, MARKS, thinking)
+            return await grader.grade(grade_code_score, response, asdict(problem.tests), marks, thinking)
+        return await grader.grade(grade_math_score, response, problem.answer, marks, thinking)
 
     async def all_of_them() -> list[GradeResult]:
         return await asyncio.gather(*(one(*pair) for pair in zip(responses, problems, opened, strict=True)))
@@ -37,7 +42,7 @@ def grades(
     return asyncio.run(all_of_them())
 
 
-def vote(response: str, problem: Problem, opened: bool | None = None) -> str | None:
+def vote(response: str, problem: Problem, opened: bool | None = None, marks: Marks = MARKS) -> str | None:
     r"""What a response votes for in maj@k: the text of its last box, or what follows its last `####`.
 
     Spaces, dollar signs and the many ways to write a fraction are taken out, and numbers are written one way; answers that
@@ -50,7 +55,7 @@ def vote(response: str, problem: Problem, opened: bool | None = None) -> str | N
     """
     if problem.tests is not None:
         return None
-    response = answer_part(response, MARKS, opened) or ""
+    response = answer_part(response, marks, opened) or ""
     text = last_box(response)
     if text is None:
         mark = response.rpartition("####")

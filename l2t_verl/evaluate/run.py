@@ -5,19 +5,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from tqdm import tqdm
 
 from l2t_verl.data import Problem
-from l2t_verl.data.instruction import Instruction, instruction, opens_thinking
+from l2t_verl.data.instruction import check_instruction, instruction, opens_thinking
 from l2t_verl.evaluate.budgets import ANSWER_TOKENS, cut
 from l2t_verl.evaluate.engines import Engine, Generated, Request
 from l2t_verl.evaluate.grade import grades, vote
+from l2t_verl.evaluate.parallel import EngineProcesses, generate_each
 from l2t_verl.evaluate.store import Sample, Store
 from l2t_verl.gain import ForcingTemplate
 from l2t_verl.grading import Grader, GradeResult
-from l2t_verl.thought import MARKS
+from l2t_verl.thought import MARKS, Marks
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Settings:
         kind: of the episode instruction, as for training data.
         budgets: tokens of thought at which answers are forced.
         batch: requests that are sampled together, whatever was sampled before: so a resumed run is the same run.
+        think_open: mark that opens a thought.
+        think_close: mark that closes it.
     """
 
     samples: int = 20
@@ -43,6 +46,13 @@ class Settings:
     kind: str = "adaptive"
     budgets: tuple[int, ...] = ()
     batch: int = 512
+    think_open: str = MARKS.opening
+    think_close: str = MARKS.closing
+
+    @property
+    def marks(self) -> Marks:
+        """Of the thought."""
+        return Marks.of(self.think_open, self.think_close)
 
 
 @dataclass(frozen=True)
@@ -71,63 +81,94 @@ def seed_of(seed: int, task: Task) -> int:
     return int.from_bytes(digest[:4], "big") >> 1
 
 
-def sample_all(
-    engine: Engine, benchmarks: Mapping[str, Sequence[Problem]], settings: Settings, store: Store, grader: Grader
-) -> None:
-    """Sample what the store lacks: whole responses first, then the forced answers, which go on from them.
-
-    Raises:
-        EngineError: the engine fails.
-        StoreError: the disk is full.
-    """
+def tasks_of(benchmarks: Mapping[str, Sequence[Problem]], settings: Settings) -> tuple[list[Task], list[Task]]:
+    """Every sample that is wanted: whole responses, and the forced answers that go on from them."""
     whole = [
         Task(name, problem, index)
         for name, problems in benchmarks.items()
         for problem in problems
         for index in range(settings.samples)
     ]
-    maker = Maker(engine, settings, store, grader)
-    maker.make(whole, "responses")
     forced = [
         Task(task.benchmark, task.problem, task.index, budget)
         for budget in settings.budgets
         for task in whole
         if task.problem.tests is None
     ]
+    return whole, forced
+
+
+def batches_of(tasks: Sequence[Task], settings: Settings) -> list[Sequence[Task]]:
+    """The batches, which are always the same, whatever is there already."""
+    return [tasks[start : start + settings.batch] for start in range(0, len(tasks), settings.batch)]
+
+
+def lacking(tasks: Sequence[Task], settings: Settings, store: Store) -> list[Sequence[Task]]:
+    """The batches of which the store lacks something."""
+    return [batch for batch in batches_of(tasks, settings) if any(task.key not in store.samples for task in batch)]
+
+
+def sample_all(
+    engine: Engine | EngineProcesses,
+    benchmarks: Mapping[str, Sequence[Problem]],
+    settings: Settings,
+    store: Store,
+    grader: Grader,
+) -> None:
+    """Sample what the store lacks: whole responses first, then the forced answers, which go on from them.
+
+    Engines side by side finish their batches in any order; in the end the file has the order of one engine's.
+
+    Raises:
+        EngineError: the engine fails.
+        StoreError: the disk is full.
+    """
+    whole, forced = tasks_of(benchmarks, settings)
+    maker = Maker(engine, settings, store, grader)
+    maker.make(whole, "responses")
     if forced:
         maker.make(forced, "forced answers")
+    batches = batches_of(whole, settings) + batches_of(forced, settings)
+    store.arrange({task.key: number for number, batch in enumerate(batches) for task in batch})
 
 
 class Maker:
     """Makes samples of tasks."""
 
-    def __init__(self, engine: Engine, settings: Settings, store: Store, grader: Grader):
+    def __init__(self, engine: Engine | EngineProcesses, settings: Settings, store: Store, grader: Grader):
         self.engine, self.settings, self.store, self.grader = engine, settings, store, grader
         tokenizer = engine.tokenizer
-        self.opened = tokenizer is not None and opens_thinking(tokenizer)
-        self.template = ForcingTemplate()
+        self.marks = settings.marks
+        self.opened = tokenizer is not None and opens_thinking(tokenizer, self.marks)
+        self.template = ForcingTemplate(think_open=self.marks.opening, think_close=f"\n{self.marks.closing}")
 
     def make(self, tasks: Sequence[Task], what: str) -> None:
         """Sample, grade and store what is missing, in batches that are always the same."""
-        size = self.settings.batch
+        under_way: dict[int, tuple[Sequence[Task], list[Request | None]]] = {}
+
+        def requests() -> Iterator[list[Request]]:
+            for number, batch in enumerate(lacking(tasks, self.settings, self.store)):
+                asked = [self._request(task) for task in batch]
+                under_way[number] = batch, asked
+                yield [request for request in asked if request is not None]
+
         done = sum(task.key in self.store.samples for task in tasks)
         with tqdm(total=len(tasks), initial=done, desc=what, unit="sample", smoothing=0.1) as bar:
-            for start in range(0, len(tasks), size):
-                batch = tasks[start : start + size]
+            for number, generated in generate_each(self.engine, requests()):
+                batch, asked = under_way.pop(number)
                 missing = sum(task.key not in self.store.samples for task in batch)
-                if missing:
-                    self.store.add(self._samples(batch))
-                    bar.update(missing)
+                self.store.add(self._samples(batch, asked, generated))
+                bar.update(missing)
 
-    def _samples(self, batch: Sequence[Task]) -> list[Sample]:
-        asked = [self._request(task) for task in batch]
+    def _samples(
+        self, batch: Sequence[Task], asked: Sequence[Request | None], generated: Sequence[Generated]
+    ) -> list[Sample]:
         new = [(task, request) for task, request in zip(batch, asked, strict=True) if request is not None]
-        generated = self.engine.generate([request for _, request in new])
         # a response that was over within its budget keeps its own grade
         kept = [self._over(task) for task, request in zip(batch, asked, strict=True) if request is None]
         texts = [self._graded_text(request, found) for (_, request), found in zip(new, generated, strict=True)]
         opened = [self._thinking(request) for _, request in new]
-        results = grades(self.grader, texts, [task.problem for task, _ in new], opened)
+        results = grades(self.grader, texts, [task.problem for task, _ in new], opened, self.marks)
         return kept + [
             self._sample(task, request, found, text, result)
             for (task, request), found, text, result in zip(new, generated, texts, results, strict=True)
@@ -145,7 +186,8 @@ class Maker:
                 return None
             thought, kept, limits = found.text, found.kept, (ANSWER_TOKENS, 0.0)
         kind: Literal["math", "code"] = "math" if task.problem.tests is None else "code"
-        asked = instruction(cast(Instruction, settings.kind), opened=self.opened, task=kind)
+        instructed = check_instruction(settings.kind)
+        asked = instruction(instructed, opened=self.opened, task=kind, marks=self.marks)
         question, seed = f"{task.problem.question}\n\n{asked}", seed_of(settings.seed, task)
         return Request(question, thought, seed, *limits, settings.top_p, kept)
 
@@ -174,7 +216,7 @@ class Maker:
             thinking,
             result.accuracy,
             result.status,
-            vote(text, task.problem, self._thinking(request)),
+            vote(text, task.problem, self._thinking(request), self.marks),
         )
 
     def _thinking(self, request: Request) -> bool | None:
@@ -183,8 +225,8 @@ class Maker:
 
     def _thinking_tokens(self, found: Generated) -> int:
         """Tokens to the mark that closes the thought; all, if it is not closed; a share by letters without a tokenizer."""
-        begun = MARKS.opening in found.text or self.opened
-        thought, mark, _ = found.text.partition(MARKS.closing)
+        begun = self.marks.opening in found.text or self.opened
+        thought, mark, _ = found.text.partition(self.marks.closing)
         if not mark:
             return found.tokens if begun else 0
         if self.engine.tokenizer is None:

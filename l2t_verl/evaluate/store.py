@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ class Store:
             StoreError: the disk is full, or the file cannot be written.
         """
         new = {sample.key: sample for sample in samples if sample.key not in self.samples}
-        text = "".join(json.dumps(asdict(sample), ensure_ascii=False) + "\n" for sample in new.values())
+        text = _lines(new.values())
         size = self.file.stat().st_size if self.file.exists() else 0
         try:
             with open(self.file, "ab") as file:
@@ -89,6 +89,20 @@ class Store:
                 f"{self.file} cannot be written: {error}; make room and start the same command again"
             ) from error
         self.samples |= new
+
+    def arrange(self, batches: Mapping[tuple[str, str, int, int], int]) -> None:
+        """Bring the file into the order of the batches, each batch as it is, where it is not; whole or not at all.
+
+        Args:
+            batches: the number of each sample's batch, by its key.
+
+        Raises:
+            StoreError: the disk is full, or the file cannot be written.
+        """
+        ordered = sorted(self.samples.values(), key=lambda sample: batches.get(sample.key, len(batches)))
+        if ordered != list(self.samples.values()):
+            write_whole(self.file, _lines(ordered))
+            self.samples = {sample.key: sample for sample in ordered}
 
     def _read(self) -> Iterator[Sample]:
         if not self.file.exists():
@@ -104,6 +118,10 @@ class Store:
                 raise StoreError(f"{self.file}, line {number} is no sample ({error}); take another --out") from error
 
 
+def _lines(samples: Iterable[Sample]) -> str:
+    return "".join(json.dumps(asdict(sample), ensure_ascii=False) + "\n" for sample in samples)
+
+
 def write_whole(file: Path, text: str) -> None:
     """Write a file whole or not at all.
 
@@ -112,7 +130,7 @@ def write_whole(file: Path, text: str) -> None:
     """
     partial = file.with_name(f".{file.name}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="surrogatepass")
         os.replace(partial, file)
     except OSError as error:
         partial.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from l2t_verl.grading.pool import Unparsable
 from l2t_verl.thought import MARKS, Marks, answer_part
 
+ALONE = 40  # characters of a line that is an answer in words without saying so
 LONGEST = 4096  # characters of an answer; a longer one is not an answer
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*(?P<brace>\{?)")
 _BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
@@ -31,7 +32,7 @@ _READABLE = re.compile(r"[^\n]{0,200}?[\d$\\]")
 _NO_ANSWER = re.compile(r"(?:right|correct|wrong|above|below|as follows|the same|not|clear|that)\b", re.IGNORECASE)
 # A number and then words: the words may hold other numbers, and math-verify would take the last
 _NUMBER_THEN_WORDS = re.compile(
-    r"[-+]?\\?[$€£]?\d[\d,]*(?:\.\d+)?(?:/\d+)?(?:\s*\\?%)?(?=[.,;:]?\s+(?!x\b|pi\b|sqrt\b)[A-Za-z(\[—–]|\s*[\[(]\s*\d|[.,;:]?\s+-\s+[A-Za-z])"
+    r"[-+]?\\?[$€£]?\d[\d,]*(?:\.\d+)?(?:/\d+)?(?:\s*\\?%)?(?=[.,;:]?\s+(?!x\b|pi\b|sqrt\b|(?:and|or)\s+\\?[-$(\d])[A-Za-z(\[—–]|\s*[\[(]\s*\d|[.,;:]?\s+-\s+[A-Za-z])"
 )
 _CALCULATOR = re.compile(r"<<[^<>\n]*>>")
 
@@ -167,24 +168,28 @@ def _last_mark(pattern: re.Pattern[str], text: str) -> int | None:
 
 
 def _said(text: str) -> str:
-    """The sentence after the last "answer is" or "####", where it holds no number."""
+    """The sentence after the last "answer is" or "####", else a word that stands alone, where it holds no number."""
     for pattern in (_HEADING, _SAYS):
         for mark in reversed(list(pattern.finditer(text))):
             sentence = _sentence(text[mark.end() :].lstrip().partition("\n")[0])
             if sentence and not _NO_ANSWER.match(sentence):
                 return sentence
-    return ""
+    line = text.strip().rpartition("\n")[2].strip()
+    is_alone = line == text.strip() or re.fullmatch(r"\*\*[^*]+\*\*\.?", line)
+    return _sentence(line) if is_alone and len(line) <= ALONE and not re.search(r"\d", line) else ""
 
 
 def _sentence(line: str) -> str:
     r"""A line to the end of its sentence, without its reasons.
 
     Example:
-        >>> _sentence("**Evelyn**, because she runs. Done"), _sentence("(C).")
-        ('Evelyn', '(C)')
+        >>> _sentence("**Evelyn**, because she runs. Done"), _sentence("(C)."), _sentence("2**3")
+        ('Evelyn', '(C)', '2**3')
     """
     line = re.split(
-        r"(?i)(?<=[^A-Z\s])\.(?:\s|$)|[,;]?\s+(?:because|since|as)\s", line.replace("*", "").strip() + " ", maxsplit=1
+        r"(?i)(?<=[^A-Z\s])\.(?:\s|$)|[,;]?\s+(?:because|since|as|not)\s",
+        re.sub(r"(?<![\w)*])\*+|\*+(?![\w(*])", "", line).strip() + " ",
+        maxsplit=1,
     )[0]
     return line.strip().rstrip(".,;")
 

@@ -10,7 +10,7 @@ from l2t_verl.grading.reading import Number, Reading, number
 
 ROUNDED = 6  # decimals, and significant digits, from which on a decimal may stand for what it is rounded from
 PRECISION = 30  # digits that expressions are evaluated to
-CLOSE = 1e-12  # relative difference of what is equal but for the evaluation
+CLOSE = 1e-22  # relative difference of what is equal but for the evaluation
 
 
 def equal(truth: Reading, answer: Reading) -> bool | None:
@@ -25,8 +25,12 @@ def equal(truth: Reading, answer: Reading) -> bool | None:
     """
     if truth.number is not None and answer.number is not None:
         return _percentages(truth, answer, lambda scale, other: _same(truth.number, answer.number, scale, other))
+    if truth.scaled or answer.scaled:
+        return any(equal(a, b) is True for a in _scales(truth) for b in _scales(answer))
     if truth.canonical == answer.canonical and truth.is_percentage == answer.is_percentage:
         return True
+    if truth.options and answer.options:
+        return truth.options == answer.options
     if truth.is_only_option and (letter := answer.option) is not None:
         return letter == truth.option
     if answer.is_only_option and truth.option is not None and re.search(r"[\s:.]", truth.text):  # "(C) 12"
@@ -47,6 +51,14 @@ def equal(truth: Reading, answer: Reading) -> bool | None:
     return _percentages(truth, answer, lambda scale, other: _same_expression(_of(truth, scale), _of(answer, other))) or (
         (unit := _with_unit(answer)) is not None and truth.number is not None and equal(truth, unit) is True
     )
+
+
+def _scales(reading: Reading) -> list[Reading]:
+    """The number before "million", which GSM8K's truths leave out, and the number with it."""
+    if reading.scaled is None:
+        return [reading]
+    value, power = reading.scaled
+    return [Reading(value, reading.is_percentage), Reading(f"{value}\\times10^{{{power}}}", reading.is_percentage)]
 
 
 def _percentages(truth: Reading, answer: Reading, same: Any) -> bool:
@@ -116,11 +128,22 @@ def _of(reading: Reading, scale: Any) -> Any:
 def _same_expression(truth: Any, answer: Any) -> bool:
     from math_verify import verify
 
+    truth, answer = _one_imaginary_unit(truth, answer)
     if _is_number(truth) and _is_number(answer):
         return _same_value(truth, answer)
     exact = _exact(truth), _exact(answer)
     # the look at a point first: it is fast where the answer is wrong
     return not _differ(*exact) and verify([exact[0]], [exact[1]], timeout_seconds=None)
+
+
+def _one_imaginary_unit(truth: Any, answer: Any) -> tuple[Any, Any]:
+    """The variable i is the unit where the other side has the unit: math-verify decides for each side alone."""
+    from sympy import I
+
+    if truth.has(I) == answer.has(I):
+        return truth, answer
+    unit = {name: I for of in (truth, answer) for name in of.free_symbols if str(name) == "i"}
+    return truth.xreplace(unit), answer.xreplace(unit)
 
 
 def _exact(found: Any) -> Any:

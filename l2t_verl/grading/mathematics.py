@@ -12,6 +12,7 @@ from l2t_verl.grading.reading import Reading, read
 from l2t_verl.grading.truth import accepted_answers
 from l2t_verl.thought import MARKS, Marks
 
+_WORD = re.compile(r"(?<![\\A-Za-z])(?!(?:and|sqrt)(?![A-Za-z]))[A-Za-z]{3,}")
 __all__ = ["grade_math", "grade_math_score", "last_box"]
 
 
@@ -64,12 +65,20 @@ def _is(truth: Reading, answer: Answer) -> bool | None:
         return joined or all(equal(truth, read(text)) for text in answer.texts)
     if answer.is_whole:
         return equal(truth, read(answer.texts[0]))
-    if answer.sentence and (truth.is_only_option or truth.words is not None):
-        return equal(truth, read(answer.sentence))
-    if answer.sentence and equal(truth, read(answer.sentence)):
-        return True
+    if answer.sentence:
+        said = read(answer.sentence)
+        verdict = equal(truth, said)
+        if verdict or truth.is_only_option or truth.words is not None or _is_mathematics(said):
+            return verdict
     found = _searched(answer.texts[0])
     return None if found is None else equal(truth, found)
+
+
+def _is_mathematics(said: Reading) -> bool:
+    """Whether a sentence is a formula or several: then nothing is taken out of it."""
+    if "**" in said.text or not re.search(r"\d", said.text):  # powers of powers are read from the left there
+        return False
+    return not _WORD.search(said.text) and said.expression is not None
 
 
 def _searched(text: str) -> Reading | None:
@@ -77,10 +86,8 @@ def _searched(text: str) -> Reading | None:
     from math_verify import parse
     from sympy import Basic, MatrixBase
 
-    text = re.sub(r"\\?\$(?=[\d.,]+(?![^$\n]*\$))|[£€¥₹]", "", text)
+    text = re.sub(r"\\?\$(?=\.?\d[\d.,]*(?![^$\n]*\$))|[£€¥₹]", "", text)
     found = next((of for of in parse(text, parsing_timeout=None) if isinstance(of, (Basic, MatrixBase))), None)
     if found is None:
         return None
-    reading = Reading(str(found), False)
-    reading.__dict__["expression"] = found
-    return reading
+    return Reading.of_expression(found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property, lru_cache
 from typing import Any
@@ -12,16 +12,24 @@ from l2t_verl.grading.rules import normalised
 
 _DECIMAL = r"(?:\d+\.?\d*|\.\d+)"
 _NUMBER = re.compile(rf"(?P<sign>[-+]?)(?P<value>{_DECIMAL})(?:\\times10\^\{{(?P<power>[-+]?\d{{1,4}})\}})?")
+_REPEATING = re.compile(r"(?P<sign>[-+]?)(?P<whole>\d*)\.(?P<after>\d*)\\(?:overline|bar)\{?(?P<period>\d+)\}?")
 _POWER = re.compile(r"(?P<sign>[-+]?)10\^\{(?P<power>[-+]?\d{1,4})\}")
 _FRACTION = re.compile(
     rf"(?P<sign>[-+]?)(?P<whole>\d+)?(?:\\[dtc]?frac\{{(?P<inner>-?)(?P<above>{_DECIMAL})\}}\{{(?P<below>{_DECIMAL})\}}"
     r"|\\[dtc]?frac(?P<above1>\d)(?P<below1>\d)|(?P<above2>\d+)/(?P<below2>\d+))"
 )
-_BASED = re.compile(r"(?P<digits>[\dA-Fa-f.]+)_(?:\{\s*\(?(?P<base>\d+|\\text\{[a-z]+\})\)?\s*\}|(?P<base1>\d+))")
+_BASED = re.compile(  # C_2 is a variable
+    r"(?=[A-Fa-f]*\d)(?P<digits>[\dA-Fa-f.]+)_(?:\{\s*\(?(?P<base>-?\d+|\\text\{[a-z]+\})\)?\s*\}|(?P<base1>\d+))"
+)
+_OPTIONS = re.compile(r"\(?[A-Z]\)?(?:\s*(?:,\s*and\b|,|;|&|and\b)\s*\(?[A-Z]\)?(?![A-Za-z]))+")
 _COLONS = re.compile(r"(?P<parts>\d+(?::\d+)+)(?:\\text\{)?(?P<half>[ap]\.?m\.?)?\}?", re.IGNORECASE)
 _OPTION = re.compile(
     r"(?:[\[({<]\s*(?P<a>[A-Za-z])\s*[\])}>]\.?(?P<rest_a>.*)|(?P<b>[A-Z])\s*(?:[.:)]|\s[-–—]\s)(?P<rest_b>.*)|(?P<c>[A-Z]))",
     re.DOTALL,
+)
+_SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_SCALED = re.compile(
+    rf"(?P<value>[-+]?{_DECIMAL})\s*(?:\\text\{{)?\s*(?P<word>{'|'.join(_SCALES)})\b[^\d{{}}\\,]*\}}?", re.IGNORECASE
 )
 _OTHER_OPTION = re.compile(r"^\s*(?:,|;|&|/|and\b|or\b)\s*[\[(]?[A-Z][\])]?(?![A-Za-z])")
 _WORDS = re.compile(r"[^\W\d_][^\W_]*(?:[\s,'’-]+[^\W_]+)*", re.UNICODE)
@@ -31,7 +39,8 @@ _SPELLINGS = (
     (re.compile(r"\\text\s*\{([^{}]*)\}"), r"\1"),
     (re.compile(r"\\(?:geq|leq|neq)(?![A-Za-z])"), lambda match: match[0][:-1]),
     (re.compile(r"(?<=[\^_])\{(\w)\}"), r"\1"),
-    (re.compile(r"\\(?=[{}])|\s"), ""),
+    (re.compile(r"\\[pb]?mod\s*(?:\{\s*(\w+)\s*\}|(\w+))"), r"\\mod{\1\2}"),
+    (re.compile(r"\\(?=[{}])|(?<!\d)\s|\s(?!\d)"), ""),  # "3 4" is not 34
 )
 
 
@@ -57,10 +66,23 @@ class Reading:
     Attributes:
         text: by the rules of spelling, without a sign of percentage.
         is_percentage: whether it had one.
+        found: sympy's object where the text was made from it; else it is read from the text.
     """
 
     text: str
     is_percentage: bool
+    found: Any = field(default=None, compare=False)
+
+    @classmethod
+    def of_expression(cls, found: Any) -> Reading:
+        """What sympy's object says.
+
+        Example:
+            >>> from sympy import Rational
+            >>> Reading.of_expression(Rational(1, 2)).number.value
+            Fraction(1, 2)
+        """
+        return cls(str(found), False, found)
 
     @cached_property
     def number(self) -> Number | None:
@@ -79,6 +101,18 @@ class Reading:
     def option(self) -> str | None:
         """The letter of an option, with its text or without, upper case."""
         return option(self.text)
+
+    @property
+    def options(self) -> frozenset[str] | None:
+        """The letters of several options, and nothing else."""
+        text = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", self.text)
+        return frozenset(re.findall(r"[A-Z]", text)) if _OPTIONS.fullmatch(text) else None
+
+    @property
+    def scaled(self) -> tuple[str, int] | None:
+        """What stands before "million" or the like, and the power of ten that the word means."""
+        found = _SCALED.fullmatch(self.text)
+        return (found["value"], _SCALES[found["word"].lower()]) if found else None
 
     @property
     def is_only_option(self) -> bool:
@@ -101,7 +135,11 @@ class Reading:
     def based(self) -> tuple[str, str] | None:
         """Digits and base of a number that names its base."""
         found = _BASED.fullmatch(self.text.replace(" ", ""))
-        return (found["digits"].lower(), found["base"] or found["base1"]) if found else None
+        if not found:
+            return None
+        digits, base = found["digits"].lower(), found["base"] or found["base1"]
+        fits = not base.isdigit() or all(int(digit, 16) < int(base) for digit in digits if digit != ".")
+        return (digits, base) if fits else None
 
     @property
     def ratio(self) -> tuple[list[int], str, bool] | None:
@@ -116,7 +154,7 @@ class Reading:
     @cached_property
     def expression(self) -> Any:
         """The text as sympy reads all of it; None where it does not."""
-        return expression(self.text)
+        return expression(self.text) if self.found is None else self.found
 
 
 def read(text: str) -> Reading:
@@ -134,12 +172,16 @@ def read(text: str) -> Reading:
 
 
 def number(text: str) -> Number | None:
-    r"""A number that is written out, exactly.
+    r"""A number that is written out, exactly; the digits under a line repeat without end.
 
     Example:
         >>> number("-\\frac{1}{2}"), number("6\\times10^{3}").value, number("0.50").decimals, number("x")
         (Number(value=Fraction(-1, 2), decimals=None, digits=0), Fraction(6000, 1), 2, None)
+        >>> number("0.1\\overline{6}").value, number("3 4")
+        (Fraction(1, 6), None)
     """
+    if re.search(r"\d\s+\d", text):  # "3 4" is not 34
+        return None
     text = text.replace(" ", "")
     if text.startswith("{") and text.endswith("}"):
         text = text[1:-1]
@@ -149,6 +191,11 @@ def number(text: str) -> Number | None:
         value = Fraction(int(whole + after or 0), 10 ** len(after)) * Fraction(10) ** power
         decimals = None if "." not in found["value"] and not power else len(after) - power
         digits = 0 if decimals is None else len((whole + after).lstrip("0"))
+    elif found := _REPEATING.fullmatch(text):
+        head, period = found["whole"] + found["after"], found["period"]
+        nines = 10 ** len(period) - 1
+        value = Fraction(int(head + period) - int(head or 0), nines * 10 ** len(found["after"]))
+        decimals, digits = None, 0
     elif found := _POWER.fullmatch(text):
         value, decimals, digits = Fraction(10) ** int(found["power"]), None, 0
     elif found := _FRACTION.fullmatch(text):

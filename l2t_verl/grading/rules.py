@@ -86,14 +86,17 @@ def without_delimiters(text: str) -> str:
         ('98', '98', '18.90')
         >>> without_delimiters("**12**"), without_delimiters("-$1000"), without_delimiters("$2$ or $3$")
         ('12', '-1000', '2 or 3')
+        >>> without_delimiters("\\fbox{4}"), without_delimiters("2**3")
+        ('{4}', '2**3')
     """
     text = re.sub(
         r"\\text(?:rm)?\s*\{\s*\\?\$\s*\}|\\mathrm\s*\{\s*\\?\$\s*\}|\\textdollar\b|\b(?:US|AU?|CA?|HK|NZ)\\?\$(?=\s*[\d.])",
         "",
         text,
     )
+    text = re.sub(r"\\(?:boxed|fbox|framebox)\s*(?=\{)", "", text)
     text = re.sub(r"\\?\$|(?<!\\)\\[()\[\]]|\\(?:displaystyle|textstyle|limits|boldsymbol)(?![A-Za-z])|`", "", text)
-    return re.sub(r"\*\*+|(?<![\w)}])__|__(?![\w({])", "", text).strip()
+    return re.sub(r"(?<![\w)])\*\*+|\*\*+(?![\w(])|(?<![\w)}])__|__(?![\w({])", "", text).strip()
 
 
 def one_text_command(text: str) -> str:
@@ -109,6 +112,7 @@ def one_text_command(text: str) -> str:
         r"\\(?:text(?:bf|rm|it|normal|sf|tt|up)|math(?:rm|bf|it|sf|tt)|mbox|hbox|operatorname\*?)\s*(?=\{)", r"\\text", text
     )
     text = re.sub(r"\{\\(?:rm|bf|it)\s+([^{}]*)\}", r"\\text{\1}", text)
+    text = re.sub(r"(?<=\d)\s*\\text\{\s*([eE])\s*\}(?=[-+]?\d)", r"\1", text)
     text = re.sub(r"\\text\s*\{([^{}]*)\}", _text, text)
     whole = re.fullmatch(r"\s*\\text\{([^{}]*)\}\s*", text)
     return whole[1].strip() if whole and whole[1].isalpha() else text
@@ -124,20 +128,23 @@ def _text(match: re.Match[str]) -> str:
 
 
 def without_lead(text: str) -> str:
-    r"""No "the answer is" or "answer:" before it.
+    r"""No "the answer is", "answer:", "=" or "about" before it.
 
-    Source: boxes as `\boxed{\text{The answer is } 12}`; options as `Answer: C`.
+    Source: boxes as `\boxed{\text{The answer is } 12}` and `\boxed{\approx 9}`; options as `Answer: C`.
 
     Example:
         >>> without_lead("\\text{The answer is } 12"), without_lead("Answer: C"), without_lead("Final answer = 5")
         ('12', 'C', '5')
+        >>> without_lead("\\approx 9"), without_lead("= 9")
+        ('9', '9')
     """
     lead = (
         r"(?i:\s*(?:so|thus|hence|therefore)?,?\s*(?:the|my|our)?\s*(?:final|correct|right)?\s*"
         r"(?:answer|result|solution|option|choice)\s*(?:is|are|:|=)\s*(?:option\b|choice\b)?:?\s*)"
     )
     text = re.sub(rf"^\\text\{{{lead}([^{{}}]*)\}}", r"\1", text)
-    return re.sub(rf"^{lead}(?=\S)", "", text).lstrip()
+    text = re.sub(rf"^{lead}(?=\S)", "", text)
+    return re.sub(r"^\s*(?:=|either\b|\\(?:approx|simeq|sim)(?![A-Za-z]))", "", text).lstrip()
 
 
 def plain_spaces(text: str) -> str:
@@ -146,9 +153,15 @@ def plain_spaces(text: str) -> str:
     Example:
         >>> plain_spaces("25\\,\\%"), plain_spaces("32,\\!348"), plain_spaces("\\left( 3,\\;4 \\right)")
         ('25 \\%', '32,348', '( 3, 4 )')
+        >>> plain_spaces("1 \\\\ 2\\ 3 \\\\")
+        '1 \\\\ 2 3'
     """
     text = re.sub(r"\\!\s*|\\phantom\{[^{}]*\}|\{\s*\}(?!\s*\^)", "", text)
-    text = re.sub(r"\\(?:[,;:> ]|quad|qquad|thinspace|enspace|space)(?![A-Za-z])|~|\\\\\s*$|\s+", " ", text)
+    text = re.sub(
+        r"\\\\\s*$|(\\\\)|\\(?:[,;:> ]|quad|qquad|thinspace|enspace|space)(?![A-Za-z])|~|\s+",
+        lambda match: match[1] or " ",  # the end of a matrix's row stays
+        text,
+    )
     text = re.sub(r"\\(?:left|right)(?![A-Za-z])\s*\.?|\\[bB]igg?[lr]?(?![A-Za-z])", "", text)
     return text.strip()
 
@@ -273,7 +286,7 @@ def without_final_stop(text: str) -> str:
     return re.sub(r"[\s.,;:]*((?:\})?)[\s.,;:]*$", r"\1", text) if re.search(r"[.,;:]\s*\}?\s*$", text) else text
 
 
-_UNIT_TEXT = re.compile(r"(?:\s*/?\s*\\text\s*\{[^{}\d\\]*\}(?:\s*\^\s*(?:\{\s*-?\d+\s*\}|-?\d))?)+\s*$")
+_UNIT_TEXT = re.compile(r"(?:\s*/?\s*\\text\s*\{(?:[^{}\d\\]|\^\{-?\d\})*\}(?:\s*\^\s*(?:\{\s*-?\d+\s*\}|-?\d))?)+\s*$")
 _UNIT_WORD = re.compile(
     r"(?<=[\d})])(?:\s+[A-Za-z]{2,}\.?|\s*(?:mm|cm|dm|km|m|ft|in|yd|mi|kg|mg|lb|lbs|oz|ml|mL|hr|hrs|min|sec|mph|kmh|kph|Hz|kHz|MHz|GHz|eV|keV|"
     r"MeV|kJ|kW|kWh|Pa|kPa|MB|GB|KB|cc|rad|mol|nm|sq))(?:\s+[A-Za-z]{2,}\.?|\s*/\s*[A-Za-z]+)*(?:\s*\^?\s*\{?[23]\}?)?\s*$"
@@ -327,6 +340,29 @@ def mixed_numbers(text: str) -> str:
     return re.sub(r"(?<![\w./])(\d+)\s+(\d+)/(\d+)(?![\w/])", r"\1\\frac{\2}{\3}", text)
 
 
+def braced_fractions(text: str) -> str:
+    r"""`\frac{3}{4}` for `\frac 3 4`, whose digits would be read as 34.
+
+    Example:
+        >>> braced_fractions("\\frac 3 4"), braced_fractions("\\frac34x"), braced_fractions("\\frac{3}{4}")
+        ('\\frac{3}{4}', '\\frac{3}{4}x', '\\frac{3}{4}')
+    """
+    return re.sub(r"\\([dtc]?frac)\s*(\d)\s*(\d)", r"\\\1{\2}{\3}", text)
+
+
+def without_ordinal(text: str) -> str:
+    r"""12 for `12\text{th}`.
+
+    Source: math-verify reads the number.
+
+    Example:
+        >>> [without_ordinal(text) for text in ("12\\text{th}", "21^{\\text{st}}", "3rd", "2 \\text{the}")]
+        ['12', '21', '3', '2 \\text{the}']
+    """
+    ending = r"(?:st|nd|rd|th)"
+    return re.sub(rf"^(\d+)\s*\^?\s*\{{?\s*(?:\\text\{{\s*{ending}\s*\}}|{ending})\s*\}}?\s*$", r"\1", text)
+
+
 RULES: tuple[Rule, ...] = (
     plain_characters,
     without_delimiters,
@@ -339,6 +375,8 @@ RULES: tuple[Rule, ...] = (
     without_currency,
     without_thousands,
     one_power_of_ten,
+    braced_fractions,
+    without_ordinal,
     without_unit,
     without_final_stop,
     apart_imaginary,

@@ -12,7 +12,7 @@ import torch
 import typer
 from omegaconf import OmegaConf
 
-from l2t_verl.config import L2TConfig, load_config
+from l2t_verl.config import BETA_TOKENS, L2TConfig, load_config, with_beta_per_nat
 from l2t_verl.data import BENCHMARKS, load
 from l2t_verl.data.datasets import named
 from l2t_verl.evaluate.model import fingerprint
@@ -114,7 +114,8 @@ def configuration(segmenter: str | None, settings: Sequence[str] | None) -> L2TC
     """
     given = [*(settings or ()), *([f"episodes.method={segmenter}"] if segmenter else ())]
     tree: Any = OmegaConf.to_container(OmegaConf.from_dotlist(given))
-    return load_config(tree)
+    # no longest response is known here: β is what it is for the one at which its default was measured
+    return with_beta_per_nat(load_config(tree), BETA_TOKENS)
 
 
 def questions_of(benchmarks: Sequence[str] | None) -> dict[tuple[str, str], Any]:

@@ -84,6 +84,6 @@ def _grade(record: Record, grader: Grader, scorer: Scorer) -> tuple[float | None
     """The outcome, and how it was found."""
     if record.outcome is not None:
         return record.outcome, "recorded"
-    sample = record.response, list(record.answers), scorer.template.marks, scorer.thinking(record)
+    sample = scorer.text(record), list(record.answers), scorer.template.marks, scorer.thinking(record)
     result = asyncio.run(grader.grade(grade_math_score, *sample))
     return result.score if result.status in ("ok", "unparsable") else None, result.status

@@ -16,6 +16,7 @@ from l2t_verl.gain.kinds import check_kind
 from l2t_verl.inspector.records import Record, SourceError
 from l2t_verl.inspector.rollouts import Episode, Rollout, key_of
 from l2t_verl.packing import PackedRow, packed_forward, why_not_packed
+from l2t_verl.thought import decode
 
 
 class Scorer:
@@ -103,6 +104,11 @@ class Scorer:
         """True where the prompt has opened a thought; else the response's own marks decide."""
         return self._opened(self._prompt(record))
 
+    def text(self, record: Record) -> str:
+        """What is graded: of recorded tokens their text with the marks of the thought, which some tokenizers drop."""
+        ids = (record.known or {}).get("response_ids")
+        return record.response if ids is None else decode(ids, self.tokenizer, self.template.marks)
+
     def _opened(self, prompt: list[int]) -> bool | None:
         return gain.thinking_states(self.tokenizer, prompt, [], [], self.template)[0] == "open" or None
 
@@ -124,7 +130,8 @@ class Scorer:
         if ids is not None:
             if max(ids, default=0) >= len(self.tokenizer):
                 raise ValueError(f"its token {max(ids)} is none of this tokenizer's {len(self.tokenizer)}")
-            if self.tokenizer.decode(ids, skip_special_tokens=True).strip() != record.response.strip():
+            texts = self.tokenizer.decode(ids, skip_special_tokens=True), self.text(record)
+            if record.response.strip() not in [text.strip() for text in texts]:
                 raise ValueError("its recorded tokens are not its text by this tokenizer: take the model that wrote it")
             return list(ids)
         ids = self.tokenizer.encode(record.response, add_special_tokens=False)

@@ -1,7 +1,8 @@
 """Answers sampled after each episode, while the rollout servers are awake: `gain.kind=monte_carlo`.
 
 An agent loop that has finished and been graded samples n forced answers after each of its prefixes from the same server
-(whose cache holds the prefix), while other rollouts still generate. They are graded by the reward manager's own grader.
+(whose cache holds the prefix), while other rollouts still generate. A vLLM server is asked for all of them in one call
+(`rollout_server`), another engine for one after the other. They are graded by the reward manager's own grader.
 """
 
 from __future__ import annotations
@@ -63,12 +64,11 @@ class L2TAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
         try:
             prompts = forced_prompts(self.tokenizer, output.prompt_ids, output.response_ids, ends, self.template)
             responses = [prompt[len(output.prompt_ids) :] for prompt in prompts]
-            session = uuid4().hex  # one for all, so that they reach the server that has the prefix
             starts = await self._in_thread(lambda: [len(self._text(response)) for response in responses])
+            answers = await self._answers(prompts, [len(output.prompt_ids) + end for end in (0, *ends)])
 
             async def sample(k: int, n: int) -> str:
-                answer = await self._sampled(session, prompts[k], f"{k}_{n}", n)
-                text = await self._in_thread(lambda: self._text([*responses[k], *answer]))
+                text = await self._in_thread(lambda: self._text([*responses[k], *answers[k][n]]))
                 return self.template.cut(text, starts[k])
 
             return await sampled_scores(sample, lambda texts: self._graded(texts, kwargs), len(prompts), settings.samples)
@@ -83,12 +83,48 @@ class L2TAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
         """Other rollouts of this worker wait for its event loop."""
         return await asyncio.get_running_loop().run_in_executor(None, function)
 
-    async def _sampled(self, session: str, prompt: list[int], name: str, number: int) -> list[int]:
-        settings, parameters = self.l2t.gain, {"top_p": 1.0, "top_k": -1, "logprobs": False}
-        parameters |= {"temperature": settings.sample_temperature, "max_tokens": settings.sample_tokens}
-        if getattr(self.config.actor_rollout_ref.rollout, "full_determinism", False):
-            # verl would take one seed and one request for all
-            session, parameters["seed"] = f"{session}_{name}", number
+    async def _answers(self, prompts: list[list[int]], kept: list[int]) -> list[list[list[int]]]:
+        """The tokens of n answers after each prompt; the first `kept` tokens of each are those of the last, too."""
+        settings, seeded = self.l2t.gain, bool(self.config.actor_rollout_ref.rollout.get("full_determinism", False))
+        session = uuid4().hex  # one for all, so that they reach the server that has the prefix
+        server_id, server = await self.llm_client._acquire_server(session, prompt_ids=prompts[-1])
+        try:
+            if (generate := getattr(server, "l2t_generate_after", None)) is not None:
+                prefixes = [(end, prompt[end:]) for end, prompt in zip(kept, prompts, strict=True)]
+                ids = np.array(prompts[-1][: kept[-1]], dtype=np.int32)
+                found = await generate.remote(ids, prefixes, settings.samples, self._parameters(), session, seeded)
+                rest = [
+                    asyncio.gather(*(self._whole(session, prompt, output) for output in outputs))
+                    for prompt, outputs in zip(prompts, found, strict=True)
+                ]
+                return [list(answers) for answers in await asyncio.gather(*rest)]
+        finally:
+            self.llm_client._release_server(server_id, request_id=session)
+        flat = await asyncio.gather(
+            *(
+                # with seeds verl would take one seed and one request for all
+                self._sampled(f"{session}_{k}_{n}" if seeded else session, prompt, {"seed": n} if seeded else {})
+                for k, prompt in enumerate(prompts)
+                for n in range(settings.samples)
+            )
+        )
+        return [flat[start : start + settings.samples] for start in range(0, len(flat), settings.samples)]
+
+    async def _whole(self, session: str, prompt: list[int], output: Any) -> list[int]:
+        """An answer; the rest of one that a weight update broke off is sampled as verl's client does it."""
+        begun = list(output.token_ids)
+        left = self.l2t.gain.sample_tokens - len(begun)
+        if output.stop_reason not in ("aborted", "abort") or left < 1:
+            return begun
+        return begun + await self._sampled(session, [*prompt, *begun], {"max_tokens": left})
+
+    def _parameters(self) -> dict[str, Any]:
+        settings = self.l2t.gain
+        sampling = {"temperature": settings.sample_temperature, "max_tokens": settings.sample_tokens}
+        return {"top_p": 1.0, "top_k": -1, "logprobs": False} | sampling
+
+    async def _sampled(self, session: str, prompt: list[int], changes: dict[str, Any]) -> list[int]:
+        parameters = self._parameters() | changes
         output = await self.llm_client.generate(request_id=session, prompt_ids=prompt, sampling_params=parameters)
         return list(output.token_ids)
 

@@ -88,30 +88,30 @@ def remove_others(folder: Path, *, last: int) -> list[int]:
     return removed
 
 
-def world_size_problem(trainer: Any) -> str | None:
+def world_size_problem(settings: Any) -> str | None:
     """Why the checkpoint that would be resumed from cannot be loaded by these GPUs; None if it can, or if there is none.
 
     FSDP's shards are loaded by as many ranks as wrote them.
 
     Args:
-        trainer: verl's node `trainer`.
+        settings: verl's node `trainer`.
     """
-    if trainer.resume_mode == "disable":
+    if settings.resume_mode == "disable":
         return None
-    mark = Path(trainer.default_local_dir) / MARK
-    if trainer.resume_mode == "resume_path":
-        folder = Path(trainer.resume_from_path or "")
+    mark = Path(settings.default_local_dir) / MARK
+    if settings.resume_mode == "resume_path":
+        folder = Path(settings.resume_from_path or "")
     elif mark.exists():
         folder = mark.with_name(f"global_step_{mark.read_text().strip()}")
     else:
         return None
     shards = [re.match(r"model_world_size_(\d+)_rank_", file.name) for file in (folder / "actor").glob("model_world_size_*")]
-    written, ranks = {int(shard[1]) for shard in shards if shard}, trainer.nnodes * trainer.n_gpus_per_node
+    written, ranks = {int(shard[1]) for shard in shards if shard}, settings.nnodes * settings.n_gpus_per_node
     if not written or ranks in written:
         return None
     return (
-        f"the checkpoint {folder} was written by {max(written)} GPUs, but trainer.nnodes={trainer.nnodes} × "
-        f"trainer.n_gpus_per_node={trainer.n_gpus_per_node} are {ranks}: take as many as then, or begin a new run from "
+        f"the checkpoint {folder} was written by {max(written)} GPUs, but trainer.nnodes={settings.nnodes} × "
+        f"trainer.n_gpus_per_node={settings.n_gpus_per_node} are {ranks}: take as many as then, or begin a new run from "
         f"its weights (python -m verl.model_merger merge --backend fsdp --local_dir {folder / 'actor'} --target_dir FOLDER, "
         "then actor_rollout_ref.model.path=FOLDER and another trainer.default_local_dir)"
     )

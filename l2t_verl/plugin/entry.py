@@ -18,6 +18,7 @@ REGISTRATIONS = {
     "verl.trainer.ppo.core_algos": "l2t_verl.plugin.estimator",
     "verl.experimental.reward_loop.reward_manager": "l2t_verl.plugin.reward_manager",
     "verl.trainer.ppo.v1": "l2t_verl.plugin.trainer",
+    "verl.workers.rollout.vllm_rollout.vllm_async_server": "l2t_verl.plugin.rollout_server",
 }
 _WARNED = "L2T_VERL_WARNED"
 

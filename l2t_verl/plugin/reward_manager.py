@@ -121,18 +121,18 @@ class L2TRewardManager(RewardManagerBase):
         source, info = str(extra.get("data_source", "")), _extra_info(extra)
         if self.custom is not None:
             return GradeResult.of(await self._call(self.custom, source, response, truth, info))
+        answered = answer_part(response, self.marks, opened) or ""
         grader, tests = self.l2t.outcome.grader, info.get("tests")
         if tests and grader in ("auto", "tests"):
-            return await self.grader.grade(grade_code_score, response, tests, self.marks, opened)
+            return await self.grader.grade(grade_code_score, answered, tests, self.marks, False)
         answers = fields.accepted_answers(truth)
         if not answers or grader == "tests":
             return GradeResult(0.0, "no_ground_truth")
         if grader == "math_verify" or (grader == "auto" and not await self._is_known(source)):
-            return await self.grader.grade(grade_math_score, response, answers, self.marks, opened)
-        response = answer_part(response, self.marks, opened) or ""
+            return await self.grader.grade(grade_math_score, answered, answers, self.marks, False)
         if self.sandboxed is not None:
-            return GradeResult.of(await self._call(self.sandboxed, source, response, truth, info))
-        return await self.verl_grader.grade(verl_score, source, response, truth, info)
+            return GradeResult.of(await self._call(self.sandboxed, source, answered, truth, info))
+        return await self.verl_grader.grade(verl_score, source, answered, truth, info)
 
     async def _call(self, function: Any, source: str, response: str, truth: Any, info: dict[str, Any]) -> Any:
         arguments = {"data_source": source, "solution_str": response, "ground_truth": truth, "extra_info": info}

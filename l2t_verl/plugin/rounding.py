@@ -64,8 +64,10 @@ def provide_log_probs(config: DictConfig) -> None:
 
 def penalty(rewards: ProcessRewards, estimator: str) -> torch.Tensor:
     """[B, K] the penalty of a batch from its log-ratios, without rounding where the batch carries what that takes."""
-    ratios, where = rewards.deltas, (rewards.episode_ids, rewards.response_mask)
-    settings = {"num_episodes": rewards.gains.shape[1], "estimator": estimator}
+    count = rewards.gains.shape[1]
+    ratios, ids, mask = rewards.deltas, rewards.episode_ids, rewards.response_mask
     if rewards.levels is None or rewards.noise is None:
-        return compression.compression_penalty(ratios, *where, **settings)
-    return compression.corrected_penalty(ratios, rewards.noise, rewards.levels, *where, **settings)
+        return compression.compression_penalty(ratios, ids, mask, num_episodes=count, estimator=estimator)
+    return compression.corrected_penalty(
+        ratios, rewards.noise, rewards.levels, ids, mask, num_episodes=count, estimator=estimator
+    )

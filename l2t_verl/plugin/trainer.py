@@ -21,16 +21,18 @@ from verl.utils.debug import marked_timer
 
 import l2t_verl
 from l2t_verl.compression import ESTIMATORS
-from l2t_verl.config import ConfigError
+from l2t_verl.config import ConfigError, with_beta_per_nat
 from l2t_verl.credit import update_length_cost
-from l2t_verl.plugin import checkpoints, liveness, records, rounding, startup, step, weight_sync
+from l2t_verl.plugin import checkpoints, cluster, liveness, records, rounding, startup, step, weight_sync
 from l2t_verl.plugin.estimator import credit_context
 from l2t_verl.plugin.live import log_distributions
 from l2t_verl.plugin.metrics import report
 from l2t_verl.plugin.worker import L2TDetachWorker, L2TWorker
 
-STATE_FILE = "l2t_state.json"
 logger = logging.getLogger(__name__)
+
+STATE_FILE = "l2t_state.json"
+LARGE_SHARE = 0.9  # of the penalty in the process reward
 
 if TYPE_CHECKING:  # what the mixin is mixed into
     from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync as _Trainer
@@ -65,10 +67,12 @@ class L2TMixin(_Trainer):
         # verl compares this name with "sync" to choose the replay buffer, batch sizes and checkpoint layout.
         with open_dict(config):
             config.trainer.v1.trainer_mode = startup.base_mode(config.trainer.v1.trainer_mode)
+        self.l2t = with_beta_per_nat(self.l2t, config.data.max_response_length)
         self.length_cost = self.l2t.credit.length_cost
         self.corrects_rounding = rounding.corrects(config, self.l2t)
         if self.corrects_rounding:
             rounding.provide_log_probs(config)
+        self.penalty_drowns = False
         self.rollout_records: dict[str, dict] = {}
         self.cluster_watch: liveness.Watch | None = None
         super().__init__(config)
@@ -115,6 +119,7 @@ class L2TMixin(_Trainer):
                 roles[role] = ray.remote(self.worker_class)
 
     def _setup(self) -> None:
+        cluster.check(self.config)
         with liveness.watch(self):
             super()._setup()
             startup.check_versions(self.actor_rollout_wg.l2t_version(), l2t_verl.__version__)
@@ -188,6 +193,7 @@ class L2TMixin(_Trainer):
             if context.advantages is None:  # another estimator's
                 context.advantages, context.response_mask = step.token_advantages(batch)
             metrics.update(report(self, rewards, context))
+            self._warn_of_penalty(metrics["l2t/compression/share"])
             log_distributions(self.logger.logger, rewards, self.global_steps)
             if self.l2t.diagnostics.compare_grpo:
                 metrics["l2t/grpo_grad_norm"] = step.grpo_grad_norm(self, batch)
@@ -197,6 +203,18 @@ class L2TMixin(_Trainer):
                 self.rollout_records.update(records.rollout_records(self, rewards, context))
             self._adapt_length_cost(rewards)
         return batch
+
+    def _warn_of_penalty(self, share: float) -> None:
+        """Say once that the penalty drowns the gains; a share that is NaN says nothing."""
+        if share > LARGE_SHARE and not self.penalty_drowns and self.l2t.beta > 0:
+            self.penalty_drowns = True
+            logger.warning(
+                "l2t/compression/share is %.2f at step %d: the reward is nearly all penalty; lower algorithm.l2t.beta "
+                "(%.3g J per nat here), and look at l2t/kl_floor, which rounding alone would show",
+                share,
+                self.global_steps,
+                self.l2t.beta,
+            )
 
     def _adapt_length_cost(self, rewards: step.ProcessRewards) -> None:
         """One step of dual ascent on λ, where a token budget is set."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,14 +19,14 @@ from verl.utils import tensordict_utils as tu
 from verl.workers.config import ActorConfig
 from verl.workers.utils.losses import ppo_loss
 
-from l2t_verl.config import L2TConfig, load_config
-from l2t_verl.credit import advantage_health
+from l2t_verl.config import L2TConfig, load_config, with_beta_per_nat
+from l2t_verl.credit import advantage_health, update_length_cost
 from l2t_verl.packing import PackedRow, packed_forward
 from l2t_verl.plugin.estimator import CreditContext, credit_context, l2t_advantages
 from recipes.controlled.sampling import Rollout, sample
 from recipes.controlled.scoring import Scored, score
 from recipes.controlled.settings import FORCING, Settings
-from recipes.controlled.task import problems
+from recipes.controlled.task import Problem, problems
 
 CLIP = 1.0  # largest norm of the gradient, as in verl
 WEIGHT_DECAY = 0.01
@@ -35,11 +35,16 @@ WEIGHT_DECAY = 0.01
 def method(settings: Settings) -> L2TConfig:
     """The method's configuration of a run."""
     tree = dict(settings.l2t)
-    return load_config(tree | {"gain": FORCING | tree.get("gain", {})})
+    config = load_config(tree | {"gain": FORCING | tree.get("gain", {})})
+    return with_beta_per_nat(config, settings.limit)
 
 
 def train(
-    settings: Settings, model: torch.nn.Module, tokenizer: Any, report: Callable[[str], None] = print
+    settings: Settings,
+    model: torch.nn.Module,
+    tokenizer: Any,
+    report: Callable[[str], None] = print,
+    source: Iterator[Problem] | None = None,
 ) -> tuple[torch.nn.Module, list[dict[str, float]]]:
     """Train a start.
 
@@ -48,26 +53,33 @@ def train(
         model: the start; trained in place.
         tokenizer: its tokenizer.
         report: where a line for each tenth step goes.
+        source: of the problems; None: the comparison's training problems, by the seed.
 
     Returns:
-        The start as it was, and what was measured in each step.
+        The start as it was, in the precision of the computation, and what was measured in each step.
     """
-    reference = copy.deepcopy(model).requires_grad_(False)
+    policy = computing(model, settings)
+    reference = copy.deepcopy(policy).requires_grad_(False)
     config, loss_config = method(settings), actor_config(settings)
     optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=WEIGHT_DECAY)
-    source = problems("train", 1_000_000 + settings.seed)  # the starts were trained on other draws
-    curve = []
+    source = source or problems("train", 1_000_000 + settings.seed)  # the starts were trained on other draws
+    curve, length_cost = [], config.credit.length_cost
     for step in range(settings.steps):
         started = time.perf_counter()
         asked = [problem for problem in itertools.islice(source, settings.prompts) for _ in range(settings.group)]
         torch.manual_seed(1000 * settings.seed + step)
-        rollouts = sample(model, tokenizer, asked, limit=settings.limit)
+        rollouts = sample(policy, tokenizer, asked, limit=settings.limit)
         scored = score(
-            model, reference, tokenizer, rollouts, config, change=settings.change, seed=1000 * settings.seed + step
+            policy, reference, tokenizer, rollouts, config, change=settings.change, seed=1000 * settings.seed + step
         )
-        advantages = compute_advantages(settings, config, scored)
-        loss = update(model, optimiser, loss_config, rollouts, scored, advantages)
-        curve.append(_measures(rollouts, scored, advantages) | loss | {"seconds": time.perf_counter() - started})
+        advantages = compute_advantages(settings, config, scored, length_cost)
+        loss = update(policy, optimiser, loss_config, rollouts, scored, advantages, model)
+        measured = _measures(rollouts, scored, advantages) | loss | {"length cost": length_cost}
+        curve.append(measured | {"seconds": time.perf_counter() - started})
+        if (budget := config.credit.token_budget) is not None:
+            length_cost = update_length_cost(
+                length_cost, mean_correct_tokens(scored), budget, config.credit.length_cost_rate
+            )
         if (step + 1) % 10 == 0:
             last = {name: sum(point[name] for point in curve[-10:]) / 10 for name in ("accuracy", "tokens", "kl")}
             report(
@@ -77,8 +89,29 @@ def train(
     return reference, curve
 
 
-def compute_advantages(settings: Settings, config: L2TConfig, scored: Scored) -> torch.Tensor:
-    """[B, T] advantages of the run's estimator, by verl's hook."""
+def mean_correct_tokens(scored: Scored) -> float | None:
+    """Mean length of the right responses, in tokens; None if there is none."""
+    lengths = scored.mask.sum(dim=1)[scored.outcome > 0]
+    return lengths.double().mean().item() if len(lengths) else None
+
+
+def computing(model: torch.nn.Module, settings: Settings) -> torch.nn.Module:
+    """The model that computes: `model` itself, or a bfloat16 copy of its weights.
+
+    As with FSDP's mixed precision in verl, only parameters are cast: the tables of positions stay float32.
+    """
+    if settings.compute == "float32":
+        return model
+    policy = copy.deepcopy(model)
+    for weight in policy.parameters():
+        weight.data = weight.data.bfloat16()
+    return policy
+
+
+def compute_advantages(
+    settings: Settings, config: L2TConfig, scored: Scored, length_cost: float | None = None
+) -> torch.Tensor:
+    """[B, T] advantages of the run's estimator, by verl's hook; λ as configured where none is given."""
     rows, index = len(scored.outcome), group_index(settings, len(scored.outcome))
     lengths = scored.mask.sum(dim=1)
     outcome = scored.outcome / lengths if settings.change == "length_factor" else scored.outcome
@@ -96,7 +129,7 @@ def compute_advantages(settings: Settings, config: L2TConfig, scored: Scored) ->
         is_padding=torch.zeros(rows, dtype=torch.bool),
         sessions=np.arange(rows).astype(str).astype(object),
         outputs=np.zeros(rows, dtype=int),
-        length_cost=config.credit.length_cost,
+        length_cost=config.credit.length_cost if length_cost is None else length_cost,
         max_length=settings.limit,
         norm_by_std=True,
     )
@@ -128,8 +161,20 @@ def update(
     rollouts: list[Rollout],
     scored: Scored,
     advantages: torch.Tensor,
+    master: torch.nn.Module | None = None,
 ) -> dict[str, float]:
-    """One step on all rollouts, by verl's loss."""
+    """One step on all rollouts, by verl's loss.
+
+    Args:
+        model: computes the loss and its gradient.
+        optimiser: of the weights of `master`.
+        config: what verl's loss reads.
+        rollouts: whole groups.
+        scored: of these rollouts.
+        advantages: [B, T].
+        master: float32 weights that take the gradient and are then copied to `model`; None: the model's own.
+    """
+    master = model if master is None else master
     rows = [PackedRow([*r.prompt, *r.response], first=len(r.prompt)) for r in rollouts]
     model.train()
     tokens = packed_forward(model, rows).tokens
@@ -151,8 +196,15 @@ def update(
     loss, _ = ppo_loss(config, {"log_probs": nested(whole)}, data)
     optimiser.zero_grad()
     loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+    pairs = [] if master is model else list(zip(master.parameters(), model.parameters(), strict=True))
+    for weight, computed in pairs:
+        weight.grad = None if computed.grad is None else computed.grad.float()
+        computed.grad = None
+    norm = torch.nn.utils.clip_grad_norm_(master.parameters(), CLIP)
     optimiser.step()
+    with torch.no_grad():
+        for weight, computed in pairs:
+            computed.copy_(weight)
     return {"loss": loss.item(), "gradient norm": norm.item()}
 
 
@@ -163,6 +215,7 @@ def _measures(rollouts: list[Rollout], scored: Scored, advantages: torch.Tensor)
     return {
         "accuracy": scored.outcome.mean().item(),
         "tokens": mask.sum().item() / len(rollouts),
+        "correct tokens": float("nan") if (tokens := mean_correct_tokens(scored)) is None else tokens,
         "episodes": counts.mean().item(),
         "J start": scored.scores[:, 0].mean().item(),
         "J end": scored.scores[rows, counts.long()].mean().item(),

@@ -42,7 +42,8 @@ def measure(rollouts: list[Rollout], tokenizer: Any) -> dict[str, dict[str, Any]
 def is_right(rollout: Rollout, tokenizer: Any) -> bool:
     """Whether the response gives the true answer."""
     text = tokenizer.decode(rollout.response).removesuffix(tokenizer.eos_token)
-    return written_answer(text) == rollout.problem.answer
+    answer = rollout.problem.answer
+    return written_answer(text, len(answer)) == answer
 
 
 def label_tokens(rollout: Rollout, tokenizer: Any) -> Counter[str]:

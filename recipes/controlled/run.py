@@ -51,9 +51,10 @@ def run(settings: Settings, start: Path, results: Path) -> Path:
     reference, curve = loop.train(settings, model, tokenizer)
     found: dict[str, Any] = {"settings": dataclasses.asdict(settings), "made by": made_by(device)}
     found |= {"configuration": loop.method(settings).model_dump(), "curve": curve}
-    found["evaluation"] = evaluate(settings, model, tokenizer, loop.method(settings))
+    policy = loop.computing(model, settings)
+    found["evaluation"] = evaluate(settings, policy, tokenizer, loop.method(settings))
     if settings.quality:
-        found["quality"] = quality(settings, model, reference, tokenizer)
+        found["quality"] = quality(settings, policy, reference, tokenizer)
     found["seconds"] = time.time() - started
     write(file, found)
     return file

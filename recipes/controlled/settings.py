@@ -39,6 +39,7 @@ class Settings:
         test: test problems of the evaluation, the tiers in turn.
         split: where the evaluation's problems come from.
         quality: whether the reward's and the credit's quality under the trained policy are measured as well.
+        compute: precision of every forward and backward; the weights that the optimiser moves are float32 in both.
     """
 
     arm: str
@@ -57,9 +58,13 @@ class Settings:
     test: int = 2001
     split: str = "test"
     quality: bool = False
+    compute: Literal["float32", "bfloat16"] = "float32"
 
     @property
     def name(self) -> str:
         """Name of the run's file: the arm, the seed, and a hash of all settings."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        named = dataclasses.asdict(self)
+        if self.compute == "float32":  # as the runs that were made before there was a choice
+            del named["compute"]
+        text = json.dumps(named, sort_keys=True)
         return f"{self.arm}-{self.seed}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

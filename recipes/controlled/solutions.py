@@ -84,8 +84,8 @@ def solve(problem: Problem, generator: random.Random, rates: Rates = Rates()) ->
         if happens(rates.restate):
             episodes.append(Episode(f"know {name}={believed[name]}", "restate"))
     if happens(rates.closing):
-        episodes.append(Episode(f"know {problem.query}={believed[problem.query]}", "restate"))
-    return episodes, str(believed[problem.query])
+        episodes.extend(Episode(f"know {name}={believed[name]}", "restate") for name in problem.query)
+    return episodes, "".join(str(believed[name]) for name in problem.query)
 
 
 def render(episodes: list[Episode], answer: str) -> str:
@@ -94,8 +94,8 @@ def render(episodes: list[Episode], answer: str) -> str:
     return "".join(tagged) + THINK_CLOSE + ANSWER + answer
 
 
-def written_answer(text: str) -> str | None:
-    """The answer of a response; None if it does not give exactly one after its thought."""
+def written_answer(text: str, digits: int = 1) -> str | None:
+    """The answer of a response; None if it does not give exactly so many digits after its thought."""
     _, closed, tail = text.partition(THINK_CLOSE)
-    digit = tail.removeprefix(ANSWER)
-    return digit if closed and tail.startswith(ANSWER) and len(digit) == 1 and digit.isdigit() else None
+    answer = tail.removeprefix(ANSWER)
+    return answer if closed and tail.startswith(ANSWER) and len(answer) == digits and answer.isdigit() else None

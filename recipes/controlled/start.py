@@ -12,7 +12,7 @@ import math
 import random
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import torch
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from recipes.controlled.sampling import prompt_ids
-from recipes.controlled.solutions import LIMIT, render, solve
+from recipes.controlled.solutions import LIMIT, Rates, render, solve
 from recipes.controlled.task import Problem, problems
 from recipes.controlled.vocabulary import make_tokenizer
 
@@ -42,15 +42,22 @@ def make_model(tokenizer: Any, seed: int, **changes: Any) -> Qwen2ForCausalLM:
 def examples(tokenizer: Any, seed: int) -> Iterator[tuple[list[int], list[int]]]:
     """Prompts and responses without end, on training problems."""
     generator = random.Random(f"solutions/{seed}")
-    for problem in problems("train", seed):
-        response = _response(tokenizer, problem, generator)
-        while len(response) > LIMIT:
-            response = _response(tokenizer, problem, generator)
+    yield from written(tokenizer, problems("train", seed), generator, Rates(), LIMIT)
+
+
+def written(
+    tokenizer: Any, source: Iterable[Problem], generator: random.Random, rates: Rates, limit: int
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Prompts and responses of at most `limit` tokens to these problems."""
+    for problem in source:
+        response = _response(tokenizer, problem, generator, rates)
+        while len(response) > limit:
+            response = _response(tokenizer, problem, generator, rates)
         yield prompt_ids(tokenizer, problem), response
 
 
-def _response(tokenizer: Any, problem: Problem, generator: random.Random) -> list[int]:
-    episodes, answer = solve(problem, generator)
+def _response(tokenizer: Any, problem: Problem, generator: random.Random, rates: Rates) -> list[int]:
+    episodes, answer = solve(problem, generator, rates)
     if generator.random() < FORCED:
         episodes, answer = episodes[: generator.randrange(len(episodes) + 1)], problem.answer
     return [*tokenizer.encode(render(episodes, answer)), tokenizer.eos_token_id]
@@ -61,8 +68,21 @@ def train(seed: int, steps: int = STEPS, rows: int = ROWS, **changes: Any) -> tu
     tokenizer = make_tokenizer()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = make_model(tokenizer, seed, **changes).to(device)  # type: ignore[arg-type] # transformers' wrapper loses self
-    optimiser = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01)
-    source = examples(tokenizer, seed)
+    fit(model, tokenizer, examples(tokenizer, seed), seed, steps, rows, RATE)
+    return model, tokenizer
+
+
+def fit(
+    model: Qwen2ForCausalLM,
+    tokenizer: Any,
+    source: Iterator[tuple[list[int], list[int]]],
+    seed: int,
+    steps: int,
+    rows: int,
+    rate: float,
+) -> None:
+    """Supervised steps on `rows` examples each, at a cosine from `rate` to 0."""
+    optimiser = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
     pool: list[list[tuple[list[int], list[int]]]] = []
     order = random.Random(seed)
     started = time.time()
@@ -74,7 +94,7 @@ def train(seed: int, steps: int = STEPS, rows: int = ROWS, **changes: Any) -> tu
             pool = batches
         loss = _loss(model, pool.pop(), tokenizer.pad_token_id)
         for group in optimiser.param_groups:
-            group["lr"] = RATE * min(1, (step + 1) / WARM_UP) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
+            group["lr"] = rate * min(1, (step + 1) / WARM_UP) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
@@ -82,7 +102,6 @@ def train(seed: int, steps: int = STEPS, rows: int = ROWS, **changes: Any) -> tu
         if (step + 1) % 100 == 0:
             seconds = time.time() - started
             print(f"start {seed}: step {step + 1} of {steps}, loss {loss.item():.3f}, {seconds:.0f} s", flush=True)
-    return model, tokenizer
 
 
 def _loss(model: Qwen2ForCausalLM, batch: list[tuple[list[int], list[int]]], pad: int) -> torch.Tensor:

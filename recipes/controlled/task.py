@@ -43,7 +43,7 @@ class Definition:
 
 @dataclass(frozen=True)
 class Problem:
-    """Definitions in an order in which they can be computed, and the value asked for."""
+    """Definitions in an order in which they can be computed, and the values asked for, one letter each."""
 
     definitions: tuple[Definition, ...]
     query: str
@@ -62,17 +62,19 @@ class Problem:
 
     @property
     def answer(self) -> str:
-        """The true value of what is asked for."""
-        return str(self.values[self.query])
+        """The true values of what is asked for."""
+        values = self.values
+        return "".join(str(values[name]) for name in self.query)
 
     @property
     def needed(self) -> frozenset[str]:
         """The names that have to be computed to know the answer."""
         by_name = {definition.name: definition for definition in self.definitions}
-        found, name = set(), self.query
-        while by_name[name].operator:
-            found.add(name)
-            name = by_name[name].operand
+        found = set()
+        for name in self.query:
+            while by_name[name].operator:
+                found.add(name)
+                name = by_name[name].operand
         return frozenset(found)
 
 
