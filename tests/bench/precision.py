@@ -212,7 +212,7 @@ def shares(ways: dict[str, dict[str, torch.Tensor]], way: str, rollouts: Rollout
     true, got = ways["true"], ways[way]
     lengths = torch.tensor(rollouts.ends).double().diff(dim=1, prepend=torch.zeros(len(rollouts.ends), 1))
     tokens = rollouts.responses.shape[1]
-    beta, beta_long = (beta_per_nat(L2TConfig(), length) for length in (tokens, LONG))
+    beta_long = beta_per_nat(L2TConfig(), LONG)
     of_gains = (got["gains"] - true["gains"]).var()
     rounding_of_penalties = got["penalties"] - true["penalties"]
     per_token = rounding_of_penalties.sum() / lengths.sum()
