@@ -168,6 +168,12 @@ class CompressionConfig(_Section):
         description="Root mean square change of a token's log-prob that the finite shift makes, in nats (`directional`); "
         "null: 0.001 where the actor computes in float32, else 0.05.",
     )
+    rounding_correction: bool | None = Field(
+        None,
+        description="Whether the rollout engine's log-probs take rounding off the penalty (`log_ratio`, "
+        "`log_ratio_episode`); null: where the actor computes below float32. False is the paper's own, in bfloat16 mostly "
+        "rounding.",
+    )
 
 
 class CreditConfig(_Section):
@@ -398,7 +404,8 @@ def _contradictions(config: L2TConfig, broken: Set[str]) -> dict[str, str]:
         config.gain, "gain", "kind", {"monte_carlo": ("samples", "sample_temperature", "sample_tokens")}, broken
     )
     along = ("rank_fraction", "refresh_steps", "parameters", "damping")
-    users = {"directional": (*along, "shift"), "exact": along}
+    ratios = ("rounding_correction",)
+    users = {"log_ratio": ratios, "log_ratio_episode": ratios, "directional": (*along, "shift"), "exact": along}
     found |= _unused(config.compression, "compression", "estimator", users, broken)
     methods_known = not broken & {f"{ROOT}.episodes.method", f"{ROOT}.episodes.fallback"}
     unused = "discourse_markers" not in (episodes.method, episodes.fallback)

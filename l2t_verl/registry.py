@@ -108,6 +108,7 @@ PENALTIES: Registry[Tensors] = Registry("estimator of a penalty from log-ratios"
 CREDITS: Registry[Tensors] = Registry("credit", ("paper", "episode", "shaped", "length_penalty"))
 GRADERS: Registry[Callable[..., Any]] = Registry("grader")
 NO_FALLBACKS = ("episode_tags", "surprise")  # one leads to a fallback, the other cuts whatever there is
+SQUARED_LOG_RATIOS = ("log_ratio", "log_ratio_episode")  # penalties that rounding can be told from
 REGISTRIES = (SEGMENTERS, KINDS, PENALTIES, CREDITS, GRADERS)
 
 register_segmenter = SEGMENTERS.register

@@ -71,6 +71,9 @@ class L2TMixin(_Trainer):
             config.trainer.v1.trainer_mode = settings.base_mode(config.trainer.v1.trainer_mode)
         self.l2t = with_beta_per_nat(self.l2t, config.data.max_response_length)
         self.length_cost = self.l2t.credit.length_cost
+        self.corrects_rounding = settings.corrects_rounding(config, self.l2t)
+        if self.corrects_rounding:
+            changes.provide_log_probs(config)
         self.penalty_drowns = False
         self.rollout_records: dict[str, dict] = {}
         self.cluster_watch: liveness.Watch | None = None
@@ -182,6 +185,7 @@ class L2TMixin(_Trainer):
             step=self.global_steps,
             length_cost=self.length_cost,
             needs_reference=self.needs_reference,
+            corrects_rounding=self.corrects_rounding,
             displaces=self.displaces,
             packs_rows=self.packs_rows,
             fuses_scores=self.fuses_scores,
