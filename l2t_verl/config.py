@@ -185,7 +185,10 @@ class CreditConfig(_Section):
         "return from each token on; `length_penalty` is a baseline without process rewards; or one of `plugins`.",
     )
     std_floor: Real = Field(
-        0.05, gt=0, description="Smallest standard deviation that process rewards are divided by, in units of J."
+        0.05,
+        gt=0,
+        description="Smallest standard deviation that process rewards are divided by, in units of J; in a group of n "
+        "rollouts, none of which is right, 1/√n at least.",
     )
     gamma: Real | None = Field(
         None,
