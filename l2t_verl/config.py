@@ -214,7 +214,9 @@ class CreditConfig(_Section):
         0.2, ge=0, lt=1, description="Weight α of the length among a group's correct rollouts (`length_penalty`)."
     )
     token_budget: Real | None = Field(
-        None, gt=0, description="Mean length of correct responses to reach, in tokens; adapts λ each step."
+        None,
+        gt=0,
+        description="Mean length of correct responses to reach, in tokens; adapts λ each step, by damped dual ascent.",
     )
     length_cost_rate: Real = Field(
         0.1, gt=0, le=10, description="Step η of the dual ascent on λ, in units of λ per unit of relative excess."

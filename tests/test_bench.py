@@ -164,6 +164,6 @@ def test_the_law_of_rounding():
     got = {"gains": rewards, "penalties": error, "rewards": rewards - beta * error}
     found = precision.shares({"true": true, "got": got}, "got", rollouts)
     assert found["measured"] == pytest.approx(1 / 5, rel=0.1)
-    assert found["long"] == pytest.approx(1 / 17, rel=0.1)
+    assert found[str(precision.LONG)] == pytest.approx(1 / 17, rel=0.1)
     assert precision.rank_correlation(rewards, rewards.exp()) == pytest.approx(1.0)
     assert precision.rank_correlation(rewards, -rewards) == pytest.approx(-1.0)

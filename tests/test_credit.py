@@ -204,9 +204,13 @@ def test_a_session_with_several_outputs_is_one_rollout():
 
 
 def test_length_cost_is_dual_ascent():
-    assert credit.update_length_cost(0.0, 1500, 1000, 0.1) == pytest.approx(0.05)
-    assert credit.update_length_cost(0.01, 500, 1000, 0.1) == 0.0
-    assert credit.update_length_cost(0.3, None, 1000, 0.1) == 0.3  # nothing correct: nothing learnt
+    cost = lambda of: credit.LengthCost.fixed(of)  # noqa: E731
+    above = credit.update_length_cost(cost(0.0), 1500, 1000, 0.1)
+    assert (above.multiplier, above.value) == pytest.approx((0.05, 0.55))
+    falling = credit.update_length_cost(cost(1.0), 900, 1000, 0.1)
+    assert (falling.multiplier, falling.value) == pytest.approx((0.99, 0.89))
+    assert credit.update_length_cost(cost(0.01), 500, 1000, 0.1) == cost(0.0)
+    assert credit.update_length_cost(cost(0.3), None, 1000, 0.1) == cost(0.3)  # nothing correct: nothing learnt
 
 
 def test_health():

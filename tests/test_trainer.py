@@ -1,8 +1,10 @@
 """The trainer without a cluster: it starts as verl's own does, provides the reference, looks at the data first."""
 
 import importlib
+import json
 import logging
 import math
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +20,7 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from l2t_verl import sandbox
 from l2t_verl.config import ConfigError, load_config
+from l2t_verl.credit import LengthCost
 from l2t_verl.plugin import fields, settings
 from l2t_verl.plugin.driver import step
 from l2t_verl.plugin.driver.rewards import ProcessRewards
@@ -504,13 +507,13 @@ def test_a_reward_that_is_nearly_all_penalty_is_said_once(caplog):
 def test_the_length_cost_follows_the_token_budget():
     overrides = ("+algorithm.l2t.credit.token_budget=10", "+algorithm.l2t.credit.length_cost_rate=0.1")
     trainer = L2TTrainerSync(config(*overrides))
-    assert trainer.length_cost == 0.0
-    for mean, cost in ((20.0, 0.1), (None, 0.1), (15.0, 0.15), (1.0, 0.06)):
+    assert trainer.length_cost == LengthCost.fixed(0.0)
+    for mean, multiplier, cost in ((20.0, 0.1, 1.1), (None, 0.1, 1.1), (15.0, 0.15, 0.65), (1.0, 0.06, 0.0)):
         trainer._adapt_length_cost(SimpleNamespace(mean_correct_tokens=lambda mean=mean: mean))
-        assert trainer.length_cost == pytest.approx(cost)
+        assert (trainer.length_cost.multiplier, trainer.length_cost.value) == pytest.approx((multiplier, cost))
     fixed = L2TTrainerSync(config("+algorithm.l2t.credit.length_cost=0.5"))
     fixed._adapt_length_cost(SimpleNamespace(mean_correct_tokens=lambda: 99.0))
-    assert fixed.length_cost == 0.5
+    assert fixed.length_cost == LengthCost.fixed(0.5)
 
 
 def test_context_length_of_nested_configurations():
@@ -532,17 +535,18 @@ def test_context_length_of_nested_configurations():
 def test_the_length_cost_comes_back_from_a_checkpoint(tmp_path, monkeypatch, mode):
     folder = tmp_path / "global_step_7"
     folder.mkdir()
-    (folder / "l2t_state.json").write_text('{"length_cost": 0.375, "version": "0"}')
+    kept = LengthCost(0.25, 0.375)
+    (folder / "l2t_state.json").write_text(json.dumps({"length_cost": asdict(kept), "version": "0"}))
     overrides = (f"trainer.default_local_dir={tmp_path}", f"trainer.resume_mode={mode}")
     path = (f"trainer.resume_from_path={folder}",) if mode == "resume_path" else ()
     trainer = L2TTrainerSync(config(*overrides, *path))
     monkeypatch.setattr(PPOTrainerSync, "_load_checkpoint", lambda self: setattr(self, "global_steps", 7))
     trainer._load_checkpoint()
-    assert trainer.length_cost == 0.375
+    assert trainer.length_cost == kept
 
 
 def test_a_fresh_start_keeps_the_configured_length_cost(tmp_path, monkeypatch):
     trainer = L2TTrainerSync(config("+algorithm.l2t.credit.length_cost=0.5", f"trainer.default_local_dir={tmp_path}"))
     monkeypatch.setattr(PPOTrainerSync, "_load_checkpoint", lambda self: setattr(self, "global_steps", 0))
     trainer._load_checkpoint()
-    assert trainer.length_cost == 0.5
+    assert trainer.length_cost == LengthCost.fixed(0.5)

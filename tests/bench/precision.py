@@ -42,6 +42,7 @@ SPREADS = {"still": 1e-6, "moved": 1e-3}  # of normal noise on every weight: tru
 KINDS = (*SPREADS, "trained")
 STEPS, LEARNING_RATE = 30, 1e-6
 LONG = 8000  # tokens
+LENGTHS = (400, 600, 3000, LONG)  # of the recipes' responses
 CLIP = 0.2  # of the PPO ratio
 CHUNK = 4  # tokens of a step in which the engine reads again
 # what, its name in the summary, the bound, whether it is a lower one
@@ -49,7 +50,7 @@ TARGETS = [
     ("bias of C a token where nothing has moved (true C ≤ 1e-5), nats", "bias, still", 1e-4, False),
     ("… at a true C of about 2e-3, as a share of it", "bias, moved", 0.1, False),
     ("share of rounding in the process reward's variance, 256 tokens, the largest of three", "share, measured", 0.05, False),
-    ("… by the law at 8,000 tokens", "share, long", 0.2, False),
+    ("… by the law at 8,000 tokens", f"share, {LONG}", 0.2, False),
     ("wrong signs of gains", "wrong signs", 0.02, False),
     ("rank correlation of process rewards with float32's after 30 steps at 1e-6", "rank correlation", 0.95, True),
     ("tokens beyond the clip of 0.2 between the packed and the plain forward", "beyond the clip", None, False),
@@ -208,21 +209,23 @@ def process(found: dict[str, Any], rollouts: Rollouts, kind: str) -> dict[str, d
 
 
 def shares(ways: dict[str, dict[str, torch.Tensor]], way: str, rollouts: Rollouts) -> dict[str, float]:
-    """The share of the process reward's variance that is rounding, as measured and by the law at `LONG` tokens."""
+    """The share of the process reward's variance that is rounding, as measured and by the law at each of `LENGTHS`."""
     true, got = ways["true"], ways[way]
     lengths = torch.tensor(rollouts.ends).double().diff(dim=1, prepend=torch.zeros(len(rollouts.ends), 1))
     tokens = rollouts.responses.shape[1]
-    beta_long = beta_per_nat(L2TConfig(), LONG)
     of_gains = (got["gains"] - true["gains"]).var()
     rounding_of_penalties = got["penalties"] - true["penalties"]
     per_token = rounding_of_penalties.sum() / lengths.sum()
     of_lengths = per_token.square() * lengths.var()
     of_tokens = (rounding_of_penalties - per_token * lengths).var()
     signal = true["rewards"].var()
-    times = LONG / tokens
-    long = of_gains + beta_long**2 * (of_tokens * times + of_lengths * times**2)
     measured = (got["rewards"] - true["rewards"]).var()
-    return {"measured": (measured / (measured + signal)).item(), "long": (long / (long + signal)).item()}
+    found = {"measured": (measured / (measured + signal)).item()}
+    for length in LENGTHS:
+        times, beta = length / tokens, beta_per_nat(L2TConfig(), length)
+        noise = of_gains + beta**2 * (of_tokens * times + of_lengths * times**2)
+        found[str(length)] = (noise / (noise + signal)).item()
+    return found
 
 
 def rank_correlation(one: torch.Tensor, other: torch.Tensor) -> float:
@@ -262,7 +265,7 @@ def measured(found: dict[str, Any], rollouts: Rollouts) -> dict[str, Any]:
         "bias, moved": abs(moved["shrunk"] / moved["true"] - 1),
         **{
             f"share, {at}": max(results["share of rounding"][kind]["shrunk"][at] for kind in KINDS)
-            for at in ("measured", "long")
+            for at in ("measured", str(LONG))
         },
         "wrong signs": results["wrong signs"]["float32 logits"],
         "rank correlation": results["rank correlation"]["trained"]["shrunk"],
@@ -279,6 +282,18 @@ def table(results: dict[str, Any]) -> str:
         target = "" if bound is None else f"{'≥' if lower else '≤'} {bound:g}"
         reached = "" if bound is None else "yes" if (value >= bound if lower else value <= bound) else "no"
         lines.append(f"| {what} | {target} | {value:.2g} | {reached} |")
+    return "\n".join(lines)
+
+
+def shares_table(results: dict[str, Any]) -> str:
+    """The share of rounding by length of a response, with and without the correction, as Markdown."""
+    at = {"measured": f"{results['size']['tokens']} tokens", **{str(length): f"{length:,} (law)" for length in LENGTHS}}
+    lines = ["| weights | rounding | " + " | ".join(at.values()) + " |", "|---" * (2 + len(at)) + "|"]
+    names = {"still": "hardly moved", "moved": "C of 2e-3 a token", "trained": f"{results['size']['steps']} steps at 1e-6"}
+    for kind, name in names.items():
+        for way, said in {"raw": "left in", "shrunk": "taken off"}.items():
+            found = results["share of rounding"][kind][way]
+            lines.append(f"| {name} | {said} | " + " | ".join(f"{found[key]:.2g}" for key in at) + " |")
     return "\n".join(lines)
 
 
@@ -303,7 +318,7 @@ def main() -> None:
     results = study(model, AutoTokenizer.from_pretrained(path), arguments.folder / "forwards", Size())
     versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
     results = {"model": HUB_MODEL, "threads": torch.get_num_threads(), "versions": versions} | results
-    print(table(results))
+    print(table(results), shares_table(results), sep="\n\n")
     write_whole(arguments.json, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
 
 

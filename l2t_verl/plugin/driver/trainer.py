@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ import l2t_verl
 from l2t_verl.compression import ESTIMATORS
 from l2t_verl.compression.beta import with_beta_per_nat
 from l2t_verl.config import ConfigError
-from l2t_verl.credit import update_length_cost
+from l2t_verl.credit import LengthCost, update_length_cost
 from l2t_verl.files import write_whole
 from l2t_verl.plugin import settings
 from l2t_verl.plugin.cpu import weight_sync
@@ -70,7 +71,7 @@ class L2TMixin(_Trainer):
         with open_dict(config):
             config.trainer.v1.trainer_mode = settings.base_mode(config.trainer.v1.trainer_mode)
         self.l2t = with_beta_per_nat(self.l2t, config.data.max_response_length)
-        self.length_cost = self.l2t.credit.length_cost
+        self.length_cost = LengthCost.fixed(self.l2t.credit.length_cost)
         self.corrects_rounding = settings.corrects_rounding(config, self.l2t)
         if self.corrects_rounding:
             changes.provide_log_probs(config)
@@ -183,7 +184,7 @@ class L2TMixin(_Trainer):
             workers=self.actor_rollout_wg,
             tokenizer=self.tokenizer,
             step=self.global_steps,
-            length_cost=self.length_cost,
+            length_cost=self.length_cost.value,
             needs_reference=self.needs_reference,
             corrects_rounding=self.corrects_rounding,
             displaces=self.displaces,
@@ -264,7 +265,8 @@ class L2TMixin(_Trainer):
         every = Path(self.config.trainer.default_local_dir)
         folder = every / f"global_step_{self.global_steps}"
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / STATE_FILE, json.dumps({"length_cost": self.length_cost, "version": l2t_verl.__version__}))
+        state = {"length_cost": asdict(self.length_cost), "version": l2t_verl.__version__}
+        write_whole(folder / STATE_FILE, json.dumps(state))
         super()._save_checkpoint()
         if self.l2t.checkpoints.keep_last is not None:
             removed = checkpoints.remove_others(every, last=self.l2t.checkpoints.keep_last)
@@ -287,7 +289,8 @@ class L2TMixin(_Trainer):
         resumed = trainer.resume_from_path if trainer.resume_mode == "resume_path" else None
         state = Path(resumed or Path(trainer.default_local_dir) / f"global_step_{self.global_steps}") / STATE_FILE
         if state.exists():
-            self.length_cost = json.loads(state.read_text())["length_cost"]
+            kept = json.loads(state.read_text())["length_cost"]
+            self.length_cost = LengthCost(**kept) if isinstance(kept, dict) else LengthCost.fixed(kept)
 
 
 @register_trainer("l2t_sync")
