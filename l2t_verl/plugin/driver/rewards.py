@@ -36,6 +36,7 @@ class ProcessRewards:
         info: each row's extra info from the reward manager.
         outcome: [B] the outcome reward before any KL.
         scores: [B, K+1] J_0 … J_K, padded with the last.
+        score_gaps: [B] how far J of one prefix is off by another forward; NaN where it was not asked twice.
         gains: [B, K] fitting gains, padded with 0.
         penalty: [B, K] compression penalty in nats, padded with 0.
         process: [B, K] g − βC.
@@ -69,6 +70,7 @@ class ProcessRewards:
     levels: torch.Tensor | None = None
     skipped: Counter = field(default_factory=lambda: Counter(dict.fromkeys(SKIP_REASONS, 0)))
     scores: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 1))
+    score_gaps: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
     derivatives: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 0))
     squared_displacement: float = 0.0
     gains: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 0))

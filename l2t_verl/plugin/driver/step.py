@@ -171,7 +171,10 @@ def _score(context: StepContext, batch: KVBatchMeta, rewards: ProcessRewards) ->
         if not context.fuses_scores:
             request = with_settings(batch, {"l2t_gain": context.l2t.gain.model_dump()}, SCORING_FIELDS)
             context.workers.l2t_answer_scores(request)
-        found = fetch(batch, fields.ANSWER_SCORES)[fields.ANSWER_SCORES].unbind()
+        data = fetch(batch, fields.ANSWER_SCORES, *([fields.SCORE_GAP] if context.packs_rows else []))
+        found = data[fields.ANSWER_SCORES].unbind()
+        if context.packs_rows:
+            rewards.score_gaps = padded(data[fields.SCORE_GAP]).flatten()
     for row, scores in enumerate(found):
         if not rewards.ends[row]:
             continue

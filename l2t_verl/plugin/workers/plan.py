@@ -53,6 +53,31 @@ class ScoringPlan:
         self.rows.append(row)
         self._prefixes.append(len(ends) + 1)
 
+    def asked_twice(self) -> list[PackedRow]:
+        """The first row that is scored, with J_0's and J_K's branches alone; nothing where no row is."""
+        for row, prefixes in zip(self.rows, self._prefixes, strict=True):
+            if row.branches:
+                return [PackedRow(row.context, [row.branches[0], row.branches[prefixes - 1]])]
+        return []
+
+    def score_gaps(self, answers: list[list[torch.Tensor]], again: list[list[torch.Tensor]]) -> torch.Tensor:
+        """[B] root mean square difference of a row's J_0 and J_K between two forwards; NaN but for the row asked twice.
+
+        Args:
+            answers: log-probs for each branch of each row, in nats.
+            again: the same of `asked_twice`, by another forward.
+        """
+        gaps = torch.full((len(self.rows),), float("nan"))
+        for values in again:
+            row = next(i for i, row in enumerate(self.rows) if row.branches)
+            first = [answers[row][0], answers[row][self._prefixes[row] - 1]]
+            gaps[row] = (self._reduced(first) - self._reduced(values)).square().mean().sqrt().float()
+        return gaps
+
+    def _reduced(self, values: list[torch.Tensor]) -> torch.Tensor:
+        padded = torch.nn.utils.rnn.pad_sequence(values, batch_first=True)
+        return reduce_log_probs(padded, torch.tensor([len(of) for of in values]), kind=self.config.kind)
+
     def scores(self, answers: list[list[torch.Tensor]]) -> torch.Tensor:
         """Nested J, [K+1] for each row; NaN where nothing was scored.
 
@@ -61,9 +86,7 @@ class ScoringPlan:
         """
         flat = [values for row in answers for values in row]
         if flat:
-            padded = torch.nn.utils.rnn.pad_sequence(flat, batch_first=True)
-            reduced = reduce_log_probs(padded, torch.tensor([len(values) for values in flat]), kind=self.config.kind)
-            of_row = reduced.split([len(row) for row in answers])
+            of_row = self._reduced(flat).split([len(row) for row in answers])
         rows = [
             best_of_answers(of_row[i].reshape(-1, prefixes)) if answers[i] else torch.full((prefixes,), float("nan"))
             for i, prefixes in enumerate(self._prefixes)
