@@ -80,6 +80,7 @@ def test_a_job_on_nodes_of_others_writes_where_it_should_and_goes_on_after_its_d
                 assert first.poll() is None, first.stdout.read()[-5000:]
                 assert time.monotonic() < end
                 time.sleep(0.1)
+            time.sleep(3)  # verl logs a step after its checkpoint
             (driver,) = drivers()
             driver.send_signal(signal.SIGKILL)
             said, _ = first.communicate(timeout=120)
