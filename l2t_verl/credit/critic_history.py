@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import torch
 from l2t_verl.credit.critic import PRIOR, critic_states, episodes_of, success
 from l2t_verl.credit.inputs import Rollouts
 from l2t_verl.credit.logistic import fit_logistic
+from l2t_verl.files import whole
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,15 @@ class Critic:
     history: tuple[tuple[torch.Tensor, torch.Tensor], ...] = ()
 
     def save(self, file: Path) -> None:
-        """Write it, the file whole or not at all."""
-        partial = file.with_suffix(file.suffix + ".partial")
-        torch.save({"weights": self.weights, "history": [list(of_step) for of_step in self.history]}, partial)
-        os.replace(partial, file)
+        """Write it, the file whole or not at all.
+
+        Raises:
+            FileError: the disk is full, or the file cannot be written.
+        """
+        buffer = io.BytesIO()
+        torch.save({"weights": self.weights, "history": [list(of_step) for of_step in self.history]}, buffer)
+        with whole(file) as partial:
+            partial.write_bytes(buffer.getvalue())
 
     @classmethod
     def load(cls, file: Path) -> Critic:

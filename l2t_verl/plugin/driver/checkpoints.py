@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from l2t_verl.evaluate.store import write_whole
+from l2t_verl.files import write_whole
 
 SCORES_FILE = "validation_scores.json"
 MARK = "latest_checkpointed_iteration.txt"  # verl's: the step to resume from

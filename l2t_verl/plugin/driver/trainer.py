@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,8 @@ import l2t_verl
 from l2t_verl.compression import ESTIMATORS
 from l2t_verl.compression.beta import with_beta_per_nat
 from l2t_verl.config import ConfigError
-from l2t_verl.credit import Critic, CreditInputs, learn, update_length_cost
+from l2t_verl.credit import Critic, CreditInputs, LengthCost, learn, update_length_cost
+from l2t_verl.files import write_whole
 from l2t_verl.plugin import settings
 from l2t_verl.plugin.cpu import weight_sync
 from l2t_verl.plugin.driver import changes, checkpoints, cluster, data, liveness, records, refusals, step
@@ -71,8 +72,11 @@ class L2TMixin(_Trainer):
         with open_dict(config):
             config.trainer.v1.trainer_mode = settings.base_mode(config.trainer.v1.trainer_mode)
         self.l2t = with_beta_per_nat(self.l2t, config.data.max_response_length)
-        self.length_cost = self.l2t.credit.length_cost
+        self.length_cost = LengthCost.fixed(self.l2t.credit.length_cost)
         self.critic = Critic()
+        self.corrects_rounding = settings.corrects_rounding(config, self.l2t)
+        if self.corrects_rounding:
+            changes.provide_log_probs(config)
         self.penalty_drowns = False
         self.rollout_records: dict[str, dict] = {}
         self.cluster_watch: liveness.Watch | None = None
@@ -182,8 +186,9 @@ class L2TMixin(_Trainer):
             workers=self.actor_rollout_wg,
             tokenizer=self.tokenizer,
             step=self.global_steps,
-            length_cost=self.length_cost,
+            length_cost=self.length_cost.value,
             needs_reference=self.needs_reference,
+            corrects_rounding=self.corrects_rounding,
             displaces=self.displaces,
             packs_rows=self.packs_rows,
             fuses_scores=self.fuses_scores,
@@ -272,9 +277,8 @@ class L2TMixin(_Trainer):
         every = Path(self.config.trainer.default_local_dir)
         folder = every / f"global_step_{self.global_steps}"
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / (STATE_FILE + ".partial")
-        partial.write_text(json.dumps({"length_cost": self.length_cost, "version": l2t_verl.__version__}))
-        os.replace(partial, folder / STATE_FILE)
+        state = {"length_cost": asdict(self.length_cost), "version": l2t_verl.__version__}
+        write_whole(folder / STATE_FILE, json.dumps(state))
         if self.critic.history:
             self.critic.save(folder / CRITIC_FILE)
         super()._save_checkpoint()
@@ -299,7 +303,8 @@ class L2TMixin(_Trainer):
         resumed = trainer.resume_from_path if trainer.resume_mode == "resume_path" else None
         folder = Path(resumed or Path(trainer.default_local_dir) / f"global_step_{self.global_steps}")
         if (state := folder / STATE_FILE).exists():
-            self.length_cost = json.loads(state.read_text())["length_cost"]
+            kept = json.loads(state.read_text())["length_cost"]
+            self.length_cost = LengthCost(**kept) if isinstance(kept, dict) else LengthCost.fixed(kept)
         if (critic := folder / CRITIC_FILE).exists():
             self.critic = Critic.load(critic)
 
