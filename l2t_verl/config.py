@@ -206,8 +206,8 @@ class CreditConfig(_Section):
     length_cost: Real = Field(
         0.0,
         ge=0,
-        description="Cost λ of a response of the longest length, in units of the advantage (`shaped`: before α; `critic`: of "
-        "its root mean square).",
+        description="Cost λ of a response of the longest length, in units of the advantage (`shaped`: before α; `critic`: "
+        "of its root mean square).",
     )
     length_cost_for: Literal["all", "correct"] = Field(
         "correct", description="Whose length costs: of `all` rollouts, or of the `correct` ones among each other."
@@ -216,7 +216,10 @@ class CreditConfig(_Section):
         0.2, ge=0, lt=1, description="Weight α of the length among a group's correct rollouts (`length_penalty`)."
     )
     critic_decay: Real = Field(
-        0.95, ge=0, le=1, description="λ of the advantages' estimate over episodes (GAE); 1 is the outcome minus V (`critic`)."
+        0.95,
+        ge=0,
+        le=1,
+        description="Decay λ of the advantages' estimate over episodes (GAE); 1 is the outcome minus V (`critic`).",
     )
     critic_ridge: Real = Field(
         1.0,

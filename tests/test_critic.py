@@ -1,5 +1,6 @@
 """The credit `critic`: against loops that spell it out, its fit, its memory, its calibration."""
 
+import itertools
 import math
 
 import numpy as np
@@ -48,7 +49,7 @@ def critic_loop(batch, scores, weights, decay, cost, longest, only_correct):
     outcome, _, ids, mask, _, index = batch
     result = torch.zeros(mask.shape, dtype=torch.float64)
     for i, values in enumerate(values_loop(outcome, ids, mask, index, scores, weights)):
-        deltas = [b - a for a, b in zip(values, values[1:], strict=False)] + [outcome[i].item() - values[-1]]
+        deltas = [b - a for a, b in itertools.pairwise(values)] + [outcome[i].item() - values[-1]]
         for t in range(mask.shape[1]):
             if mask[i, t]:
                 k = int(ids[i, t]) if ids[i, t] >= 0 else len(deltas) - 1

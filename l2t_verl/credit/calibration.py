@@ -17,8 +17,8 @@ def calibration(values: torch.Tensor, outcome: torch.Tensor, episodes: torch.Ten
 
     Returns:
         `reliability`: Σ_b n_b/n |mean V − mean outcome| over ten bins of V of all states, 0 at best; `auc_start`,
-        `auc_middle`, `auc_end`: how often a right rollout (outcome above 0) has the higher V than a wrong one, before the first
-        episode, after half of them (rounded up) and after the last. NaN where there is nothing to compare.
+        `auc_middle`, `auc_end`: how often a right rollout (outcome above 0) has the higher V than a wrong one, before the
+        first episode, after half of them (rounded up) and after the last. NaN where there is nothing to compare.
 
     Example:
         >>> calibration(torch.tensor([[0.5, 1.0], [0.5, 0.0]]), torch.tensor([1.0, 0.0]), torch.tensor([1, 1]))

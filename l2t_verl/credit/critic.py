@@ -109,10 +109,11 @@ def critic_advantages(
 ) -> torch.Tensor:
     r"""A_{i,t} = Σ_{j≥k(t)} λ^{j−k(t)} δ_{i,j} / s − (c/L) (n_{i,≥t} − mean_j n_{j,≥t}).
 
-    δ_{i,k} = V_{i,k} − V_{i,k−1} for an episode and r_i − V_{i,K_i} for the tail, V = σ(w · x) as `critic_values` has it. The
-    weights come from earlier steps' rollouts (see `learn`), so V does not depend on the outcome that it judges; with λ = 1
-    the gradient is unbiased whatever V is. s is the root mean square over the batch's tokens (at least 0.001): no mean is taken
-    off, and nothing is divided by a group's spread, so an episode that changes nothing gets what follows it and no more.
+    δ_{i,k} = V_{i,k} − V_{i,k−1} for an episode and r_i − V_{i,K_i} for the tail, V = σ(w · x) as `critic_values` has it.
+    The weights come from earlier steps' rollouts (see `learn`), so V does not depend on the outcome that it judges; with
+    λ = 1 the gradient is unbiased whatever V is. s is the root mean square over the batch's tokens (at least 0.001): no mean
+    is taken off, and nothing is divided by a group's spread, so an episode that changes nothing gets what follows it and no
+    more.
     The last term is the length price of `shaped`, linear in c (see `LengthPrice`).
 
     Args:

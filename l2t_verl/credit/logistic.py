@@ -10,10 +10,10 @@ CONVERGED = 1e-8  # largest change of a weight
 
 
 def fit_logistic(states: torch.Tensor, outcomes: torch.Tensor, prior: torch.Tensor, ridge: float) -> torch.Tensor:
-    r"""w = argmin Σ_n [log(1 + e^{z_n}) − y_n z_n] + ½ρ ‖w − w_0‖² with z_n = w · x_n, in float64.
+    r"""Find w = argmin Σ_n [log(1 + e^{z_n}) − y_n z_n] + ½ρ ‖w − w_0‖² with z_n = w · x_n, in float64.
 
-    The ridge draws towards a prior, so that no rows give the prior itself, and rows that say little leave it nearly as it is.
-    Newton's steps are halved until the sum falls, so that separable rows do no harm.
+    The ridge draws towards a prior, so that no rows give the prior itself, and rows that say little leave it nearly as it
+    is. Newton's steps are halved until the sum falls, so that separable rows do no harm.
 
     Args:
         states: [N, F] features x.

@@ -21,7 +21,7 @@ from verl.workers.utils.losses import ppo_loss
 
 from l2t_verl.compression.beta import with_beta_per_nat
 from l2t_verl.config import L2TConfig, load_config
-from l2t_verl.credit import Critic, CreditInputs, LengthCost, advantage_health, learn, update_length_cost
+from l2t_verl.credit import CreditInputs, Critic, LengthCost, advantage_health, learn, update_length_cost
 from l2t_verl.packing import PackedRow, packed_forward
 from l2t_verl.plugin.driver.estimator import CreditContext, credit_context, l2t_advantages
 from l2t_verl.plugin.driver.metrics import critic_calibration

@@ -231,7 +231,8 @@ def _combine(context: StepContext, rewards: ProcessRewards) -> None:
     width = rewards.gains.shape[1]
     live = torch.arange(width) < rewards.num_episodes[:, None]
     if chosen.estimator in compression.ESTIMATORS:
-        of, how = (rewards.episode_ids, rewards.response_mask), {"num_episodes": width, "estimator": chosen.estimator}
+        of = (rewards.episode_ids, rewards.response_mask)
+        how: dict[str, Any] = {"num_episodes": width, "estimator": chosen.estimator}
         if rewards.levels is None or rewards.noise is None:
             rewards.penalty = compression.compression_penalty(rewards.deltas, *of, **how)
         else:

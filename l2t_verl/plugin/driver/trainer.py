@@ -23,7 +23,7 @@ import l2t_verl
 from l2t_verl.compression import ESTIMATORS
 from l2t_verl.compression.beta import with_beta_per_nat
 from l2t_verl.config import ConfigError
-from l2t_verl.credit import Critic, CreditInputs, LengthCost, learn, update_length_cost
+from l2t_verl.credit import CreditInputs, Critic, LengthCost, learn, update_length_cost
 from l2t_verl.files import write_whole
 from l2t_verl.plugin import settings
 from l2t_verl.plugin.cpu import weight_sync
@@ -251,7 +251,7 @@ class L2TMixin(_Trainer):
             )
 
     def _teach_critic(self, inputs: CreditInputs | None) -> None:
-        """Fit the critic on the step's rollouts too, now that it has judged them; where another credit is chosen, nothing."""
+        """Fit the critic on the step's rollouts too, now that it has judged them; nothing where another credit is chosen."""
         settings = self.l2t.credit
         if settings.method == "critic" and inputs is not None and inputs.scores is not None:
             self.critic = learn(
@@ -270,7 +270,7 @@ class L2TMixin(_Trainer):
     # ---- checkpoints
 
     def _save_checkpoint(self) -> None:
-        """Keep λ and the critic beside verl's checkpoint; written first, because verl's last file marks the checkpoint as complete.
+        """Keep λ and the critic beside verl's checkpoint; written first, for verl's last file marks it as complete.
 
         Older checkpoints go once it is, as far as `checkpoints.keep_last` says.
         """
