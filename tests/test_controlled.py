@@ -178,3 +178,29 @@ def test_the_sparse_bed_asks_for_the_end_of_every_chain():
     for drawn in itertools.islice(sparse.problems("validation", SEED), 30):
         assert task.parse(str(drawn), drawn.tier) == drawn and task.split_of(drawn) == "validation"
         assert len(drawn.answer) == sparse.CHAINS[drawn.tier] == len(drawn.needed) / sparse.COMPUTED
+
+
+@pytest.mark.parametrize(
+    ("tail", "share"), [("</think>answer 49", 1.0), ("</think>answer 48", 0.5), ("</think>answer 4", 0.0), ("49", 0.0)]
+)
+def test_the_sparse_bed_counts_right_digits(tail, share):
+    tokenizer = make_tokenizer()
+    problem = task.parse("a=3;b:4+a;c:2*b;d=5;e:1-d;f:3+e;?cf")
+    rollout = sampling.Rollout(problem, [], tokenizer.encode(tail, add_special_tokens=False))
+    assert sparse.evaluate([rollout], tokenizer)["digits"] == share
+
+
+def test_the_sparse_bed_s_table_pairs_by_seed():
+    def found(arm: str, seed: int, right: float) -> dict:
+        settings = {"arm": arm, "seed": seed, "start": 1}
+        return {
+            "settings": settings,
+            "curve": [{"kl": 2.0}],
+            "evaluation": {"accuracy": right, "digits": 2 * right, "tokens": 60},
+        }
+
+    runs = [found("grpo", 0, 0.01), found("grpo", 1, 0.03), found("critic", 0, 0.02), found("critic", 1, 0.04)]
+    header, _, grpo, critic = sparse.table(runs).splitlines()
+    assert header.startswith("| arm | seeds | right, % | digits right, % | tokens | KL, nats |")
+    assert grpo == "| GRPO | 2 | 2.0 (1.0 to 3.0) | 4.0 (2.0 to 6.0) | 60.0 (60.0 to 60.0) | 2.0 (2.0 to 2.0) | – | – |"
+    assert critic.endswith("| 1.0 (1.0 to 1.0) | 2.0 (2.0 to 2.0) |")
