@@ -548,7 +548,7 @@ def test_the_length_cost_comes_back_from_a_checkpoint(tmp_path, monkeypatch, mod
 
 def test_the_critic_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
     """What a run that was not interrupted would have: the weights, and the steps that the next fit is made on."""
-    chosen = ("+algorithm.l2t.credit.method=critic", f"trainer.default_local_dir={tmp_path}")
+    chosen = ("algorithm.l2t.credit.method=critic", f"trainer.default_local_dir={tmp_path}")
     trainer = L2TTrainerSync(config(*chosen))
     ones, index = torch.ones(4, 2), np.array(["a", "a", "b", "b"], dtype=object)
 
