@@ -1,0 +1,343 @@
+"""Stock main_ppo on a tiny model: killed at random moments and started again by the same command, compared with a run that was
+not; and its parts killed, one by one.
+
+    python tests/soak/training.py --work FOLDER [--kills 50] [--ends 2] [--deaths] [--seed 0] [--record tests/soak/training.json]
+
+A kill is `kill -9` of the driver: after a random share of the training's time, while a checkpoint is being written, or between
+a checkpoint and the log of its step. `--ends` are SIGTERMs. The record is written after each trial; the same command goes on.
+"""
+
+import argparse
+import json
+import math
+import random
+import re
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+TESTS = Path(__file__).parents[1].resolve()
+sys.path[:0] = [str(TESTS), str(Path(__file__).parent)]
+from cluster import Run, start  # noqa: E402
+from record import Record  # noqa: E402
+from tiny import read_jsonl, write_data, write_model  # noqa: E402
+
+STEPS, SAVED = 4, 2
+TRAINS = "weight update checked"
+SETTINGS = [
+    "actor_rollout_ref.actor.optim.lr=1e-3",
+    f"trainer.save_freq={SAVED}",
+    f"trainer.test_freq={SAVED}",
+    "actor_rollout_ref.rollout.val_kwargs.n=1",
+    "actor_rollout_ref.rollout.agent.default_agent_loop=seeded",
+    f"reward.custom_reward_function.path={TESTS / 'two_turns.py'}",
+    "reward.custom_reward_function.name=share_of_vowels",  # an outcome that moves λ
+    "+algorithm.l2t.credit.token_budget=20",
+    "+algorithm.l2t.credit.length_cost=0.5",
+    "algorithm.l2t.diagnostics.compare_grpo=False",
+]
+SECRETS = {"WANDB_API_KEY": "marked-secret-wandb", "HF_TOKEN": "marked-secret-hub", "OPENAI_API_KEY": "marked-secret-openai"}
+# Of a metric's name: what a clock or a scheduler decides, and no seed
+BY_CHANCE = re.compile(r"timing|time|perf/|memory|throughput|num_preempted|staleness|_bubble|mfu|/cpu|weight_sync|wait")
+PARTS = {  # name or command line of a part's process
+    "vLLM's engine": "VLLM::EngineCor",
+    "vLLM's server": "vLLMHttpServer",
+    "the actor's worker": "WorkerDict",
+    "the reward worker": "RewardLoopWorker",
+    "the agent-loop worker": "AgentLoopWorker",
+    "a grading process": "multiprocessing.spawn",
+    "a storage unit of the TransferQueue": "SimpleStorageUnit",
+    "the TransferQueue's controller": "TransferQueueController",
+    "the raylet": "raylet/raylet",
+    "Ray's store": "gcs_server",
+}
+LONGEST = 600.0  # seconds of a start with its training
+SOON = 60.0  # seconds within which a death is to end a run
+
+
+def prepare(work: Path) -> None:
+    if not (work / "model").exists():
+        write_model(work / "model")
+        write_data(work / "data", rows=6)  # three steps: the fourth is in the second epoch
+        (work / "agents.yaml").write_text(json.dumps([{"name": "seeded", "_target_": "seeded.Seeded"}]))
+
+
+def begin(work: Path, name: str, steps: int = STEPS, *overrides: str) -> Run:
+    data = work / "data" / "train.parquet", work / "data" / "val.parquet"
+    agents = f"actor_rollout_ref.rollout.agent.agent_loop_config_path={work / 'agents.yaml'}"
+    return start(work / name, work / "model", data, steps, *SETTINGS, agents, *overrides, variables=SECRETS)
+
+
+def wait_for(run: Run, is_there, seconds: float = LONGEST) -> bool:
+    """Wait for something; whether it came before the run's end."""
+    end = time.monotonic() + seconds
+    while not is_there():
+        if run.process.poll() is not None or time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def family(run: Run) -> list[psutil.Process]:
+    try:
+        driver = psutil.Process(run.process.pid)
+        return [driver, *driver.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def gone(members: list[psutil.Process], seconds: float) -> list[str]:
+    """Wait for processes to end; the names of those that do not, which are ended then."""
+    _, alive = psutil.wait_procs(members, timeout=seconds)
+    names = []
+    for member in alive:
+        try:
+            names.append(member.name())
+            member.kill()
+        except psutil.NoSuchProcess:
+            continue
+    return names
+
+
+def finish(run: Run) -> int:
+    """Let a run come to its end; nothing of it stays."""
+    end = time.monotonic() + LONGEST
+    members = family(run)
+    while run.process.poll() is None and time.monotonic() < end:
+        members = family(run) or members
+        time.sleep(0.5)
+    run.end()
+    gone(members, 30)
+    return run.process.returncode
+
+
+# ---- what a run leaves
+
+
+def tensors(path: Path) -> dict:
+    import torch
+
+    flat, todo = {}, [("", torch.load(path, weights_only=False, map_location="cpu"))]
+    while todo:
+        name, value = todo.pop()
+        if isinstance(value, dict):
+            todo += [(f"{name}/{key}", item) for key, item in value.items()]
+        elif isinstance(value, (list, tuple)):
+            todo += [(f"{name}/{key}", item) for key, item in enumerate(value)]
+        else:
+            flat[name] = value.to_local() if hasattr(value, "to_local") else value
+    return flat
+
+
+def apart(one: Path, other: Path) -> float:
+    """The largest difference of two files of tensors, as a share of the largest entry; inf where they hold other things."""
+    import torch
+
+    a, b = tensors(one), tensors(other)
+    if a.keys() != b.keys():
+        return math.inf
+    worst = 0.0
+    for name, value in a.items():
+        if isinstance(value, torch.Tensor):
+            scale = max(1e-8, value.double().abs().max().item() if value.numel() else 0.0)
+            worst = max(worst, (value.double() - b[name].double()).abs().max().item() / scale if value.numel() else 0.0)
+        elif isinstance(value, (int, float, str)) and value != b[name]:
+            return math.inf
+    return worst
+
+
+def rollouts(folder: Path) -> dict[str, list]:
+    """Each step's rollouts, without their names, which are random, in an order of their own."""
+    return {
+        file.name: sorted(
+            json.dumps([row["input"], row["output"], row["gts"], round(row["score"], 4)])
+            for row in read_jsonl(file)
+            if row.get("l2t")  # the rest is verl's padding
+        )
+        for file in sorted((folder / "rollouts").glob("*.jsonl"))
+    }
+
+
+def differences(folder: Path, whole: Path, rounding: float) -> list[str]:
+    """In what a run differs from one that was not stopped."""
+    found = []
+    marks = [(path / "checkpoints" / "latest_checkpointed_iteration.txt").read_text() for path in (folder, whole)]
+    if marks[0] != marks[1]:
+        return [f"its last checkpoint is {marks[0]!r}"]
+    last = f"checkpoints/global_step_{marks[0]}"
+    for name in ("model", "optim"):
+        worst = apart(*(path / last / "actor" / f"{name}_world_size_1_rank_0.pt" for path in (folder, whole)))
+        if worst > rounding:
+            found.append(f"{name} by {worst:.1e}")
+    states = [json.loads((path / last / "l2t_state.json").read_text()) for path in (folder, whole)]
+    if abs(states[0]["length_cost"] - states[1]["length_cost"]) > 1e-9:
+        found.append(f"λ {states[0]['length_cost']} for {states[1]['length_cost']}")
+    if apart(folder / last / "data.pt", whole / last / "data.pt") > 0:
+        found.append("data.pt")
+    ours, theirs = (read_jsonl(path / "metrics.jsonl") for path in (folder, whole))
+    if [row["step"] for row in ours] != [row["step"] for row in theirs]:
+        found.append(f"metrics of the steps {[row['step'] for row in ours]}")
+    else:
+        for row, other in zip(ours, theirs, strict=True):
+            names = {name for name in {*row["data"], *other["data"]} if not BY_CHANCE.search(name)}
+            values = {name: (row["data"].get(name), other["data"].get(name)) for name in names}
+            wrong = [name for name, (a, b) in values.items() if not close(a, b, rounding)]
+            found += [f"step {row['step']}: {name} {values[name]}" for name in sorted(wrong)[:3]]
+    ours, theirs = rollouts(folder), rollouts(whole)
+    found += [f"rollouts {name}" for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]
+    return found
+
+
+def close(a: object, b: object, rounding: float) -> bool:
+    if isinstance(a, (int, float)) and isinstance(b, (int, float)):
+        return math.isclose(a, b, rel_tol=100 * rounding, abs_tol=100 * rounding) or (math.isnan(a) and math.isnan(b))
+    return a == b
+
+
+def secrets_in(folder: Path) -> list[str]:
+    """Files of a run that hold a secret of its environment."""
+    marks = [value.encode() for value in SECRETS.values()]
+    texts = [path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".pt", ".safetensors")]
+    return [str(path) for path in texts if any(mark in path.read_bytes() for mark in marks)]
+
+
+# ---- faults
+
+
+def moment_of(run: Run, draw: random.Random, seconds: float) -> str:
+    """Wait for a random moment of the training; what it is."""
+    kind, delay = draw.choice(("time", "time", "checkpoint", "mark")), draw.choice((0.0, 0.02, 0.1, 0.5))
+    saved = run.folder / "checkpoints" / f"global_step_{SAVED}" / "actor"
+    held = run.folder / "checkpoints" / ".latest_checkpointed_iteration.txt.held"
+    if kind == "time":
+        delay = draw.uniform(0.0, 1.0) * seconds
+        text = f"{delay:.1f} s after training began, of {seconds:.1f}"
+    elif kind == "checkpoint":
+        wait_for(run, saved.exists)
+        text = f"{delay:.2f} s after step {SAVED}'s checkpoint was begun"
+    else:
+        wait_for(run, held.exists)
+        text = f"{delay:.2f} s after step {SAVED}'s checkpoint was whole and its step not logged"
+    time.sleep(delay)
+    return f"{text}; {len(run.metrics())} steps were logged"
+
+
+def stopped(work: Path, whole: Path, seed: int, seconds: float, rounding: float, sign: int) -> tuple[str, str]:
+    """A run that is stopped and started again: when, and what became of it."""
+    draw, name = random.Random(seed), f"{'kill' if sign == signal.SIGKILL else 'end'}-{seed}"
+    shutil.rmtree(work / name, ignore_errors=True)
+    run = begin(work, name)
+    left, text = [], ""
+    try:
+        if not wait_for(run, lambda: TRAINS in run.log):
+            return "while it starts", f"FAILS: {run.tail()[-500:]}"
+        text = moment_of(run, draw, seconds if sign == signal.SIGKILL else 0.6 * seconds)
+        members, over = family(run), run.process.poll() is not None
+        run.process.send_signal(sign)
+        since = time.monotonic()
+        status = run.process.wait(120)
+        text += " (it was over)" if over else ""
+        if sign == signal.SIGTERM and (status or not (run.folder / "checkpoints").exists()):
+            return text, f"FAILS: it ended with {status}: {run.tail()[-500:]}"
+        left = gone(members, 60)
+        taken = time.monotonic() - since
+    finally:
+        run.end()
+    again = begin(work, name)
+    if status := finish(again):
+        return text, f"FAILS: the second start ended with {status}: {again.tail()[-500:]}"
+    wrong = differences(work / name, whole, rounding) + [f"a secret in {path}" for path in secrets_in(work / name)]
+    if wrong or left:
+        return text, f"DIFFERS: {'; '.join(wrong)}; left behind: {left}"
+    shutil.rmtree(work / name)
+    return text, f"equal; all was gone after {taken:.0f} s"
+
+
+def death(work: Path, part: str) -> str:
+    """A long run one of whose parts is killed."""
+    name = "death-" + re.sub(r"\W+", "-", part)
+    shutil.rmtree(work / name, ignore_errors=True)
+    grading = ["reward.custom_reward_function.path=null"] if part == "a grading process" else []
+    run = begin(work, name, 500, "trainer.save_freq=-1", "trainer.test_freq=-1", *grading)
+    try:
+        if not wait_for(run, lambda: len(run.metrics()) >= 1):
+            return f"FAILS: {run.tail()[-500:]}"
+        members = family(run)
+        pattern = PARTS[part]
+        victims = [member for member in members if pattern in member.name() or pattern in " ".join(member.cmdline())]
+        if not victims:
+            return f"FAILS: no process of this name among {sorted({member.name() for member in members})}"
+        victims[-1].kill()
+        since, steps = time.monotonic(), len(run.metrics())
+        while run.process.poll() is None and time.monotonic() - since < SOON + 30:
+            if len(run.metrics()) >= steps + 3:
+                return f"survived: {len(run.metrics()) - steps} more steps in {time.monotonic() - since:.0f} s"
+            time.sleep(0.2)
+        taken = time.monotonic() - since
+        if run.process.poll() is None:
+            return f"HANGS: no end and no step for {taken:.0f} s"
+        said = run.tail().splitlines()[-1][:300]
+        late = "" if taken <= SOON else "LATE: "
+        return f"{late}ended after {taken:.0f} s with status {run.process.returncode}: {said}"
+    finally:
+        members = family(run)
+        run.end()
+        gone(members, 30)
+        shutil.rmtree(work / name / "checkpoints", ignore_errors=True)
+
+
+def uninterrupted(work: Path) -> tuple[Path, float, float]:
+    """The run that the others are compared with, the seconds that it trained, and how far a second one is from it."""
+    kept = work / "whole.json"
+    if not kept.exists():
+        seconds = 0.0
+        for name in ("whole", "twin"):
+            shutil.rmtree(work / name, ignore_errors=True)
+            run = begin(work, name)
+            if not wait_for(run, lambda run=run: TRAINS in run.log):
+                sys.exit(f"the run does not start: {run.tail()}")
+            since = time.monotonic()
+            if finish(run):
+                sys.exit(f"the run fails: {run.tail()}")
+            seconds = time.monotonic() - since
+        last = f"checkpoints/global_step_{STEPS}/actor/model_world_size_1_rank_0.pt"
+        kept.write_text(json.dumps({"seconds": seconds, "apart": apart(work / "whole" / last, work / "twin" / last)}))
+    known = json.loads(kept.read_text())
+    print(f"it trains {known['seconds']:.0f} s; two runs that nobody stops are {known['apart']:.1e} apart", flush=True)
+    return work / "whole", known["seconds"], known["apart"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--record", type=Path, default=Path(__file__).parent / "training.json")
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--ends", type=int, default=0, help="SIGTERMs")
+    parser.add_argument("--deaths", action="store_true", help="of each part")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    work = given.work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    record = Record(given.record, "python tests/soak/training.py --work FOLDER --deaths --ends 2")
+    prepare(work)
+    if given.kills or given.ends:
+        whole, seconds, noise = uninterrupted(work)
+        rounding = max(1e-5, 10 * noise)
+        for what, sign, count in (("SIGTERM", signal.SIGTERM, given.ends), ("kill -9 of the driver", signal.SIGKILL, given.kills)):
+            for seed in range(given.seed, given.seed + count):
+                if not record.has(what, seed):
+                    moment, outcome = stopped(work, whole, seed, seconds, rounding, sign)
+                    record.add(what, seed, what, moment, outcome)
+    for part in PARTS if given.deaths else ():
+        if not record.has(f"death of {part}", 0):
+            record.add(f"death of {part}", 0, "kill -9", "after the first step", death(work, part))
+    print(f"{len(record.trials) - len(record.failed())} of {len(record.trials)} trials are as they should be")
+    sys.exit(min(1, len(record.failed())))
+
+
+if __name__ == "__main__":
+    main()
