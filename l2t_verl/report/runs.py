@@ -78,6 +78,8 @@ def name_of(place: Path) -> str:
 def read_run(place: Path, arm: str) -> Run:
     """Read a run's metrics: of all its starts, the later ones counting where they did a step again.
 
+    The later of two starts is the one that begins with a later step, or else the one whose file is newer: clocks jump.
+
     Args:
         place: the run's folder, with metrics*.jsonl in it, or the one file that verl's logger wrote.
         arm: the run's arm.
@@ -88,10 +90,10 @@ def read_run(place: Path, arm: str) -> Run:
     if not place.exists():
         raise ReportError(f"{place} is not there; name a run's folder or its file of metrics, or ARM=FOLDER")
     folder, files = (place.parent, [place]) if place.is_file() else (place, list(place.glob("metrics*.jsonl")))
-    files.sort(key=lambda file: file.stat().st_mtime)
     run = Run(name_of(place), arm, folder, {})
-    for file in files:
-        rows, bad = lines_of(file)
+    starts = [(*lines_of(file), file) for file in files]
+    starts.sort(key=lambda start: (min((row["step"] for row in start[0]), default=0), start[2].stat().st_mtime))
+    for rows, bad, file in starts:
         if bad:
             left_out = f"{len(bad)} lines do not parse (the first is line {bad[0]}); they are left out"
             run.notes.append(f"{plain(file.name)}: {left_out}")
