@@ -1,7 +1,7 @@
 """An agent loop whose samples depend on the prompt, the step and the number of the rollout, and on nothing else.
 
-verl promises the same samples again for `rollout.full_determinism` only, which gives all rollouts of a prompt one seed, and
-so makes them equal. This is what a run is compared with itself by.
+verl promises the same samples again for `rollout.full_determinism` only (its #3126, #6572), which gives all rollouts of a
+prompt one seed, and so makes them equal. With this a run can be compared with itself, stopped and not.
 """
 
 import zlib

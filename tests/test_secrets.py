@@ -125,7 +125,9 @@ def test_no_secret_is_written_or_said(tmp_path, caplog):
     assert [path for path in files if SECRET.encode() in path.read_bytes()] == []
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:8000/v1", "file:///etc/passwd", "http://", "http://h/v1?key=x", "http://h/v1#x"])
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:8000/v1", "file:///etc/passwd", "http://", "http://h/v1?key=x", "http://h/v1#x"]
+)
 def test_what_is_no_address_is_refused(address):
     with pytest.raises(ValueError, match="--server"):
         check_address(address)
@@ -150,7 +152,12 @@ def pages(tmp_path_factory) -> list[Path]:
     (place / "rollouts" / "5.jsonl").write_text("".join(json.dumps(row) + "\n" for row in dumped))
     commands = {"report": report, "inspect": inspect}
     lines = {
-        "report": [f"{HOSTILE.replace('=', '')}={place}", f"b={FIXTURES / 'trained' / 'shaped'}", "--out", folder / "report"],
+        "report": [
+            f"{HOSTILE.replace('=', '')}={place}",
+            f"b={FIXTURES / 'trained' / 'shaped'}",
+            "--out",
+            folder / "report",
+        ],
         "inspect": [place / "rollouts" / "5.jsonl", "--out", folder / "inspect"],
     }
     for name, command in commands.items():

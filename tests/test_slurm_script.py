@@ -66,7 +66,9 @@ def slurm(tmp_path):
         line = ["bash", str(ROOT / "recipes" / "slurm.sh"), "r1_distill_7b", "l2t", "data.seed=1"]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         with subprocess.Popen(line, env=os.environ | job | variables, **pipes) as started:
-            while ends and started.poll() is None and "RAY_ADDRESS=192.0.2.1:6379 -m recipes.launch" not in calls.read_text():
+            while (
+                ends and started.poll() is None and "RAY_ADDRESS=192.0.2.1:6379 -m recipes.launch" not in calls.read_text()
+            ):
                 time.sleep(0.05)
             if ends:
                 started.send_signal(signal.SIGTERM)

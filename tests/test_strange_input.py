@@ -44,10 +44,11 @@ from l2t_verl.thought import MARKS, Marks, answer_part, find_thought
 TOKENIZERS = {"bytes": byte_tokenizer(), "r1": r1_like_tokenizer()}
 HOSTILE = "<script>window.hacked=1</script><img src=x onerror=window.hacked=2>"
 PIECES = [
-    "<think>", "</think>", "<episode_1>", "</episode_1>", "\\boxed{", "}", "{", "\\frac{1}{2}", "#### ", "answer is ", "$", "^",
-    "1", "7", "-", ",", ".", "/", "=", "(", ")", "\\sqrt", "x", "\\pi", "%", "\\text{ cm}", "\n\n", "\n", "```python\n", "```\n",
-    "~~~\n", "> ", "def f(x):\n    return x\n", "class A: pass\n", "\x00", "\ud800", "\u202e", "🙂", "İ", "\u2028", "\\", "`", "and",
-    "<answer>", "</answer>", "**", "A", "\\begin{pmatrix}", "\\end{pmatrix}", "&", "!", "|", "∞", "π",
+    "<think>", "</think>", "<episode_1>", "</episode_1>", "\\boxed{", "}", "{", "\\frac{1}{2}", "#### ",
+    "answer is ", "$", "^", "1", "7", "-", ",", ".", "/", "=", "(", ")", "\\sqrt", "x", "\\pi", "%",
+    "\\text{ cm}", "\n\n", "\n", "```python\n", "```\n", "~~~\n", "> ", "def f(x):\n    return x\n",
+    "class A: pass\n", "\x00", "\ud800", "\u202e", "🙂", "İ", "\u2028", "\\", "`", "and", "<answer>",
+    "</answer>", "**", "A", "\\begin{pmatrix}", "\\end{pmatrix}", "&", "!", "|", "∞", "π",
 ]  # fmt: skip
 SOUP = st.lists(st.sampled_from(PIECES) | st.text(st.characters(), max_size=4), max_size=25).map("".join)
 NUMBERS = st.integers() | st.floats() | st.sampled_from([10**400, -(10**400), 1e308, 2**63, True])
@@ -69,7 +70,9 @@ def grader():
 # ---- responses
 
 
-@given(text=SOUP, opened=st.sampled_from([None, True, False]), marks=st.sampled_from([MARKS, Marks("[", "]"), Marks("<", "</")]))
+@given(
+    text=SOUP, opened=st.sampled_from([None, True, False]), marks=st.sampled_from([MARKS, Marks("[", "]"), Marks("<", "</")])
+)
 def test_any_response_is_read(text, opened, marks):
     thought = find_thought(text, marks, opened)
     assert list(thought.closings) == sorted(set(thought.closings))
@@ -87,7 +90,13 @@ def test_any_response_is_read(text, opened, marks):
     assert len(rewritten(text)) <= 1
 
 
-@given(data=st.data(), name=st.sampled_from(list(TOKENIZERS)), budget=st.integers(1, 40), opened=st.booleans(), ended=st.booleans())
+@given(
+    data=st.data(),
+    name=st.sampled_from(list(TOKENIZERS)),
+    budget=st.integers(1, 40),
+    opened=st.booleans(),
+    ended=st.booleans(),
+)
 def test_any_tokens_are_cut_at_a_budget(data, name, budget, opened, ended):
     tokenizer = TOKENIZERS[name]
     ids = data.draw(st.lists(st.integers(0, len(tokenizer) - 1), max_size=60))
@@ -112,9 +121,10 @@ def test_a_mark_without_text_would_be_found_for_ever(marks):
 # ---- data files
 
 NAMES = st.sampled_from([
-    "problem", "question", "prompt", "answer", "solution", "final_answer", "reward_model", "ground_truth", "level", "year", "Year",
-    "id", "task_id", "entry_point", "test", "test_list", "code", "text", "canonical_solution", "test_setup_code", "response",
-    "output", "score", "episodes", "l2t", "tail", "tokens", "answer_score_start", "gts", "step", "input", "benchmark", "budget",
+    "problem", "question", "prompt", "answer", "solution", "final_answer", "reward_model", "ground_truth",
+    "level", "year", "Year", "id", "task_id", "entry_point", "test", "test_list", "code", "text",
+    "canonical_solution", "test_setup_code", "response", "output", "score", "episodes", "l2t", "tail",
+    "tokens", "answer_score_start", "gts", "step", "input", "benchmark", "budget",
 ])  # fmt: skip
 ROWS = st.lists(st.dictionaries(NAMES | st.text(max_size=5), VALUES, max_size=8) | VALUES, max_size=4)
 
@@ -155,7 +165,9 @@ def parquet(rows: list) -> bytes:
 @given(file=written(), name=st.sampled_from(list(ALL)))
 @example(file=(".jsonl", b"[" * 100_000 + b"\n"), name="gsm8k")
 @example(file=(".json", b'["problem", 7]'), name="gsm8k")
-@example(file=(".jsonl", b'{"entry_point": 7, "prompt": "def f(x):", "test": "", "canonical_solution": ""}'), name="humaneval")
+@example(
+    file=(".jsonl", b'{"entry_point": 7, "prompt": "def f(x):", "test": "", "canonical_solution": ""}'), name="humaneval"
+)
 @example(file=(".jsonl.gz", gzip.compress(b"{}")[:12]), name="gsm8k")
 def test_any_data_file_is_read_or_refused(file, name):
     with tempfile.TemporaryDirectory() as folder:
@@ -273,7 +285,9 @@ def places() -> list[tuple[str, ...]]:
 
 
 @given(
-    changes=st.lists(st.tuples(st.sampled_from(places()) | st.lists(st.text(max_size=6), max_size=3).map(tuple), VALUES), max_size=4)
+    changes=st.lists(
+        st.tuples(st.sampled_from(places()) | st.lists(st.text(max_size=6), max_size=3).map(tuple), VALUES), max_size=4
+    )
 )
 @example(changes=[(("gain", "thinks"), "a{99999999999999999999}")])
 @example(changes=[(("episodes",), {"markers": ["("]})])
@@ -295,7 +309,11 @@ def test_any_value_at_any_path_is_taken_or_refused_with_its_path(changes):
     assert all(math.isfinite(value) for value in numbers if isinstance(value, (int, float)))
 
 
-@given(items=st.lists(SOUP | st.sampled_from(places()).map(".".join).flatmap(lambda path: SOUP.map(f"{path}=".__add__)), max_size=3))
+@given(
+    items=st.lists(
+        SOUP | st.sampled_from(places()).map(".".join).flatmap(lambda path: SOUP.map(f"{path}=".__add__)), max_size=3
+    )
+)
 @example(items=["a=${"])
 @example(items=["beta[=1"])
 def test_any_setting_of_a_command_line_is_taken_or_refused(items):
@@ -317,7 +335,8 @@ REPLY = {
     "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
 }
 PLACES = [
-    ("id",), ("model",), ("choices",), ("usage",), ("choices", 0), ("choices", 0, "message"), ("choices", 0, "message", "content"),
+    ("id",), ("model",), ("choices",), ("usage",), ("choices", 0), ("choices", 0, "message"),
+    ("choices", 0, "message", "content"),
     ("choices", 0, "message", "reasoning_content"), ("choices", 0, "text"), ("choices", 0, "finish_reason"),
     ("usage", "completion_tokens"), ("error",),
 ]  # fmt: skip
@@ -328,10 +347,12 @@ def replies(draw) -> httpx.Response:
     reply = json.loads(json.dumps(REPLY))
     for path in draw(st.lists(st.sampled_from(PLACES), max_size=2)):
         node = reply
-        for part in path[:-1]:
-            node = node[part] if isinstance(node, dict) and part in node or isinstance(node, list) and part == 0 and node else {}
-        if isinstance(node, dict) or (isinstance(node, list) and node):
+        try:
+            for part in path[:-1]:
+                node = node[part]
             node[path[-1]] = draw(VALUES)
+        except (TypeError, KeyError, IndexError):  # it has been replaced already
+            continue
     content = json.dumps(reply).encode()
     content = content[: draw(st.integers(0, len(content)))] if draw(st.integers(0, 5)) == 0 else content
     status = draw(st.sampled_from([200] * 9 + [204, 301, 307, 400, 401, 404, 429, 500, 503, 599]))

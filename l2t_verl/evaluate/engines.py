@@ -201,7 +201,9 @@ class ServerEngine:
         if type(count) is int and count >= 0:
             return count
         known = self.tokenizer is not None
-        self._note(f"{self.url} does not say how many tokens a response has: {'counted here' if known else 'they count as 0'}")
+        self._note(
+            f"{self.url} does not say how many tokens a response has: {'counted here' if known else 'they count as 0'}"
+        )
         return len(self.tokenizer.encode(said, add_special_tokens=False)) if known else 0
 
     def _note(self, text: str) -> None:

@@ -71,7 +71,9 @@ def _ask() -> bool:
             return False
         store._internal_kv_put(ASKED, b"1")
     except Exception as error:  # Ray's own end
-        print(f"l2t_verl: SIGTERM: the trainer cannot be asked ({type(error).__name__}: {error})", file=sys.stderr, flush=True)
+        print(
+            f"l2t_verl: SIGTERM: the trainer cannot be asked ({type(error).__name__}: {error})", file=sys.stderr, flush=True
+        )
         return False
     print(
         "l2t_verl: SIGTERM: the run ends with a checkpoint after this step; a second one ends it at once",

@@ -1,4 +1,4 @@
-"""The offline tools, killed or out of room at random moments, then started again: their files are those of a run that was not.
+"""The offline tools, killed or out of room at random moments and started again: their files are those of a run that was not.
 
     python tests/soak/offline.py --work FOLDER [--trials 50] [--seed 0] [--record tests/soak/offline.json] [--only inspect]
 
@@ -8,6 +8,7 @@ each trial, and the same command goes on from it.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -26,7 +27,12 @@ from record import Record  # noqa: E402
 from server import served  # noqa: E402
 
 FIXTURES = TESTS / "fixtures"
-VARIABLES = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "VERL_PLATFORM": "cpu", "PYTHONPATH": str(TESTS.parent)}
+VARIABLES = {
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "VERL_PLATFORM": "cpu",
+    "PYTHONPATH": str(TESTS.parent),
+}
 CONTROLLED = """
 import sys
 from pathlib import Path
@@ -93,10 +99,8 @@ def finished(tool: Tool, out: Path, most_bytes: int | None = None) -> int:
 
 
 def kill(process: subprocess.Popen) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 

@@ -18,7 +18,9 @@ class Record:
 
     def add(self, what: str, seed: int, fault: str, moment: str, outcome: str) -> None:
         self.trials.append({"what": what, "seed": seed, "fault": fault, "moment": moment, "outcome": outcome})
-        text = json.dumps({"command": self.command, "machine": machine(), "trials": self.trials}, indent=1, ensure_ascii=False)
+        text = json.dumps(
+            {"command": self.command, "machine": machine(), "trials": self.trials}, indent=1, ensure_ascii=False
+        )
         partial = self.file.with_name(f".{self.file.name}.partial")
         partial.write_text(text + "\n")
         os.replace(partial, self.file)

@@ -12,11 +12,10 @@ class Handler(BaseHTTPRequestHandler):
         asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
         number = zlib.crc32(json.dumps([asked.get("messages") or asked["prompt"], asked["seed"]]).encode())
         text = f"<think>{number % 7} or {number % 5}? </think>It is \\boxed{{{number % 3}}}."
-        if "prompt" in asked:
-            choice = {"text": f"{number % 3}}}"}
-        else:
-            choice = {"message": {"role": "assistant", "content": text}}
-        choice |= {"index": 0, "finish_reason": "stop"}
+        of_a_chat = {"message": {"role": "assistant", "content": text}}
+        choice = {"index": 0, "finish_reason": "stop", "text": f"{number % 3}}}"} | (
+            of_a_chat if "messages" in asked else {}
+        )
         said = {"id": "x", "object": "x", "created": 0, "model": asked["model"], "choices": [choice]}
         said["usage"] = {"prompt_tokens": 9, "completion_tokens": 9 + number % 9, "total_tokens": 30}
         body = json.dumps(said).encode()

@@ -1,10 +1,10 @@
-"""Stock main_ppo on a tiny model: killed at random moments and started again by the same command, compared with a run that was
-not; and its parts killed, one by one.
+"""Stock main_ppo on a tiny model, killed at random moments and started again, beside one that was not; and its parts killed.
 
-    python tests/soak/training.py --work FOLDER [--kills 50] [--ends 2] [--deaths] [--seed 0] [--record tests/soak/training.json]
+    python tests/soak/training.py --work FOLDER [--kills 50] [--ends 2] [--deaths] [--seed 0] [--record FILE]
 
-A kill is `kill -9` of the driver: after a random share of the training's time, while a checkpoint is being written, or between
-a checkpoint and the log of its step. `--ends` are SIGTERMs. The record is written after each trial; the same command goes on.
+A kill is `kill -9` of the driver: after a random share of the training's time, while a checkpoint is being written, or after
+it and before the log of its step. `--ends` are SIGTERMs. The second start is the same command. The record
+(tests/soak/training.json) is written after each trial, and the same command goes on from it.
 """
 
 import argparse
@@ -327,7 +327,10 @@ def main() -> None:
     if given.kills or given.ends:
         whole, seconds, noise = uninterrupted(work)
         rounding = max(1e-5, 10 * noise)
-        for what, sign, count in (("SIGTERM", signal.SIGTERM, given.ends), ("kill -9 of the driver", signal.SIGKILL, given.kills)):
+        for what, sign, count in (
+            ("SIGTERM", signal.SIGTERM, given.ends),
+            ("kill -9 of the driver", signal.SIGKILL, given.kills),
+        ):
             for seed in range(given.seed, given.seed + count):
                 if not record.has(what, seed):
                     moment, outcome = stopped(work, whole, seed, seconds, rounding, sign)

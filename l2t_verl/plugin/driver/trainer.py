@@ -177,7 +177,7 @@ class L2TMixin(_Trainer):
             stopping.deaf()
 
     def on_train_begin(self) -> None:
-        """verl's logger has emptied its file by now."""
+        """The logger has emptied its file by now: the steps before a restart go back into it."""
         if self.metrics_file is not None:
             continued.give_back(self.metrics_file, self.logger.logger["file"].fp.write)
         super().on_train_begin()
@@ -301,7 +301,7 @@ class L2TMixin(_Trainer):
             self.mark_is_held = True
 
     def _step_is_over(self) -> None:
-        """The checkpoint of a step that is logged and dumped counts; older ones go, as far as `checkpoints.keep_last` says."""
+        """A logged and dumped step's checkpoint counts; older ones go, as far as `checkpoints.keep_last` says."""
         if self.step_to_count is None:
             return
         self.step_to_count = None
