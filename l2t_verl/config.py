@@ -168,6 +168,12 @@ class CompressionConfig(_Section):
         description="Root mean square change of a token's log-prob that the finite shift makes, in nats (`directional`); "
         "null: 0.001 where the actor computes in float32, else 0.05.",
     )
+    rounding_correction: bool | None = Field(
+        None,
+        description="Whether the rollout engine's log-probs take rounding off the penalty (`log_ratio`, "
+        "`log_ratio_episode`); null: where the actor computes below float32. False is the paper's own, in bfloat16 mostly "
+        "rounding.",
+    )
 
 
 class CreditConfig(_Section):
@@ -179,7 +185,10 @@ class CreditConfig(_Section):
         "return from each token on; `length_penalty` is a baseline without process rewards; or one of `plugins`.",
     )
     std_floor: Real = Field(
-        0.05, gt=0, description="Smallest standard deviation that process rewards are divided by, in units of J."
+        0.05,
+        gt=0,
+        description="Smallest standard deviation that process rewards are divided by, in units of J; in a group of n "
+        "rollouts, none of which is right, 1/√n at least.",
     )
     gamma: Real | None = Field(
         None,
@@ -205,7 +214,9 @@ class CreditConfig(_Section):
         0.2, ge=0, lt=1, description="Weight α of the length among a group's correct rollouts (`length_penalty`)."
     )
     token_budget: Real | None = Field(
-        None, gt=0, description="Mean length of correct responses to reach, in tokens; adapts λ each step."
+        None,
+        gt=0,
+        description="Mean length of correct responses to reach, in tokens; adapts λ each step, by damped dual ascent.",
     )
     length_cost_rate: Real = Field(
         0.1, gt=0, le=10, description="Step η of the dual ascent on λ, in units of λ per unit of relative excess."
@@ -340,7 +351,10 @@ def _plug_in(values: dict[str, Any]) -> dict[str, str]:
 
 def _with_options(config: L2TConfig) -> tuple[L2TConfig, dict[str, str]]:
     """The configuration with `options` as the models that the parts were registered with, and what is wrong with them."""
-    models = option_models()
+    try:
+        models = option_models()
+    except ValueError as error:
+        return config, {f"{ROOT}.options": str(error)}
     found: dict[str, Any] = {}
     problems: dict[str, str] = {}
     for name in config.options.keys() - models.keys():
@@ -395,7 +409,8 @@ def _contradictions(config: L2TConfig, broken: Set[str]) -> dict[str, str]:
         config.gain, "gain", "kind", {"monte_carlo": ("samples", "sample_temperature", "sample_tokens")}, broken
     )
     along = ("rank_fraction", "refresh_steps", "parameters", "damping")
-    users = {"directional": (*along, "shift"), "exact": along}
+    ratios = ("rounding_correction",)
+    users = {"log_ratio": ratios, "log_ratio_episode": ratios, "directional": (*along, "shift"), "exact": along}
     found |= _unused(config.compression, "compression", "estimator", users, broken)
     methods_known = not broken & {f"{ROOT}.episodes.method", f"{ROOT}.episodes.fallback"}
     unused = "discourse_markers" not in (episodes.method, episodes.fallback)

@@ -6,12 +6,13 @@ in every process that needs it. `l2t_verl/guide/extending.md` goes through it.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pydantic import BaseModel
+
+from l2t_verl.files import did_you_mean
 
 if TYPE_CHECKING:  # torch is heavy, and a configuration is checked without it
     import torch
@@ -85,9 +86,7 @@ class Registry(Mapping[str, Part], Generic[Part]):
         known = [*self, *beside]
         if name in known:
             return name
-        near = difflib.get_close_matches(name, known, n=1)
-        guess = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"unknown {self.what} {name!r}; known: {', '.join(known)}{guess}")
+        raise ValueError(f"unknown {self.what} {name!r}. {did_you_mean(name, known)}")
 
     def __getitem__(self, name: str) -> Part:
         return self._parts[name]
@@ -109,6 +108,7 @@ PENALTIES: Registry[Tensors] = Registry("estimator of a penalty from log-ratios"
 CREDITS: Registry[Tensors] = Registry("credit", ("paper", "episode", "shaped", "length_penalty"))
 GRADERS: Registry[Callable[..., Any]] = Registry("grader")
 NO_FALLBACKS = ("episode_tags", "surprise")  # one leads to a fallback, the other cuts whatever there is
+SQUARED_LOG_RATIOS = ("log_ratio", "log_ratio_episode")  # penalties that rounding can be told from
 REGISTRIES = (SEGMENTERS, KINDS, PENALTIES, CREDITS, GRADERS)
 
 register_segmenter = SEGMENTERS.register
@@ -135,5 +135,20 @@ def load_plugins(modules: Iterable[str]) -> None:
 
 
 def option_models() -> dict[str, type[BaseModel]]:
-    """The models of all parts that have settings, by the parts' names."""
-    return {name: model for registry in REGISTRIES for name in registry if (model := registry.options_of(name)) is not None}
+    """The models of all parts that have settings, by the parts' names.
+
+    Raises:
+        ValueError: two parts of different sorts have settings and one name: `algorithm.l2t.options.<name>` would be both's.
+    """
+    found: dict[str, tuple[str, type[BaseModel]]] = {}
+    for registry in REGISTRIES:
+        for name in registry:
+            if (model := registry.options_of(name)) is None:
+                continue
+            if name in found:
+                raise ValueError(
+                    f"{found[name][0]} and {registry.what} are both named {name!r} and both have options, which would share "
+                    f"algorithm.l2t.options.{name}; register one under another name"
+                )
+            found[name] = registry.what, model
+    return {name: model for name, (_, model) in found.items()}

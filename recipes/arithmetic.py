@@ -23,10 +23,11 @@ has to fit.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from l2t_verl.files import write_whole
 
 GIB = 2**30
 RESERVE = 3 * GIB  # CUDA's context, NCCL's buffers, fragments
@@ -295,10 +296,7 @@ kernels reach. Time a few steps before you book a week.
 
 
 def main() -> None:
-    target = Path(__file__).parent / "SCALE.md"
-    partial = target.with_suffix(".partial")
-    partial.write_text(page())
-    os.replace(partial, target)
+    write_whole(Path(__file__).parent / "SCALE.md", page())
 
 
 if __name__ == "__main__":

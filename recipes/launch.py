@@ -7,7 +7,6 @@ bash recipes/deepscaler_1p5b/run.sh grpo trainer.nnodes=2 --launcher ray
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib.util
 import json
 import os
@@ -18,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from l2t_verl.files import did_you_mean
 from l2t_verl.thought import MARKS, Marks
 from recipes import workers
 from recipes.checks import gpus_of, memory_lines, penalty_lines, problems_of
@@ -69,9 +69,7 @@ def chosen(kind: str, name: str, known: list[str]) -> str:
     """
     if name in known:
         return name
-    close = difflib.get_close_matches(name, known, n=1)
-    meant = f" Did you mean {close[0]}?" if close else ""
-    raise SystemExit(f"launch: there is no {kind} {name!r}.{meant} Known: {', '.join(known)}")
+    raise SystemExit(f"launch: there is no {kind} {name!r}. {did_you_mean(name, known)}")
 
 
 def make_data(config: Any) -> None:

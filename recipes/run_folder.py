@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from l2t_verl.evaluate.store import differing, write_whole
+from l2t_verl.files import differing, write_whole
 
 # Where it runs, what it writes and keeps: may change from start to start
 FREE = (

@@ -1,23 +1,29 @@
 """The benchmark runs and measures the same thing in all ways; its times are nobody's business here."""
 
 import json
+import math
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 import verl  # noqa: F401 - first, as in the benchmark itself
-from tiny import qwen2
+from tiny import byte_tokenizer, qwen2
 
 sys.path.insert(0, str(Path(__file__).parent / "bench"))
 import advantages
 import derivatives
 import imports
+import precision
+import rounding
 import run
 import scores
 import shapes
 import step
 from measuring import peak_bytes
+
+from l2t_verl.compression.beta import beta_per_nat
+from l2t_verl.config import L2TConfig
 
 TINY = {"vocab_size": 64, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 2,
         "num_key_value_heads": 1, "max_position_embeddings": 1024}  # fmt: skip
@@ -100,3 +106,64 @@ def test_the_page_of_costs_has_the_committed_results():
     results = json.loads(RESULTS.read_text())
     assert run.table(results) in page
     assert results["machine"]["versions"]["torch"] in page
+
+
+@pytest.fixture(scope="module")
+def small_study(tmp_path_factory):
+    """The precision study of a tiny model, with its folder."""
+    folder, tokenizer = tmp_path_factory.mktemp("precision"), byte_tokenizer()
+    model, size = qwen2(len(tokenizer)).eval(), precision.Size(rows=2, tokens=12, episodes=3, steps=2)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    results = precision.study(model, tokenizer, folder, size)
+    return model, before, tokenizer, folder, size, results
+
+
+def test_the_precision_study_runs_small(small_study):
+    model, before, _, _, _, results = small_study
+    lines = precision.table(results).splitlines()
+    assert len(lines) == 2 + len(precision.TARGETS)
+    assert all(math.isfinite(value) for value in results["summary"].values())
+    assert results["bias"]["still"]["true"] < 1e-8 < results["bias"]["still"]["raw"]
+    assert results["bias"]["moved"]["true"] > results["bias"]["still"]["true"]
+    for kind in precision.KINDS:
+        assert results["bias"][kind]["candidate"] == pytest.approx(results["bias"][kind]["shrunk"], rel=1e-9)
+    moved = [(value / before[name] - 1).abs().max() for name, value in model.state_dict().items() if before[name].all()]
+    assert max(moved) < 2**-8  # the displacements are undone
+
+
+def test_a_second_precision_study_reads_what_the_first_kept(small_study, monkeypatch):
+    *_, folder, size, results = small_study
+    monkeypatch.setattr(rounding, "decode", None)
+    monkeypatch.setattr(rounding, "packed", None)
+    monkeypatch.setattr(rounding, "plain", None)
+    tokenizer = small_study[2]
+    assert precision.study(qwen2(len(tokenizer)).eval(), tokenizer, folder, size) == results
+
+
+def test_the_engine_reads_in_chunks_what_it_says_token_by_token_and_agrees_with_the_others():
+    tokenizer = byte_tokenizer()
+    model, problems = qwen2(len(tokenizer)).eval(), rounding.problems_of(tokenizer, 2)
+    assert len(problems[0].prompt) != len(problems[1].prompt)  # so that one is padded
+    ids, said = rounding.decode(model, problems, 9)
+    for chunk in (1, 4, 20):
+        torch.testing.assert_close(rounding.decode(model, problems, 9, said=ids, chunk=chunk)[1], said, atol=1e-5, rtol=1e-5)
+    rollouts = rounding.Rollouts(problems, ids, rounding.random_ends(2, 9, 3), said)
+    torch.testing.assert_close(rounding.packed(model, rollouts).tokens, said, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(rounding.plain(model, rollouts), said, atol=1e-5, rtol=1e-5)
+
+
+def test_the_law_of_rounding():
+    """Tokens that are rounded by themselves: four times as many, four times their variance; β, per length, a quarter."""
+    g, tokens = torch.Generator().manual_seed(0), precision.LONG // 4
+    ends = [[tokens // 2, tokens]] * 500
+    rollouts = rounding.Rollouts([], torch.zeros(500, tokens), ends, torch.zeros(0))
+    beta = beta_per_nat(L2TConfig(), tokens)
+    draw = lambda size: size * torch.randn(500, 2, generator=g, dtype=torch.float64)  # noqa: E731
+    rewards, error = draw(1.0), draw(0.5 / beta)
+    true = {"gains": rewards, "penalties": torch.zeros_like(rewards), "rewards": rewards}
+    got = {"gains": rewards, "penalties": error, "rewards": rewards - beta * error}
+    found = precision.shares({"true": true, "got": got}, "got", rollouts)
+    assert found["measured"] == pytest.approx(1 / 5, rel=0.1)
+    assert found[str(precision.LONG)] == pytest.approx(1 / 17, rel=0.1)
+    assert precision.rank_correlation(rewards, rewards.exp()) == pytest.approx(1.0)
+    assert precision.rank_correlation(rewards, -rewards) == pytest.approx(-1.0)

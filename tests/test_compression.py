@@ -327,7 +327,7 @@ def test_what_is_masked_counts_nowhere(estimator):
 
 def test_refuses_what_has_no_log_ratios():
     _, arguments = three_roundings(0.0, rows=1, tokens=8)
-    with pytest.raises(ValueError, match="unknown estimator 'exact'"):
+    with pytest.raises(ValueError, match="rounding cannot be told from a penalty by 'exact'"):
         compression.corrected_penalty(*arguments, num_episodes=8, estimator="exact")
     with pytest.raises(ValueError, match="one shape"):
         compression.corrected_penalty(*arguments[:4], torch.ones(1, 3), num_episodes=8)

@@ -100,7 +100,7 @@ def test_keys_that_are_no_strings():
         ("episodes.max_episodes", 30.0, "should be a valid integer (got 30.0)"),
         ("episodes.max_episodes", "30", "should be a valid integer (got '30')"),
         ("episodes.max_episodes", True, "should be a valid integer (got True)"),
-        ("episodes.method", "sentences", "unknown segmenter 'sentences'; known: episode_tags, think_blocks, paragraphs"),
+        ("episodes.method", "sentences", "unknown segmenter 'sentences'. Known: episode_tags, think_blocks, paragraphs"),
         ("episodes.method", None, "should be a valid string (got None)"),
         ("episodes.fallback", "surprise", "(got 'surprise')"),
         ("episodes.markers", "Wait", "should be a list (got 'Wait')"),

@@ -96,8 +96,26 @@ def test_episode_with_returns_and_surprise_weights_by_hand():
 def test_episode_floors_a_vanishing_spread():
     process = torch.tensor([[0.1], [0.101]], dtype=torch.float64)
     ids, ones = torch.zeros(2, 1, dtype=torch.int64), torch.ones(2, 1)
-    found = credit.episode_advantages(torch.zeros(2).double(), process, ids, ones, -ones, group("aa"), alpha=1.0)
+    found = credit.episode_advantages(torch.ones(2).double(), process, ids, ones, -ones, group("aa"), alpha=1.0)
     assert found[:, 0].tolist() == pytest.approx([-0.0005 / 0.05, 0.0005 / 0.05])
+
+
+@pytest.mark.parametrize("function", [credit.episode_advantages, credit.shaped_advantages])
+def test_where_all_are_wrong_a_gain_counts_no_more_than_an_outcome(function):
+    """Four rollouts with gains of 0 and, of one, .02, divided by ½ = 1/√4; with one right among them by the floor."""
+    process, ids, ones = torch.tensor([[0.02], [0.0], [0.0], [0.0]]).double(), torch.zeros(4, 1).long(), torch.ones(4, 1)
+    options = {"alpha": 1.0, "max_length": 1}
+    part = {}
+    for right in (0.0, 1.0):
+        outcome = torch.tensor([0.0, 0.0, 0.0, right]).double()
+        batch = (outcome, process, ids, ones, -ones.double(), group("aaaa"))
+        part[right] = function(*batch, **options)[:, 0] - credit.outcome_advantages(outcome, group("aaaa"))
+    mean = 0.02 / 4 if function is credit.episode_advantages else 0.0
+    assert part[0.0][0].item() == pytest.approx((0.02 - mean) / 0.5)
+    torch.testing.assert_close(part[1.0], part[0.0] * 0.5 / 0.05)
+    # a spread above 1/√n is divided by as ever
+    large = function(torch.zeros(4).double(), 100 * process, ids, ones, -ones.double(), group("aaaa"), **options)[:, 0]
+    assert large[0].item() == pytest.approx(100 * (0.02 - mean) / torch.tensor([2.0, 0, 0, 0]).std(correction=0).item())
 
 
 def test_shaped_by_hand():
@@ -173,21 +191,26 @@ def test_a_session_with_several_outputs_has_one_outcome():
 def test_a_session_with_several_outputs_is_one_rollout():
     """Its rows are no baseline for each other, and a group of one session is a group of one."""
     process, ids, ones = torch.tensor([[1.0], [1.0], [0.0]]).double(), torch.zeros(3, 1).long(), torch.ones(3, 1)
-    batch = (torch.zeros(3).double(), process, ids, ones, -ones.double(), group("aaa"))
+    batch = (torch.ones(3).double(), process, ids, ones, -ones.double(), group("aaa"))
     shaped = credit.shaped_advantages(*batch, alpha=1.0, max_length=1, session=group("xxy"))
     s = math.sqrt(2 / 9)  # of the values 1, 1, 0
     assert shaped[:, 0].tolist() == pytest.approx([1 / s, 1 / s, -1 / s])  # the baselines are 0, 0 and 1
     alone = credit.shaped_advantages(*(part[:2] for part in batch), alpha=1.0, max_length=1, session=group("xx"))
-    assert alone[:, 0].tolist() == [1.0, 1.0]  # m = 0, s = 1
+    one = 1 / (1 + 1e-6)  # the outcome, in a group of one
+    assert alone[:, 0].tolist() == pytest.approx([one + 1.0, one + 1.0])  # m = 0, s = 1
     paper = credit.paper_advantages(*batch, alpha=1.0, session=group("xxy"))
     two = credit.paper_advantages(*(part[1:] for part in batch), alpha=1.0)
     assert paper[1:, 0].tolist() == pytest.approx(two[:, 0].tolist())  # x counts once in the mean and the spread
 
 
 def test_length_cost_is_dual_ascent():
-    assert credit.update_length_cost(0.0, 1500, 1000, 0.1) == pytest.approx(0.05)
-    assert credit.update_length_cost(0.01, 500, 1000, 0.1) == 0.0
-    assert credit.update_length_cost(0.3, None, 1000, 0.1) == 0.3  # nothing correct: nothing learnt
+    cost = lambda of: credit.LengthCost.fixed(of)  # noqa: E731
+    above = credit.update_length_cost(cost(0.0), 1500, 1000, 0.1)
+    assert (above.multiplier, above.value) == pytest.approx((0.05, 0.55))
+    falling = credit.update_length_cost(cost(1.0), 900, 1000, 0.1)
+    assert (falling.multiplier, falling.value) == pytest.approx((0.99, 0.89))
+    assert credit.update_length_cost(cost(0.01), 500, 1000, 0.1) == cost(0.0)
+    assert credit.update_length_cost(cost(0.3), None, 1000, 0.1) == cost(0.3)  # nothing correct: nothing learnt
 
 
 def test_health():

@@ -90,6 +90,11 @@ def priced_loop(outcome, mask, rows, length_cost, max_length, only_correct):
     return prices, centred
 
 
+def least(outcome, rows):
+    """What a group's process rewards are divided by at least."""
+    return max(0.05, 0.0 if any(outcome[i] > 0 for i in rows) else 1 / math.sqrt(len(rows)))
+
+
 def episode_loop(outcome, process, ids, mask, log_probs, index, alpha, *priced):
     result = torch.zeros(ids.shape, dtype=torch.float64)
     for name in set(index):
@@ -100,7 +105,7 @@ def episode_loop(outcome, process, ids, mask, log_probs, index, alpha, *priced):
         m = sum(inside) / len(inside) if inside else 0.0
         s = math.sqrt(sum((v - m) ** 2 for v in inside) / len(inside)) if inside else 0.0
         for i, t in centred:
-            part = (process[i, ids[i, t]].item() - m) / max(s, 0.05) if ids[i, t] >= 0 else 0.0
+            part = (process[i, ids[i, t]].item() - m) / max(s, least(outcome, rows)) if ids[i, t] >= 0 else 0.0
             result[i, t] = normal[i] + alpha * part - centred[i, t]
     return result
 
@@ -122,7 +127,9 @@ def shaped_loop(outcome, process, ids, mask, log_probs, index, alpha, length_cos
             m = sum(others) / len(others) if others else 0.0
             to_come = [mask[j, t:].sum().item() for j in charged if j != i]
             excess = mask[i, t:].sum().item() - (sum(to_come) / len(to_come) if to_come else 0.0) if i in charged else 0.0
-            result[i, t] = normal[i] + alpha * ((gains[i, t] - m) / max(s, 0.05) - length_cost / max_length * excess)
+            result[i, t] = normal[i] + alpha * (
+                (gains[i, t] - m) / max(s, least(outcome, rows)) - length_cost / max_length * excess
+            )
     return result
 
 

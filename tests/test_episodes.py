@@ -129,7 +129,7 @@ def test_limits():
 
 
 def test_unknown_names_are_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="unknown segmenter 'sentences'; known: episode_tags, think_blocks"):
+    with pytest.raises(ValueError, match=r"unknown segmenter 'sentences'\. Known: episode_tags, think_blocks"):
         cut("a", "sentences")
     with pytest.raises(ValueError, match="unknown fallback"):
         cut("a", "paragraphs", fallback="surprise")

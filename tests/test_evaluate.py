@@ -35,7 +35,8 @@ from l2t_verl.evaluate.parallel import EngineProcesses, engines_wanted, groups_o
 from l2t_verl.evaluate.results import results, table
 from l2t_verl.evaluate.run import Settings, Task, sample_all, seed_of
 from l2t_verl.evaluate.statistics import bootstrap, majority, pass_at_k
-from l2t_verl.evaluate.store import Sample, Store, StoreError, check_settings, without_nan
+from l2t_verl.evaluate.store import Sample, Store, without_nan
+from l2t_verl.files import FileError, check_settings
 from l2t_verl.gain import ForcingTemplate
 from l2t_verl.grading import Grader
 
@@ -151,7 +152,7 @@ def test_a_torn_line_is_cut_off_and_the_rest_is_kept(tmp_path):
 
 def test_a_line_that_is_no_sample_is_named(tmp_path):
     (tmp_path / "samples.jsonl").write_text('{"benchmark": "b"}\n')
-    with pytest.raises(StoreError, match=r"samples\.jsonl, line 1 is no sample"):
+    with pytest.raises(FileError, match=r"samples\.jsonl, line 1 is no sample"):
         Store(tmp_path / "samples.jsonl")
 
 
@@ -173,7 +174,7 @@ def test_a_full_disk_leaves_whole_lines_and_says_what_to_do(tmp_path):
 def test_other_settings_or_another_model_are_refused_with_what_differs(tmp_path):
     check_settings(tmp_path / "settings.json", {"model": "a", "samples": 4})
     check_settings(tmp_path / "settings.json", {"model": "a", "samples": 4})
-    with pytest.raises(StoreError, match=r"samples: 4 there, 8 now"):
+    with pytest.raises(FileError, match=r"samples: 4 there, 8 now"):
         check_settings(tmp_path / "settings.json", {"model": "a", "samples": 8})
 
 
@@ -405,7 +406,7 @@ def test_runs_are_compared_question_by_question(tmp_path):
     assert (tmp_path / "out" / "compare.md").read_text() == text
     for plot in ("tokens.png", "budgets.png"):
         assert (tmp_path / "out" / plot).read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(StoreError, match=r"results\.json is not there"):
+    with pytest.raises(FileError, match=r"results\.json is not there"):
         read(tmp_path / "nowhere")
     twin = finished(tmp_path / "elsewhere" / "one", {"0": [(1, 100)]})
     text = write_comparison([one, twin], tmp_path / "out", None)  # one question has no interval

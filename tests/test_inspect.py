@@ -16,11 +16,12 @@ from typer.testing import CliRunner
 from l2t_verl import gain
 from l2t_verl.config import load_config
 from l2t_verl.data import Problem
+from l2t_verl.files import FileError
 from l2t_verl.gain.expanded import expanded_log_probs
 from l2t_verl.grading import Grader
 from l2t_verl.inspector.command import inspect
 from l2t_verl.inspector.records import Record, Skipped, SourceError, read
-from l2t_verl.inspector.rollouts import Results, ResultsError, key_of, recorded
+from l2t_verl.inspector.rollouts import Results, key_of, recorded
 from l2t_verl.inspector.run import inspect_all
 from l2t_verl.inspector.scoring import Scorer
 from l2t_verl.packing import why_not_packed
@@ -244,7 +245,7 @@ def test_a_second_start_goes_on_after_the_whole_lines(tokenizer, tmp_path):
     assert [rollout.outcome for rollout in first.rollouts] == [1.0, 0.0, 1.0]
     assert inspect_all(records, Results(file), None, grader, print).rollouts == first.rollouts  # nothing is scored
     file.write_text("{}\n")
-    with pytest.raises(ResultsError, match="line 1"):
+    with pytest.raises(FileError, match="line 1"):
         Results(file)
 
 

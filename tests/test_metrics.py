@@ -32,6 +32,7 @@ def batch() -> ProcessRewards:
         stale=torch.tensor([False] * 5),
         deltas=torch.full((5, 4), 0.5),
         noise=torch.tensor([[0.01, -0.01, 0.01, -0.01]] * 4 + [[9.0] * 4]),
+        score_gaps=torch.tensor([0.03, float("nan"), 0.04, float("nan"), float("nan")]),
         skipped=Counter({"no_episodes": 1, "missing_rollout": 0}),
         scores=torch.tensor([[0.1, 0.2, 0.6], [0.3, 0.2, 0.2], [0.5, 0.5, 0.5], [0.0, 0.0, 0.0], [0.9, 0.9, 0.0]]).double(),
     )
@@ -69,6 +70,7 @@ def test_values_by_hand():
         "episodes/max": 2.0,
         "episodes/tokens_mean": (1 + 2 + 2 + 2) / 4,
         "format_ok": 0.75,
+        "score_floor": (0.5 * (0.03**2 + 0.04**2)) ** 0.5,
         "fitting_gain/mean": sum(gains) / 4,
         "fitting_gain/std": float(np.std(gains)),
         "fitting_gain/positive_fraction": 0.5,

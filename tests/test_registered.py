@@ -268,9 +268,9 @@ def test_the_declared_names_are_the_registered_ones():
 
 
 def test_an_unknown_name_is_refused_with_the_likeliest():
-    with pytest.raises(ConfigError, match=r"credit\.method: unknown credit 'shapd'; known: .*did you mean shaped\?"):
+    with pytest.raises(ConfigError, match=r"credit\.method: unknown credit 'shapd'\. Did you mean shaped\? Known: "):
         load_config({"credit": {"method": "shapd"}})
-    with pytest.raises(ConfigError, match=r"gain\.kind: unknown kind of answer score 'x'; known: .*monte_carlo"):
+    with pytest.raises(ConfigError, match=r"gain\.kind: unknown kind of answer score 'x'\. Known: .*monte_carlo"):
         load_config({"gain": {"kind": "x"}})
 
 
@@ -301,3 +301,17 @@ def test_options_need_defaults():
 
     with pytest.raises(ValueError, match="its options need defaults, and depth has none"):
         registry.register_credit("bare", options=Bare)
+
+
+def test_two_parts_with_options_and_one_name_are_refused(monkeypatch):
+    """They would share `algorithm.l2t.options.<name>`."""
+
+    class Depth(BaseModel):
+        depth: int = 1
+
+    for of in (registry.KINDS, registry.CREDITS):
+        monkeypatch.setattr(of, "_parts", dict(of._parts))
+        monkeypatch.setattr(of, "_options", dict(of._options))
+        of.register("deep", options=Depth)(lambda given: None)
+    with pytest.raises(ConfigError, match=r"options: kind of answer score and credit are both named 'deep' .*another name"):
+        load_config({})

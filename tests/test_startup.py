@@ -173,6 +173,12 @@ REFUSED = {
         ],
         "shifts the parameters of an FSDP2 engine, but actor_rollout_ref.actor.strategy=fsdp; set it to fsdp2",
     ),
+    "log-probs of the likely words only, where they should tell rounding from the penalty": (
+        ["algorithm.l2t.compression.rounding_correction=True", "actor_rollout_ref.rollout.top_p=0.9"],
+        "actor_rollout_ref.rollout.top_p=0.9: the rollout engine's log-probs are then not the actor's, and rounding "
+        "cannot be told from the penalty; set it to 1, or algorithm.l2t.beta=0; "
+        "algorithm.l2t.compression.rounding_correction=False",
+    ),
     "gradients of several ranks": (
         ["trainer.n_gpus_per_node=2", "algorithm.l2t.compression.estimator=exact"],
         "estimator=exact works on one rank only, but there are 2",
@@ -231,6 +237,7 @@ ALLOWED = {
     "a reference in the loss": ["actor_rollout_ref.actor.use_kl_loss=True"],
     "a reference in the reward": ["algorithm.use_kl_in_reward=True"],
     "LoRA": ["actor_rollout_ref.model.lora_rank=8", "algorithm.l2t.diagnostics.displacement=False"],
+    "likely words only in float32": ["actor_rollout_ref.rollout.top_p=0.9"],
     "one rollout": ["actor_rollout_ref.rollout.n=1"],
 }
 

@@ -1,8 +1,10 @@
 """The trainer without a cluster: it starts as verl's own does, provides the reference, looks at the data first."""
 
 import importlib
+import json
 import logging
 import math
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +20,7 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from l2t_verl import sandbox
 from l2t_verl.config import ConfigError, load_config
+from l2t_verl.credit import LengthCost
 from l2t_verl.plugin import fields, settings
 from l2t_verl.plugin.driver import step
 from l2t_verl.plugin.driver.rewards import ProcessRewards
@@ -392,6 +395,72 @@ def test_a_row_whose_derivative_is_broken_is_left_out_and_counted(monkeypatch):
     assert rewards.process.tolist() == [[0.5 - 2.5, 0.5 - 8.5], [0.0, 0.0], [0.0, 0.0]]
 
 
+BFLOAT16 = "actor_rollout_ref.actor.fsdp_config.mixed_precision=null"
+NO_LOG_PROBS = "actor_rollout_ref.rollout.calculate_log_probs=False"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "corrects"),
+    [
+        ((), False),
+        ((BFLOAT16,), True),
+        (("actor_rollout_ref.actor.fsdp_config.mixed_precision.param_dtype=bf16",), True),
+        ((BFLOAT16, NO_PENALTY), False),
+        ((BFLOAT16, "+algorithm.l2t.compression.rounding_correction=False"), False),
+        ((BFLOAT16, "+algorithm.l2t.compression.estimator=directional"), False),
+        (("+algorithm.l2t.compression.rounding_correction=True",), True),
+    ],
+)
+def test_rounding_is_taken_off_where_there_is_some(overrides, corrects):
+    """The rollout engine's log-probs are then asked for, and only then."""
+    trainer = L2TTrainerSync(config(*overrides, NO_LOG_PROBS))
+    assert trainer.corrects_rounding is corrects
+    assert trainer.config.actor_rollout_ref.rollout.calculate_log_probs is corrects
+
+
+def collected(monkeypatch, corrects: bool, rollout: list | None):
+    """Two rows of two tokens, the second sampled by older weights."""
+    nested = lambda rows: torch.nested.as_nested_tensor([torch.tensor(row) for row in rows], layout=torch.jagged)  # noqa: E731
+    logs = {"old_log_probs": [[-1.0, -2.0]] * 2, "ref_log_prob": [[-1.5, -2.0]] * 2}
+    logs |= {} if rollout is None else {"rollout_log_probs": rollout}
+    data = {name: nested(rows) for name, rows in logs.items()}
+    data |= {"responses": nested([[1, 2]] * 2), "rm_scores": nested([[0.0, 1.0]] * 2),
+             "response_mask": nested([[1, 1]] * 2)}  # fmt: skip
+    monkeypatch.setattr(step, "fetch", lambda batch, *names: data | {"extra_fields": [{}, {}]})
+    monkeypatch.setattr(step.fields, "objects", lambda data, name: [{}, {}])
+    monkeypatch.setattr(step, "_find_episodes", lambda *_: [([1, 2], [], None)] * 2)
+    overrides = {"compression": {"rounding_correction": corrects}}
+    context = SimpleNamespace(
+        corrects_rounding=corrects, needs_reference=True, step=5, l2t=load_config(overrides), rollouts=2
+    )
+    tags = [{"min_global_steps": oldest} for oldest in (4, 2)]
+    rewards = step._collect(context, SimpleNamespace(keys=["a_0_0", "b_0_0"], tags=tags))
+    rewards.scores = torch.zeros(2, 3, dtype=torch.float64)
+    if rewards.ends[0]:
+        step._combine(context, rewards)
+    return rewards
+
+
+def test_the_penalty_is_less_its_rounding(monkeypatch):
+    """One token a bin, so that each is ½ [(e − r)² − (e − a)²]; without the correction, ½ of the sampling policy's ratio."""
+    rollout = [[-1.25, -2.0], [-1.0, -2.5]]
+    found = collected(monkeypatch, True, rollout)
+    expected = [[0.5 * (0.25**2 - 0.25**2), 0.0], [0.5 * (0.5**2 - 0.0), 0.5 * (0.5**2 - 0.5**2)]]
+    assert found.penalty.tolist() == pytest.approx(torch.tensor(expected).double())
+    own = collected(monkeypatch, False, rollout)
+    assert own.penalty.tolist() == [[0.5 * 0.5**2, 0.0], [0.5 * 0.5**2, 0.5 * 0.5**2]]
+    assert own.levels is None
+    assert torch.equal(found.sampling_log_probs, own.sampling_log_probs)
+
+
+def test_a_row_without_the_engine_s_log_probs_is_left_out_and_a_batch_is_refused(monkeypatch):
+    found = collected(monkeypatch, True, [[math.nan, -2.0], [-1.0, -2.5]])
+    assert found.ends == [[], [1, 2]]
+    assert found.skipped["log_prob_not_finite"] == 1
+    with pytest.raises(RuntimeError, match=r"without rollout_log_probs.*beta=0.*rounding_correction=False"):
+        collected(monkeypatch, True, None)
+
+
 def test_each_output_of_a_trajectory_has_its_own_episodes():
     info = {fields.EPISODES: fields.encode_episodes([fields.OutputEpisodes([2], [0]), fields.OutputEpisodes([3], [1])])}
     assert step._row_episodes(info, 1) == fields.OutputEpisodes([3], [1])
@@ -438,13 +507,13 @@ def test_a_reward_that_is_nearly_all_penalty_is_said_once(caplog):
 def test_the_length_cost_follows_the_token_budget():
     overrides = ("+algorithm.l2t.credit.token_budget=10", "+algorithm.l2t.credit.length_cost_rate=0.1")
     trainer = L2TTrainerSync(config(*overrides))
-    assert trainer.length_cost == 0.0
-    for mean, cost in ((20.0, 0.1), (None, 0.1), (15.0, 0.15), (1.0, 0.06)):
+    assert trainer.length_cost == LengthCost.fixed(0.0)
+    for mean, multiplier, cost in ((20.0, 0.1, 1.1), (None, 0.1, 1.1), (15.0, 0.15, 0.65), (1.0, 0.06, 0.0)):
         trainer._adapt_length_cost(SimpleNamespace(mean_correct_tokens=lambda mean=mean: mean))
-        assert trainer.length_cost == pytest.approx(cost)
+        assert (trainer.length_cost.multiplier, trainer.length_cost.value) == pytest.approx((multiplier, cost))
     fixed = L2TTrainerSync(config("+algorithm.l2t.credit.length_cost=0.5"))
     fixed._adapt_length_cost(SimpleNamespace(mean_correct_tokens=lambda: 99.0))
-    assert fixed.length_cost == 0.5
+    assert fixed.length_cost == LengthCost.fixed(0.5)
 
 
 def test_context_length_of_nested_configurations():
@@ -466,17 +535,18 @@ def test_context_length_of_nested_configurations():
 def test_the_length_cost_comes_back_from_a_checkpoint(tmp_path, monkeypatch, mode):
     folder = tmp_path / "global_step_7"
     folder.mkdir()
-    (folder / "l2t_state.json").write_text('{"length_cost": 0.375, "version": "0"}')
+    kept = LengthCost(0.25, 0.375)
+    (folder / "l2t_state.json").write_text(json.dumps({"length_cost": asdict(kept), "version": "0"}))
     overrides = (f"trainer.default_local_dir={tmp_path}", f"trainer.resume_mode={mode}")
     path = (f"trainer.resume_from_path={folder}",) if mode == "resume_path" else ()
     trainer = L2TTrainerSync(config(*overrides, *path))
     monkeypatch.setattr(PPOTrainerSync, "_load_checkpoint", lambda self: setattr(self, "global_steps", 7))
     trainer._load_checkpoint()
-    assert trainer.length_cost == 0.375
+    assert trainer.length_cost == kept
 
 
 def test_a_fresh_start_keeps_the_configured_length_cost(tmp_path, monkeypatch):
     trainer = L2TTrainerSync(config("+algorithm.l2t.credit.length_cost=0.5", f"trainer.default_local_dir={tmp_path}"))
     monkeypatch.setattr(PPOTrainerSync, "_load_checkpoint", lambda self: setattr(self, "global_steps", 0))
     trainer._load_checkpoint()
-    assert trainer.length_cost == 0.5
+    assert trainer.length_cost == LengthCost.fixed(0.5)

@@ -1,5 +1,7 @@
 """The worker on real FSDP2 engines, one and two ranks, with and without LoRA, against the pure functions."""
 
+import math
+
 import pytest
 import torch
 from ranks import run_ranks
@@ -107,6 +109,9 @@ def test_one_forward_gives_verl_s_log_probs_and_the_scores(case):
                 torch.testing.assert_close(fused, plain, atol=2e-6, rtol=1e-5)
         for fused, plain in zip(rank["fused_scores"], rank["scores"], strict=True):
             torch.testing.assert_close(torch.tensor(fused), torch.tensor(plain), atol=1e-6, rtol=1e-4, equal_nan=True)
+        gaps = [gap for gap in rank["fused_gaps"] if not math.isnan(gap)]
+        assert len(gaps) == min(1, sum(not math.isnan(row[0]) for row in rank["scores"]))  # of one row that is scored
+        assert all(gap < 1e-6 for gap in gaps)
 
 
 def first_order_changes(model, parameters: dict, displacement: dict, rows: list) -> list[torch.Tensor]:

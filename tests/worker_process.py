@@ -59,6 +59,7 @@ def fused_and_plain(worker, rows: list) -> dict:
             found[f"{name}_{field}"] = [row[len(prompt) - 1 : -1] for row, (prompt, *_) in columns]
         if name == "fused":
             found["fused_scores"] = [row.tolist() for row in output[fields.ANSWER_SCORES].unbind()]
+            found["fused_gaps"] = output[fields.SCORE_GAP].tolist()
     return found
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 
 from l2t_verl.compression.penalty import sum_by_episode
+from l2t_verl.compression.reference import LARGEST_DELTA
+from l2t_verl.registry import SQUARED_LOG_RATIOS
 
 BINS = 8  # of tokens by their log-prob: an unlikely token's is rounded more
 
@@ -34,17 +36,18 @@ def corrected_penalty(
 
         s = Σ (δ² − 2 δ n) / Σ w,  t = Σ δ² / Σ w,  ρ = s / t within [0, 1],  C = ½ [w s + ρ² (δ² − w t)].
 
-    The batch's total is that of the unshrunk ones for any ρ, the noise of one is less by ρ². A mean is as likely to be below
-    0 as above it where nothing has moved, and is not cut off there: that would be a bias. `log_ratio` adds up its tokens'.
+    The batch's total is that of the unshrunk ones for any ρ, the noise of one is less by ρ². Where nothing has moved a mean
+    is as likely to be below 0 as above it, and is not cut off there: that would be a bias. `log_ratio` adds up its tokens'.
 
     Assumes that actor and reference round alike, given the engine; an adapter in one of them only, or another kernel for
-    the actor's log-probs (`gain.fused`), leaves half the difference of the two variances. Rows that older weights sampled
+    the actor's log-probs (`gain.fused`), leaves half the difference of the two variances. The engine's log-probs have to be
+    those of the whole softmax, not of its largest words only (top-p, top-k). Rows that older weights sampled
     are lowered by half their squared distance from the actor, for n is more than rounding there. A mean of n is the
     engine's tendency, not noise, and is taken off for `log_ratio_episode`, where it would add up.
 
     Args:
         token_deltas: [B, T] δ_t in nats, between actor and reference in all rows; see `log_ratio_deltas`.
-        token_noise: [B, T] n_t in nats.
+        token_noise: [B, T] n_t in nats; clamped to ±100, and 0 where it is NaN.
         token_levels: [B, T] ½ (a + r) in nats.
         episode_ids: [B, T] episode of each token, −1 for none.
         response_mask: [B, T] 1 for sampled tokens; what stands elsewhere is ignored, whatever it is.
@@ -63,16 +66,16 @@ def corrected_penalty(
         >>> corrected_penalty(deltas, noise, -ones, ids, ones, num_episodes=2)
         tensor([[0.0000, 0.2500]], dtype=torch.float64)
     """
-    if estimator not in ("log_ratio", "log_ratio_episode"):
-        raise ValueError(
-            f"unknown estimator {estimator!r} of a penalty from log-ratios; known: log_ratio, log_ratio_episode"
-        )
+    if estimator not in SQUARED_LOG_RATIOS:
+        known = ", ".join(SQUARED_LOG_RATIOS)
+        raise ValueError(f"rounding cannot be told from a penalty by {estimator!r}; from these it can: {known}")
     shapes = [tuple(x.shape) for x in (token_deltas, token_noise, token_levels, episode_ids, response_mask)]
     if len(set(shapes)) > 1 or token_deltas.ndim != 2:
         raise ValueError(f"deltas, noise, levels, episode_ids and response_mask must have one shape [B, T]; got {shapes}")
     ids = torch.where(response_mask > 0, episode_ids, -1)
     live = ids >= 0
     deltas, noise = (torch.where(live, values.double(), 0.0) for values in (token_deltas, token_noise))
+    noise = noise.nan_to_num(nan=0.0).clamp(-LARGEST_DELTA, LARGEST_DELTA)  # as log_ratio_deltas has δ
     if estimator == "log_ratio":
         penalties = torch.zeros_like(deltas)
         one = torch.ones_like(deltas[live])

@@ -6,7 +6,7 @@ Axes: B rows (rollouts), T response tokens, K episodes; a group is the rollouts 
 from l2t_verl.credit.episode import episode_advantages
 from l2t_verl.credit.groups import outcome_advantages
 from l2t_verl.credit.health import advantage_health
-from l2t_verl.credit.length_cost import update_length_cost
+from l2t_verl.credit.length_cost import LengthCost, update_length_cost
 from l2t_verl.credit.length_penalty import length_penalty_advantages
 from l2t_verl.credit.paper import paper_advantages
 from l2t_verl.credit.registered import CreditInputs, token_advantages
@@ -14,6 +14,7 @@ from l2t_verl.credit.shaped import shaped_advantages
 
 __all__ = [
     "CreditInputs",
+    "LengthCost",
     "advantage_health",
     "episode_advantages",
     "length_penalty_advantages",

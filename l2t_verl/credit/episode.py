@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from l2t_verl.credit.groups import outcome_advantages
+from l2t_verl.credit.groups import outcome_advantages, smallest_spread
 from l2t_verl.credit.inputs import Rollouts, check_rollouts, to_precision
 from l2t_verl.credit.length_price import length_price
 
@@ -29,8 +29,9 @@ def episode_advantages(
     epsilon: float = 1e-6,
     session: np.ndarray | None = None,
 ) -> torch.Tensor:
-    r"""A_{i,t} = Â^out_i + α (r^prg_{i,k(t)} − m) / max(s, s_floor) − (P_{i,t} − p_i).
+    r"""A_{i,t} = Â^out_i + α (r^prg_{i,k(t)} − m) / max(s, s_min) − (P_{i,t} − p_i).
 
+    s_min is s_floor, or more where no rollout is right (see `smallest_spread`).
     m and s are the mean and the (population) standard deviation of r^prg over the tokens of the group's rollouts that lie
     in episodes, so that the process part sums to 0 over them; tail tokens have no r − m. A group without episodes has
     no process part. P_{i,t} = (λ/L) n_{i,≥t} is the price of the tokens still to come, p_i its mean over the tokens of the
@@ -62,7 +63,7 @@ def episode_advantages(
 
     Example:
         >>> episode_advantages(
-        ...     torch.tensor([0.0, 0.0]), torch.tensor([[0.25], [-0.25]]), torch.tensor([[0, -1], [0, -1]]),
+        ...     torch.tensor([1.0, 1.0]), torch.tensor([[0.25], [-0.25]]), torch.tensor([[0, -1], [0, -1]]),
         ...     torch.ones(2, 2), torch.zeros(2, 2), np.array(["a", "a"], dtype=object), alpha=1.0)
         tensor([[ 1.,  0.],
                 [-1.,  0.]])
@@ -102,7 +103,7 @@ def _normalise(values: torch.Tensor, rollouts: Rollouts, std_floor: float) -> to
     mean = rollouts.per_group((tokens * values).sum(dim=1)) / count
     centred = values - mean[rollouts.group][:, None]
     std = (rollouts.per_group((tokens * centred.square()).sum(dim=1)) / count).sqrt()
-    return centred / std.clamp_min(std_floor)[rollouts.group][:, None]
+    return centred / std.maximum(smallest_spread(rollouts, std_floor))[rollouts.group][:, None]
 
 
 def _relative_surprise(rollouts: Rollouts) -> torch.Tensor:

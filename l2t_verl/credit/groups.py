@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from l2t_verl.credit.inputs import number_groups
+from l2t_verl.credit.inputs import Rollouts, number_groups
 
 
 def outcome_advantages(
@@ -54,3 +54,20 @@ def outcome_advantages(
     centred = outcome - mean[group]
     advantages = centred / divisor[group] if norm_by_std else centred
     return advantages.nan_to_num()  # rewards so large that their squares overflow: 0 or the largest number
+
+
+def smallest_spread(rollouts: Rollouts, std_floor: float) -> torch.Tensor:
+    """[G] what the process rewards of a group are divided by at least: s_floor, and 1/√n where none of n rollouts is right.
+
+    1/√n is the standard deviation that the outcomes would have if one of them were right. Where all are wrong, differences
+    in J are mostly its error: divided by their own spread, they would move the policy as far as outcomes do. So a difference
+    in J counts there as much as the same difference in the outcome would, and no more.
+
+    Args:
+        rollouts: checked.
+        std_floor: s_floor > 0, in units of J.
+    """
+    final, last = rollouts.last_rows()
+    right = rollouts.per_group(((rollouts.outcome > 0)[final] & last).double())
+    one_right = rollouts.sessions_per_group().clamp_min(1.0).rsqrt()
+    return torch.where(right > 0, 0.0, one_right).clamp_min(std_floor)

@@ -2,22 +2,54 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 
-def update_length_cost(length_cost: float, mean_correct_tokens: float | None, token_budget: float, rate: float) -> float:
-    r"""One step of dual ascent, λ ← max(0, λ + η (mean tokens of correct rollouts / B − 1)).
+DAMPING = 10.0  # steps of dual ascent that the latest excess counts as
 
-    λ is the multiplier of the constraint E|z| ≤ B (arXiv 2505.10425, Eq. 2), which the paper states and does not enforce.
+
+@dataclass(frozen=True)
+class LengthCost:
+    """λ of a step, and the multiplier that it is made of.
+
+    Attributes:
+        multiplier: μ ≥ 0, which dual ascent adds up, in units of λ.
+        value: λ ≥ 0, in units of the advantage.
+    """
+
+    multiplier: float
+    value: float
+
+    @classmethod
+    def fixed(cls, value: float) -> LengthCost:
+        """What a run begins with, and keeps where there is no budget."""
+        return cls(value, value)
+
+
+def update_length_cost(cost: LengthCost, mean_correct_tokens: float | None, token_budget: float, rate: float) -> LengthCost:
+    r"""One step of damped dual ascent for the constraint E|z| ≤ B (arXiv 2505.10425, Eq. 2).
+
+    With the relative excess e = (mean tokens of correct rollouts) / B − 1,
+
+        μ ← max(0, μ + η e),  λ = max(0, μ + 10 η e).
+
+    λ changes the slope of the length, not the length, so that μ alone goes on rising until the budget is passed, and
+    overshoots: the term in e, that of an augmented Lagrangian, falls before. The paper states the constraint and does not
+    enforce it.
 
     Args:
-        length_cost: λ, in units of the advantage.
-        mean_correct_tokens: mean length of the step's correct rollouts, in tokens; None leaves λ as it is.
+        cost: of the step.
+        mean_correct_tokens: mean length of the step's correct rollouts, in tokens; None leaves the cost as it is.
         token_budget: B, in tokens.
         rate: η, in units of λ.
 
     Example:
-        >>> update_length_cost(0.5, 1500.0, 1000.0, 0.1), update_length_cost(0.01, 100.0, 1000.0, 0.1)
-        (0.55, 0.0)
+        >>> update_length_cost(LengthCost.fixed(0.5), 1250.0, 1000.0, 0.1)
+        LengthCost(multiplier=0.525, value=0.775)
+        >>> update_length_cost(LengthCost.fixed(0.01), 100.0, 1000.0, 0.1)
+        LengthCost(multiplier=0.0, value=0.0)
     """
     if mean_correct_tokens is None:
-        return length_cost
-    return max(0.0, length_cost + rate * (mean_correct_tokens / token_budget - 1.0))
+        return cost
+    step = rate * (mean_correct_tokens / token_budget - 1.0)
+    multiplier = max(0.0, cost.multiplier + step)
+    return LengthCost(multiplier, max(0.0, multiplier + DAMPING * step))

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from l2t_verl.credit.episode import returns_to_go
-from l2t_verl.credit.groups import outcome_advantages
+from l2t_verl.credit.groups import outcome_advantages, smallest_spread
 from l2t_verl.credit.inputs import check_rollouts
 from l2t_verl.credit.length_price import length_price
 
@@ -28,12 +28,13 @@ def shaped_advantages(
     epsilon: float = 1e-6,
     session: np.ndarray | None = None,
 ) -> torch.Tensor:
-    r"""A_{i,t} = Â^out_i + α [(G_{i,t} − m_i) / max(s, s_floor) − (λ/L) (n_{i,≥t} − mean_j n_{j,≥t})].
+    r"""A_{i,t} = Â^out_i + α [(G_{i,t} − m_i) / max(s, s_min) − (λ/L) (n_{i,≥t} − mean_j n_{j,≥t})].
 
     G_{i,t} = Σ_{j ≥ k(t)} r^prg_{i,j} for an episode's token, 0 in the tail. The gains telescope, so G is the potential
     difference J_K − J_{k−1} (minus penalties) and does not depend on how the text is cut. m_i is the mean of G over the
     tokens of the group's other rollouts, so that the baseline does not depend on the action; s is the population standard
     deviation of G over the group's tokens. A group of one has m = 0 and s = 1; a mean over nothing is 0.
+    s_min is s_floor, or more where no rollout is right (see `smallest_spread`).
 
     The last term prices the n_{i,≥t} tokens still to come, of all rollouts or the correct ones, against the group's other
     charged ones at the same position (see `LengthPrice`). It is not divided by a spread, so it is linear in λ.
@@ -81,7 +82,8 @@ def shaped_advantages(
     mean = (rollouts.per_group(sums) / count)[rollouts.group]
     squares = (rollouts.counts * (potential - mean[:, None]).square()).sum(dim=1)
     several = rollouts.sessions_per_group() > 1
-    std = torch.where(several, (rollouts.per_group(squares) / count).sqrt(), 1.0).clamp_min(std_floor)
+    std = torch.where(several, (rollouts.per_group(squares) / count).sqrt(), 1.0)
+    std = std.maximum(smallest_spread(rollouts, std_floor))
     scale = (alpha / std)[rollouts.group]
     table = result.double()[:, None] + scale[:, None] * (potential - baseline[:, None])
     return price.against_positions(rollouts.spread_to_tokens(table, result.dtype))

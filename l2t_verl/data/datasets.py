@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Literal
 from l2t_verl.data.code import code_problem_of
 from l2t_verl.data.problems import Problem, column, problem_of
 from l2t_verl.data.rows import DataError, Row, check_rows, file_rows, hub_rows
+from l2t_verl.files import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,7 @@ def named(name: str, among: Mapping[str, Dataset]) -> Dataset:
         DataError: it is none of these; with the one that is probably meant.
     """
     if name not in among:
-        close = difflib.get_close_matches(name, among, n=1)
-        meant = f" Did you mean {close[0]}?" if close else ""
-        raise DataError(f"there is no data set {name!r} here.{meant} Known: {', '.join(among)}")
+        raise DataError(f"there is no data set {name!r} here. {did_you_mean(name, among)}")
     return among[name]
 
 

@@ -21,14 +21,15 @@ from l2t_verl.evaluate.model import ModelError, fingerprint, resolved
 from l2t_verl.evaluate.parallel import EngineProcesses, engines_wanted, groups_of_gpus
 from l2t_verl.evaluate.results import results, table
 from l2t_verl.evaluate.run import Settings, lacking, sample_all, tasks_of
-from l2t_verl.evaluate.store import Store, StoreError, check_settings, without_nan, write_whole
+from l2t_verl.evaluate.store import Store, without_nan
+from l2t_verl.files import FileError, check_settings, write_whole
 from l2t_verl.grading import Grader
 from l2t_verl.sandbox import SandboxError, require
 from l2t_verl.thought import MARKS, Marks
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 SECRET = {"token", "key", "secret", "password"}  # parts of an option's name
-FAILURES = (DataError, EngineError, ModelError, StoreError, SandboxError, ValueError, OSError)
+FAILURES = (DataError, EngineError, ModelError, FileError, SandboxError, ValueError, OSError)
 
 
 @app.command()

@@ -10,7 +10,7 @@ from typing import Any
 from l2t_verl.evaluate.finished import Evaluation, paired, published_numbers, published_of, read
 from l2t_verl.evaluate.plots import plot_budgets, plot_tokens
 from l2t_verl.evaluate.statistics import bootstrap
-from l2t_verl.evaluate.store import write_whole
+from l2t_verl.files import write_whole
 
 COMPARED = ("kind", "samples", "temperature", "top_p", "max_tokens", "max_model_len")
 
@@ -65,7 +65,7 @@ def write_comparison(folders: Sequence[Path], out: Path, model: str | None) -> s
         The table.
 
     Raises:
-        StoreError: a folder is no finished evaluation, or the disk is full.
+        FileError: a folder is no finished evaluation, or the disk is full.
         ValueError: fewer than two runs, or a model of which nothing is printed.
     """
     if len(folders) < 2:

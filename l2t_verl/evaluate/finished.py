@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from l2t_verl.evaluate.run import by_question
-from l2t_verl.evaluate.store import Sample, Store, StoreError
+from l2t_verl.evaluate.store import Sample, Store
+from l2t_verl.files import FileError, did_you_mean
 
 PUBLISHED = Path(__file__).parent / "published.json"
 
@@ -38,11 +38,11 @@ def read(folder: Path) -> Evaluation:
     """Read a run.
 
     Raises:
-        StoreError: it is not there, or not finished.
+        FileError: it is not there, or not finished.
     """
     file = folder / "results.json"
     if not file.exists():
-        raise StoreError(f"{file} is not there: name the folder of an evaluation, and let it finish first")
+        raise FileError(f"{file} is not there: name the folder of an evaluation, and let it finish first")
     written = json.loads(file.read_text())
     return Evaluation(folder.name, written.get("settings", {}), written["results"], Store(folder / "samples.jsonl").samples)
 
@@ -51,12 +51,12 @@ def paired(one: Evaluation, other: Evaluation, benchmark: str) -> tuple[np.ndarr
     """Accuracy and tokens of each question that both have: accuracies a, b and tokens a, b, [Q] each.
 
     Raises:
-        StoreError: they share no question.
+        FileError: they share no question.
     """
     first, second = (dict(by_question(run.samples, benchmark)) for run in (one, other))
     shared = [question for question in first if question in second]
     if not shared:
-        raise StoreError(f"{one.name} and {other.name} share no question of {benchmark}")
+        raise FileError(f"{one.name} and {other.name} share no question of {benchmark}")
     mean = lambda samples, what: float(np.mean([getattr(sample, what) for sample in samples]))  # noqa: E731
     columns = [[mean(of[question], what) for question in shared] for what in ("score", "tokens") for of in (first, second)]
     a, b, tokens_a, tokens_b = map(np.array, columns)
@@ -71,9 +71,7 @@ def published_of(model: str) -> dict[str, Any]:
     """
     everything = json.loads(PUBLISHED.read_text())
     if model not in everything["pass@1"]:
-        close = difflib.get_close_matches(model, everything["pass@1"], n=1, cutoff=0.3)
-        meant = f" Did you mean {close[0]}?" if close else ""
-        raise ValueError(f"the paper prints nothing of {model!r}.{meant} Known: {', '.join(everything['pass@1'])}")
+        raise ValueError(f"the paper prints nothing of {model!r}. {did_you_mean(model, everything['pass@1'])}")
     return everything | {"pass@1": everything["pass@1"][model], "tokens": everything["tokens"][model]}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from l2t_verl.evaluate.finished import Evaluation, paired, published_numbers
 from l2t_verl.evaluate.statistics import bootstrap
+from l2t_verl.files import whole
 
 
 def plot_tokens(runs: Sequence[Evaluation], published: Mapping[str, Any] | None, file: Path) -> None:
@@ -76,6 +76,5 @@ def _pyplot() -> Any:
 
 
 def _save(figure: Any, file: Path) -> None:
-    partial = file.with_name(f".{file.name}.partial.png")
-    figure.savefig(partial, dpi=150)
-    os.replace(partial, file)
+    with whole(file) as partial:
+        figure.savefig(partial, dpi=150)

@@ -121,7 +121,7 @@ def sample_all(
 
     Raises:
         EngineError: the engine fails.
-        StoreError: the disk is full.
+        FileError: the disk is full.
     """
     whole, forced = tasks_of(benchmarks, settings)
     maker = Maker(engine, settings, store, grader)

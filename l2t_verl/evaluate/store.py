@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-
-class StoreError(RuntimeError):
-    """Samples that cannot be written or read, with the file and the remedy."""
+from l2t_verl.files import FileError, append_lines, as_lines, read_lines, write_whole
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,7 @@ class Store:
         file: of the samples; made if it is not there.
 
     Raises:
-        StoreError: a line in the middle is no sample.
+        FileError: a line in the middle is no sample.
     """
 
     def __init__(self, file: Path):
@@ -72,22 +69,10 @@ class Store:
         """Append samples and see them on the disk; those that are there already are left as they are.
 
         Raises:
-            StoreError: the disk is full, or the file cannot be written.
+            FileError: the disk is full, or the file cannot be written.
         """
         new = {sample.key: sample for sample in samples if sample.key not in self.samples}
-        text = _lines(new.values())
-        size = self.file.stat().st_size if self.file.exists() else 0
-        try:
-            with open(self.file, "ab") as file:
-                file.write(text.encode("utf-8", "surrogatepass"))
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            if self.file.exists():
-                os.truncate(self.file, size)
-            raise StoreError(
-                f"{self.file} cannot be written: {error}; make room and start the same command again"
-            ) from error
+        append_lines(self.file, map(asdict, new.values()))
         self.samples |= new
 
     def arrange(self, batches: Mapping[tuple[str, str, int, int], int]) -> None:
@@ -97,44 +82,19 @@ class Store:
             batches: the number of each sample's batch, by its key.
 
         Raises:
-            StoreError: the disk is full, or the file cannot be written.
+            FileError: the disk is full, or the file cannot be written.
         """
         ordered = sorted(self.samples.values(), key=lambda sample: batches.get(sample.key, len(batches)))
         if ordered != list(self.samples.values()):
-            write_whole(self.file, _lines(ordered))
+            write_whole(self.file, as_lines(map(asdict, ordered)))
             self.samples = {sample.key: sample for sample in ordered}
 
     def _read(self) -> Iterator[Sample]:
-        if not self.file.exists():
-            return
-        data = self.file.read_bytes()
-        whole = data.rfind(b"\n") + 1
-        if whole < len(data):
-            os.truncate(self.file, whole)
-        for number, line in enumerate(data[:whole].decode("utf-8", "surrogatepass").split("\n")[:-1], 1):
+        for number, line in read_lines(self.file):
             try:
                 yield Sample(**json.loads(line))
             except (ValueError, TypeError) as error:
-                raise StoreError(f"{self.file}, line {number} is no sample ({error}); take another --out") from error
-
-
-def _lines(samples: Iterable[Sample]) -> str:
-    return "".join(json.dumps(asdict(sample), ensure_ascii=False) + "\n" for sample in samples)
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        StoreError: the disk is full, or the file cannot be written.
-    """
-    partial = file.with_name(f".{file.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8", errors="surrogatepass")
-        os.replace(partial, file)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise StoreError(f"{file} cannot be written: {error}; make room and start the same command again") from error
+                raise FileError(f"{self.file}, line {number} is no sample ({error}); take another --out") from error
 
 
 def without_nan(value: Any) -> Any:
@@ -149,34 +109,3 @@ def without_nan(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [without_nan(of) for of in value]
     return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """A line for each setting that is not what it was.
-
-    Example:
-        >>> differing({"samples": 4, "seed": 0}, {"samples": 8, "seed": 0})
-        ['samples: 4 there, 8 now']
-    """
-    names = [name for name in {**now, **before} if now.get(name) != before.get(name)]
-    return [f"{name}: {before.get(name)} there, {now.get(name)} now" for name in names]
-
-
-def check_settings(file: Path, settings: dict[str, Any]) -> None:
-    """Keep the settings of a run beside its samples, and refuse to go on with others.
-
-    Raises:
-        StoreError: the samples there were made with other settings, or of another model; with what differs.
-    """
-    if not file.exists():
-        write_whole(file, json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
-        return
-    try:
-        before = json.loads(file.read_text())
-    except ValueError as error:
-        raise StoreError(f"{file} does not parse ({error}); take another --out") from error
-    if lines := differing(before, settings):
-        raise StoreError(
-            f"{file.parent} holds samples of another evaluation; take another --out, or the settings of that one:\n"
-            + "\n".join(f"  {line}" for line in lines)
-        )

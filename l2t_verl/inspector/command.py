@@ -19,16 +19,16 @@ from l2t_verl.config import L2TConfig, load_config
 from l2t_verl.data import BENCHMARKS, load
 from l2t_verl.data.datasets import named
 from l2t_verl.evaluate.model import fingerprint
-from l2t_verl.evaluate.store import StoreError, check_settings, write_whole
+from l2t_verl.files import FileError, check_settings, write_whole
 from l2t_verl.grading import Grader
 from l2t_verl.inspector import scoring
 from l2t_verl.inspector.page import page
 from l2t_verl.inspector.records import COLUMNS, Record, Skipped, SourceError, read
-from l2t_verl.inspector.rollouts import Results, ResultsError
+from l2t_verl.inspector.rollouts import Results
 from l2t_verl.inspector.run import Inspected, inspect_all
 from l2t_verl.inspector.scoring import Scorer
 
-FAILURES = (ValueError, NotImplementedError, OSError, ResultsError, StoreError)
+FAILURES = (ValueError, NotImplementedError, OSError, FileError)
 
 
 def inspect(

@@ -5,19 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from l2t_verl.files import FileError, append_lines, read_lines
 from l2t_verl.inspector.records import Record
 
 KNOWN_SHARE = 0.95  # of J's way up, from which on the answer counts as known
-
-
-class ResultsError(RuntimeError):
-    """Results that cannot be read or written, with the file and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +174,7 @@ class Results:
         file: made if it is not there.
 
     Raises:
-        ResultsError: a line in the middle is no rollout.
+        FileError: a line in the middle is no rollout.
     """
 
     def __init__(self, file: Path):
@@ -190,28 +186,17 @@ class Results:
         """Append a rollout and see it on the disk.
 
         Raises:
-            ResultsError: the file cannot be written.
+            FileError: the file cannot be written.
         """
-        line = json.dumps(asdict(rollout), ensure_ascii=False) + "\n"
-        try:
-            with open(self.file, "ab") as file:
-                file.write(line.encode("utf-8", "surrogatepass"))
-        except OSError as error:
-            raise ResultsError(f"{self.file} cannot be written: {error}; make room and start again") from error
+        append_lines(self.file, [asdict(rollout)])
         self.by_key[rollout.key] = rollout
 
     def _read(self) -> Iterator[Rollout]:
-        if not self.file.exists():
-            return
-        data = self.file.read_bytes()
-        whole = data.rfind(b"\n") + 1
-        if whole < len(data):
-            os.truncate(self.file, whole)
-        for number, line in enumerate(data[:whole].decode("utf-8", "surrogatepass").split("\n")[:-1], 1):
+        for number, line in read_lines(self.file):
             try:
                 yield _of_json(json.loads(line))
             except (ValueError, TypeError, KeyError) as error:
-                raise ResultsError(f"{self.file}, line {number} is no rollout ({error}); take another --out") from error
+                raise FileError(f"{self.file}, line {number} is no rollout ({error}); take another --out") from error
 
 
 def _of_json(row: Mapping[str, Any]) -> Rollout:

@@ -72,7 +72,7 @@ def packed_forward(
 ) -> PackedLogProbs:
     """Log-probs of the rows' forced answers, and of the rows' own tokens where asked for, in exactly one forward.
 
-    The answers' logits are float32 whatever the model computes in; the tokens' are the model's own, as in verl's update.
+    The answers' logits are float32 whatever the model computes in; the tokens' are the model's, as verl's update has them.
 
     Args:
         model: a causal language model in Hugging Face's interface for which `why_not_packed` is None; wrapped by FSDP or

@@ -54,8 +54,8 @@ def token_log_probs(
 def in_float32(head: Callable[[torch.Tensor], torch.Tensor], module: torch.nn.Module) -> Callable[..., torch.Tensor]:
     r"""The output head computed in float32 from its weights and hidden states as they are, for few tokens.
 
-    A logit of 20 is rounded to 1/16 in bfloat16; summed over an answer, that is most of the error of a gain. The products
-    are made for a part of the vocabulary at a time, so that no whole copy of the weights ever exists.
+    In bfloat16 a logit of 20 is rounded to a multiple of 1/8, which every gain inherits. The products are made for a part of
+    the vocabulary at a time, so that no whole copy of the weights ever exists.
 
     Args:
         head: the head as it is called where it computes in float32 already, bit for bit, or is no plain linear layer (an

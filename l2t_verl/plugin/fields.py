@@ -16,6 +16,7 @@ from l2t_verl.grading.truth import accepted_answers as accepted_answers  # one d
 # Fields of a row in the TransferQueue
 BOUNDARIES = "l2t_boundaries"  # int64 [K+1]: 0, b_1 … b_K
 ANSWER_SCORES = "l2t_answer_scores"  # float32 [K+1]: J_0 … J_K; NaN where the answer does not fit
+SCORE_GAP = "l2t_score_gap"  # float32 []: how far J of one prefix is off by another forward; NaN where not asked
 DERIVATIVES = "l2t_derivatives"  # float64 [K+1]: 0, d_1 … d_K in nats
 DISPLACEMENT_NORM = "l2t_displacement_norm"  # float64 []: ‖Δθ̃‖²
 GRPO_ADVANTAGES = "l2t_grpo_advantages"  # float32 [T]

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from l2t_verl.config import L2TConfig, load_config, why_no_forward_to_share
+from l2t_verl.registry import SQUARED_LOG_RATIOS
 
 
 def read_config(config: DictConfig) -> L2TConfig:
@@ -79,6 +80,20 @@ def sequence_parallel_size(config: DictConfig) -> int:
 def bypasses_old_log_probs(config: DictConfig) -> bool:
     """Whether verl takes the rollout engine's log-probs for the old ones instead of computing them."""
     return bool(OmegaConf.select(config, "algorithm.rollout_correction.bypass_mode", default=False))
+
+
+def corrects_rounding(config: DictConfig, l2t: L2TConfig) -> bool:
+    """Whether rounding is taken off the penalty: as configured, else where the actor computes below float32.
+
+    What another engine than FSDP computes in is not known here, and taken to be bfloat16.
+    """
+    if l2t.beta == 0 or l2t.compression.estimator not in SQUARED_LOG_RATIOS:
+        return False
+    if l2t.compression.rounding_correction is not None:
+        return l2t.compression.rounding_correction
+    actor = config.actor_rollout_ref.actor
+    precision = OmegaConf.select(actor, "fsdp_config.mixed_precision.param_dtype", default="bf16")
+    return not (actor.strategy in ("fsdp", "fsdp2") and str(precision) in ("fp32", "float32", "32"))
 
 
 def uses_lora(config: DictConfig) -> bool:

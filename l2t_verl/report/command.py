@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from l2t_verl.evaluate.store import StoreError, write_whole
+from l2t_verl.files import FileError, write_whole
 from l2t_verl.inspector.page import page
 from l2t_verl.inspector.records import Record, Skipped, SourceError, read
 from l2t_verl.inspector.rollouts import recorded
@@ -40,7 +40,7 @@ def report(
                 write_whole(out / name, page(shown, None, names=[run.name], about=[("rewards", "as the trainer gave them")]))
                 links[run.name] = name
         write_report(found, out / "report.html", links)
-    except (ReportError, SourceError, StoreError, OSError) as error:
+    except (ReportError, SourceError, FileError, OSError) as error:
         typer.echo(f"l2t-verl report: {error}", err=True)
         raise typer.Exit(1) from error
     for run in found:

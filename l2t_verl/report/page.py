@@ -9,7 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from l2t_verl.evaluate.store import write_whole
+from l2t_verl.files import write_whole
 from l2t_verl.inspector.visible import plain
 from l2t_verl.report import charts
 from l2t_verl.report.panels import COUNTERS, PANELS, STAGES, Panel
@@ -46,7 +46,7 @@ def write_report(runs: Sequence[Run], file: Path, rollouts: dict[str, str] | Non
         rollouts: for each run's name the link to its rollouts.
 
     Raises:
-        StoreError: the disk is full, or the folder cannot be written.
+        FileError: the disk is full, or the folder cannot be written.
     """
     environment = Environment(
         loader=PackageLoader("l2t_verl.report"),

@@ -21,7 +21,7 @@ from verl.workers.utils.losses import ppo_loss
 
 from l2t_verl.compression.beta import with_beta_per_nat
 from l2t_verl.config import L2TConfig, load_config
-from l2t_verl.credit import advantage_health, update_length_cost
+from l2t_verl.credit import LengthCost, advantage_health, update_length_cost
 from l2t_verl.packing import PackedRow, packed_forward
 from l2t_verl.plugin.driver.estimator import CreditContext, credit_context, l2t_advantages
 from recipes.controlled.sampling import Rollout, sample
@@ -64,7 +64,7 @@ def train(
     config, loss_config = method(settings), actor_config(settings)
     optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=WEIGHT_DECAY)
     source = source or problems("train", 1_000_000 + settings.seed)  # the starts were trained on other draws
-    curve, length_cost = [], config.credit.length_cost
+    curve, length_cost = [], LengthCost.fixed(config.credit.length_cost)
     for step in range(settings.steps):
         started = time.perf_counter()
         asked = [problem for problem in itertools.islice(source, settings.prompts) for _ in range(settings.group)]
@@ -73,9 +73,9 @@ def train(
         scored = score(
             policy, reference, tokenizer, rollouts, config, change=settings.change, seed=1000 * settings.seed + step
         )
-        advantages = compute_advantages(settings, config, scored, length_cost)
+        advantages = compute_advantages(settings, config, scored, length_cost.value)
         loss = update(policy, optimiser, loss_config, rollouts, scored, advantages, model)
-        measured = _measures(rollouts, scored, advantages) | loss | {"length cost": length_cost}
+        measured = _measures(rollouts, scored, advantages) | loss | {"length cost": length_cost.value}
         curve.append(measured | {"seconds": time.perf_counter() - started})
         if (budget := config.credit.token_budget) is not None:
             length_cost = update_length_cost(

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 
+from l2t_verl.files import write_whole
 from recipes.controlled import plots, tables
 from recipes.controlled.comparison import Run, load, of_starts
 from recipes.controlled.plans import ARMS, BEST, MEASURED, OTHERS, STARTS
@@ -93,9 +93,7 @@ def main() -> None:
         print(f"plots: {arguments.plots}")
         return
     for page, text in pages(every).items():
-        partial = page.with_suffix(".partial")
-        partial.write_text(text)
-        os.replace(partial, page)
+        write_whole(page, text)
 
 
 if __name__ == "__main__":

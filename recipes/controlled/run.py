@@ -16,6 +16,7 @@ import transformers
 import verl
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from l2t_verl.files import write_whole
 from recipes.controlled import loop
 from recipes.controlled.evaluation import evaluate
 from recipes.controlled.quality import quality
@@ -63,9 +64,7 @@ def run(settings: Settings, start: Path, results: Path) -> Path:
 def write(file: Path, found: dict[str, Any]) -> None:
     """Write a JSON file whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps(rounded(found), indent=1))
-    os.replace(partial, file)
+    write_whole(file, json.dumps(rounded(found), indent=1))
 
 
 def rounded(value: Any) -> Any:

@@ -33,7 +33,7 @@ from recipes.controlled.solutions import Rates
 from recipes.controlled.task import LETTERS, MODULUS, OPERATORS, Definition, Problem, split_of
 
 FOLDER = Path(__file__).parent
-RESULTS = FOLDER / "sparse"
+RESULTS = FOLDER.parents[1] / "runs" / "controlled" / "sparse"
 START = FOLDER.parents[1] / "runs" / "controlled" / "sparse_start"
 CHAINS = {"two": 2, "three": 3, "four": 4}
 COMPUTED = 2  # values of a chain

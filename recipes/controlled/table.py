@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from l2t_verl.files import whole
 
 FILE = Path(__file__).with_name("results.parquet")
 PLAIN = ("arm", "seed", "start", "split")  # of a run's settings, as columns of their own
@@ -65,9 +66,8 @@ def main() -> None:
     new = {file.stem: json.loads(file.read_text()) for file in sorted(arguments.folder.glob("*.json"))}
     if not new:
         raise SystemExit(f"{arguments.folder} holds no runs: make them with python -m recipes.controlled.grid one")
-    partial = arguments.table.with_suffix(".partial")
-    table_of(runs | new).to_parquet(partial, compression="zstd", index=False)
-    os.replace(partial, arguments.table)
+    with whole(arguments.table) as partial:
+        table_of(runs | new).to_parquet(partial, compression="zstd", index=False)
     print(f"{arguments.table}: {len(runs | new)} runs, {len(new)} of them from {arguments.folder}")
 
 

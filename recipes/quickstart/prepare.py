@@ -12,6 +12,8 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+from l2t_verl.files import whole
+
 HUB_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 HUB_DATA = "openai/gsm8k"
 # The same weights, 4-bit, inside a package of the Python index (Apache-2.0).
@@ -119,9 +121,8 @@ def prepare_data(folder: Path) -> tuple[Path, Path]:
             }
             for index, row in enumerate(rows)
         ]
-        partial = path.with_suffix(".partial")
-        pd.DataFrame(records).to_parquet(partial)
-        partial.rename(path)
+        with whole(path) as partial:
+            pd.DataFrame(records).to_parquet(partial)
     return paths
 
 

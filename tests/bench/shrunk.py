@@ -30,7 +30,7 @@ from tiny import write_data, write_model
 
 from l2t_verl.data.build import as_row
 from l2t_verl.data.problems import Problem, Tests
-from l2t_verl.evaluate.store import write_whole
+from l2t_verl.files import write_whole
 from recipes.launch import ARMS, RECIPES
 
 ROOT = Path(__file__).parents[2]

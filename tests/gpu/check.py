@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from sections import DIFFERS, FAILS, NEEDS_GPU, SECTIONS, WORKS, Findings
 
-from l2t_verl.evaluate.store import write_whole
+from l2t_verl.files import write_whole
 from recipes.environment import bare_machine
 
 HERE = Path(__file__).resolve().parent

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from l2t_verl.evaluate.store import write_whole
+from l2t_verl.files import write_whole
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKS, DIFFERS, FAILS, NEEDS_GPU = "works", "differs from the CPU's", "does not work", "needs a GPU"

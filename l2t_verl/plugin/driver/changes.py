@@ -31,6 +31,15 @@ def provide_agent_loop_manager(config: DictConfig, l2t: L2TConfig) -> None:
         )
 
 
+def provide_log_probs(config: DictConfig) -> None:
+    """Let the rollout engine return the log-probs of what it samples, which take rounding off the penalty."""
+    rollout = config.actor_rollout_ref.rollout
+    if not rollout.get("calculate_log_probs"):
+        with open_dict(rollout):
+            rollout.calculate_log_probs = True
+        logger.info("l2t: actor_rollout_ref.rollout.calculate_log_probs=True, which takes rounding off the penalty")
+
+
 def provide_reference_config(config: DictConfig) -> None:
     """Give the reference policy the batch size of the actor's log-probs where the configuration has none."""
     ref, rollout = config.actor_rollout_ref.ref, config.actor_rollout_ref.rollout

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from l2t_verl.evaluate.store import write_whole
+from l2t_verl.files import write_whole
 
 logger = logging.getLogger(__name__)
 

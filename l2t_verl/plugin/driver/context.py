@@ -22,6 +22,7 @@ class StepContext:
         step: number of the step, from 1.
         length_cost: λ of this step; dual ascent moves it.
         needs_reference: whether the penalty is made of log-ratios to the reference policy.
+        corrects_rounding: whether the rollout engine's log-probs take rounding off the penalty.
         displaces: whether the penalty is made of derivatives along the weights' displacement.
         packs_rows: whether a response and its forced answers share a forward; None where no answer is forced.
         fuses_scores: whether the answer scores come from the forward that gives the old log-probs.
@@ -35,6 +36,7 @@ class StepContext:
     step: int
     length_cost: float
     needs_reference: bool
+    corrects_rounding: bool
     displaces: bool
     packs_rows: bool | None
     fuses_scores: bool

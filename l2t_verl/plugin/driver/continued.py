@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from l2t_verl.evaluate.store import write_whole
+from l2t_verl.files import write_whole
 
 
 def file_of_metrics(settings: Any) -> Path | None:

@@ -53,6 +53,7 @@ def report(context: StepContext, rewards: ProcessRewards, credit: CreditContext)
         "l2t/process_reward/mean": _mean(process),
         "l2t/process_reward/std": _std(process),
         "l2t/kl_floor": _kl_floor(rewards, lengths[rows]),
+        "l2t/score_floor": _mean(rewards.score_gaps[~rewards.score_gaps.isnan()].double().square()) ** 0.5,
         "l2t/stale_fraction": _mean(rewards.stale[rows].double()),
         "l2t/packed": NAN if context.packs_rows is None else float(context.packs_rows),
         "l2t/length_cost": context.length_cost,

@@ -21,6 +21,18 @@ REFUSED_PACKED = (
 )
 
 
+WITHOUT_CORRECTION = (
+    "or algorithm.l2t.beta=0; algorithm.l2t.compression.rounding_correction=False takes the penalty with its rounding, "
+    "which in bfloat16 is most of it"
+)
+NO_LOG_PROBS = (
+    "the rollouts came without rollout_log_probs, which take rounding off the penalty: let the agent loop return them, "
+    + WITHOUT_CORRECTION
+)
+# What leaves the rollout engine's log-probs those of the actor's distribution
+WHOLE_SOFTMAX = {"top_p": 1, "top_k": -1, "logprobs_mode": "processed_logprobs"}
+
+
 def check_verl_config(config: DictConfig, l2t: L2TConfig) -> None:
     """Refuse what could not train, all in one message; warn of what trains but is probably not meant.
 
@@ -103,6 +115,13 @@ def _problems(config: DictConfig, l2t: L2TConfig) -> Iterator[str]:
             "without a word: set it to flash_attention_2, or actor_rollout_ref.actor.ulysses_sequence_parallel_size=1 and "
             "actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size=1"
         )
+    rollout = config.actor_rollout_ref.rollout
+    for name, value in WHOLE_SOFTMAX.items() if settings.corrects_rounding(config, l2t) else ():
+        if rollout.get(name, value) != value:
+            yield (
+                f"actor_rollout_ref.rollout.{name}={rollout[name]}: the rollout engine's log-probs are then not the "
+                f"actor's, and rounding cannot be told from the penalty; set it to {value}, {WITHOUT_CORRECTION}"
+            )
     estimator = l2t.compression.estimator
     if estimator not in ESTIMATORS and l2t.beta > 0:
         if strategy != "fsdp2":

@@ -36,6 +36,7 @@ class ProcessRewards:
         info: each row's extra info from the reward manager.
         outcome: [B] the outcome reward before any KL.
         scores: [B, K+1] J_0 … J_K, padded with the last.
+        score_gaps: [B] how far J of one prefix is off by another forward; NaN where it was not asked twice.
         gains: [B, K] fitting gains, padded with 0.
         penalty: [B, K] compression penalty in nats, padded with 0.
         process: [B, K] g − βC.
@@ -44,9 +45,11 @@ class ProcessRewards:
             engine's own where the row is stale.
         stale: [B] rows that older weights sampled, wholly or in part (asynchronous trainers); their log-ratios are between
             two engines, and so carry the rounding that `l2t/kl_floor` bounds.
-        deltas: [B, T] log-ratio of that policy to the reference, in nats; zeros without a penalty.
+        deltas: [B, T] log-ratio of that policy (with `levels`: of the actor) to the reference, in nats; zeros without a
+            penalty.
         noise: [B, T] difference between the actor's and the rollout engine's log-probs of the same tokens, in nats: both
             have the same weights where the row is not stale, so it is rounding; None where the engine gave none.
+        levels: [B, T] mean of the actor's and the reference's log-probs, in nats; None where rounding stays in the penalty.
         derivatives: [B, K] d_k in nats along the weights' displacement, padded with 0; zeros for other penalties.
         squared_displacement: ‖Δθ̃‖² of that displacement.
         skipped: rows without a process reward, by reason; under `missing_rollout`, rollouts that never arrived.
@@ -64,8 +67,10 @@ class ProcessRewards:
     stale: torch.Tensor
     deltas: torch.Tensor
     noise: torch.Tensor | None = None
+    levels: torch.Tensor | None = None
     skipped: Counter = field(default_factory=lambda: Counter(dict.fromkeys(SKIP_REASONS, 0)))
     scores: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 1))
+    score_gaps: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
     derivatives: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 0))
     squared_displacement: float = 0.0
     gains: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 0))

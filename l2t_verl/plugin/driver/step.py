@@ -14,6 +14,7 @@ from verl.workers.utils.padding import response_from_nested, response_to_nested
 
 from l2t_verl import compression, episodes, gain
 from l2t_verl.plugin import fields, settings
+from l2t_verl.plugin.driver import refusals
 from l2t_verl.plugin.driver.context import StepContext
 from l2t_verl.plugin.driver.estimator import CreditContext
 from l2t_verl.plugin.driver.queue import fetch, padded, store, with_settings
@@ -95,10 +96,17 @@ def _collect(context: StepContext, batch: KVBatchMeta) -> ProcessRewards:
             torch.where(stale[:, None], rollout, values) for values in (actor, padded(data["old_log_probs"]))
         )
     deltas = torch.zeros_like(policy)
+    levels = None
     broken = _sampled_nan(policy, mask)
     if context.needs_reference:
-        broken |= _sampled_nan(data["ref_log_prob"], mask)
-        deltas = compression.log_ratio_deltas(policy, padded(data["ref_log_prob"]), padded(mask))
+        reference = padded(data["ref_log_prob"])
+        broken |= _sampled_nan(reference, mask)
+        if context.corrects_rounding:
+            if rollout is None:
+                raise RuntimeError(refusals.NO_LOG_PROBS)
+            broken |= _sampled_nan(actor, mask) | _sampled_nan(rollout, mask)
+            levels = (actor + reference) / 2
+        deltas = compression.log_ratio_deltas(policy if levels is None else actor, reference, padded(mask))
     rewards = ProcessRewards(
         keys=list(batch.keys),
         is_padding=torch.tensor([bool(tag.get("is_padding", False)) for tag in batch.tags]),
@@ -112,6 +120,7 @@ def _collect(context: StepContext, batch: KVBatchMeta) -> ProcessRewards:
         stale=stale,
         deltas=deltas,
         noise=None if rollout is None else actor - rollout,
+        levels=levels,
     )
     for row, (ends, states, reason) in enumerate(_find_episodes(context, batch, data, policy)):
         if reason is None and broken[row] and not rewards.is_padding[row]:
@@ -162,7 +171,10 @@ def _score(context: StepContext, batch: KVBatchMeta, rewards: ProcessRewards) ->
         if not context.fuses_scores:
             request = with_settings(batch, {"l2t_gain": context.l2t.gain.model_dump()}, SCORING_FIELDS)
             context.workers.l2t_answer_scores(request)
-        found = fetch(batch, fields.ANSWER_SCORES)[fields.ANSWER_SCORES].unbind()
+        data = fetch(batch, fields.ANSWER_SCORES, *([fields.SCORE_GAP] if context.packs_rows else []))
+        found = data[fields.ANSWER_SCORES].unbind()
+        if context.packs_rows:
+            rewards.score_gaps = padded(data[fields.SCORE_GAP]).flatten()
     for row, scores in enumerate(found):
         if not rewards.ends[row]:
             continue
@@ -219,13 +231,11 @@ def _combine(context: StepContext, rewards: ProcessRewards) -> None:
     width = rewards.gains.shape[1]
     live = torch.arange(width) < rewards.num_episodes[:, None]
     if chosen.estimator in compression.ESTIMATORS:
-        rewards.penalty = compression.compression_penalty(
-            rewards.deltas,
-            rewards.episode_ids,
-            rewards.response_mask,
-            num_episodes=width,
-            estimator=chosen.estimator,
-        )
+        of, how = (rewards.episode_ids, rewards.response_mask), {"num_episodes": width, "estimator": chosen.estimator}
+        if rewards.levels is None or rewards.noise is None:
+            rewards.penalty = compression.compression_penalty(rewards.deltas, *of, **how)
+        else:
+            rewards.penalty = compression.corrected_penalty(rewards.deltas, rewards.noise, rewards.levels, *of, **how)
     else:
         penalty = compression.derivative_penalty(
             rewards.derivatives, damping=chosen.damping, squared_norm=rewards.squared_displacement

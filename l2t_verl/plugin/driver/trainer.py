@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,8 @@ import l2t_verl
 from l2t_verl.compression import ESTIMATORS
 from l2t_verl.compression.beta import with_beta_per_nat
 from l2t_verl.config import ConfigError
-from l2t_verl.credit import update_length_cost
+from l2t_verl.credit import LengthCost, update_length_cost
+from l2t_verl.files import write_whole
 from l2t_verl.plugin import settings, stopping
 from l2t_verl.plugin.cpu import weight_sync
 from l2t_verl.plugin.driver import changes, checkpoints, cluster, continued, data, liveness, records, refusals, step
@@ -70,7 +71,10 @@ class L2TMixin(_Trainer):
         with open_dict(config):
             config.trainer.v1.trainer_mode = settings.base_mode(config.trainer.v1.trainer_mode)
         self.l2t = with_beta_per_nat(self.l2t, config.data.max_response_length)
-        self.length_cost = self.l2t.credit.length_cost
+        self.length_cost = LengthCost.fixed(self.l2t.credit.length_cost)
+        self.corrects_rounding = settings.corrects_rounding(config, self.l2t)
+        if self.corrects_rounding:
+            changes.provide_log_probs(config)
         self.penalty_drowns = False
         self.rollout_records: dict[str, dict] = {}
         self.cluster_watch: liveness.Watch | None = None
@@ -209,8 +213,9 @@ class L2TMixin(_Trainer):
             workers=self.actor_rollout_wg,
             tokenizer=self.tokenizer,
             step=self.global_steps,
-            length_cost=self.length_cost,
+            length_cost=self.length_cost.value,
             needs_reference=self.needs_reference,
+            corrects_rounding=self.corrects_rounding,
             displaces=self.displaces,
             packs_rows=self.packs_rows,
             fuses_scores=self.fuses_scores,
@@ -289,9 +294,8 @@ class L2TMixin(_Trainer):
         every = Path(self.config.trainer.default_local_dir)
         folder = every / f"global_step_{self.global_steps}"
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / (STATE_FILE + ".partial")
-        partial.write_text(json.dumps({"length_cost": self.length_cost, "version": l2t_verl.__version__}))
-        os.replace(partial, folder / STATE_FILE)
+        state = {"length_cost": asdict(self.length_cost), "version": l2t_verl.__version__}
+        write_whole(folder / STATE_FILE, json.dumps(state))
         before = checkpoints.marked(every)
         super()._save_checkpoint()
         self.step_saved = self.step_to_count = self.global_steps
@@ -335,7 +339,9 @@ class L2TMixin(_Trainer):
             resumed = trainer.resume_from_path if trainer.resume_mode == "resume_path" else None
             state = Path(resumed or Path(trainer.default_local_dir) / f"global_step_{self.global_steps}") / STATE_FILE
             if state.exists():
-                self.length_cost = float(json.loads(state.read_text())["length_cost"])
+                kept = json.loads(state.read_text())["length_cost"]
+                of = kept if isinstance(kept, dict) else {"multiplier": kept, "value": kept}
+                self.length_cost = LengthCost(**{name: float(value) for name, value in of.items()})
         except Exception as error:  # torch's, Ray's and json's, of many kinds
             raise checkpoints.CheckpointError(
                 f"the checkpoint of step {self.global_steps} cannot be loaded: {type(error).__name__}: {str(error)[-300:]}; "

@@ -18,6 +18,7 @@ from l2t_verl.packing import PackedRow
 from l2t_verl.plugin import fields
 from l2t_verl.plugin.workers import collectives, scoring
 from l2t_verl.plugin.workers.displacement import Displacement
+from l2t_verl.plugin.workers.plan import first_own
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ def _directional(
                 actor, [row.context for row in rows], _max_tokens(data), temperature=temperature
             )
             assert whole is not None  # refused above
-            tokens = [values[scoring.first_own(row) - 1 :] for row, values in zip(rows, whole, strict=True)]
+            tokens = [values[first_own(row) - 1 :] for row, values in zip(rows, whole, strict=True)]
         padded = torch.zeros(ids.shape)
         for row, values in zip(padded, tokens, strict=True):
             row[: len(values)] = values
@@ -131,7 +132,7 @@ def _exact(
         for i, row in enumerate(rows):
             for k in range(int(ids[i].max()) + 1):
                 # verl's entry is that of the next token
-                positions = (ids[i] == k).nonzero().flatten() + scoring.first_own(row) - 1
+                positions = (ids[i] == k).nonzero().flatten() + first_own(row) - 1
 
                 def log_prob(model_output: dict, positions: torch.Tensor = positions, **_: Any) -> tuple[torch.Tensor, dict]:
                     return model_output["log_probs"].values()[positions].sum(), {}

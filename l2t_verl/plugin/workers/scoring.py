@@ -1,4 +1,4 @@
-"""How a worker scores: rows become prefixes with forced answers, an engine gives log-probs, and those become J again.
+"""How an engine gives the log-probs of forced answers, whose rows `l2t_verl.plugin.workers.plan` makes.
 
 Two ways through an engine. `packed` reads each response once, with its answers branching off it, on FSDP engines; the same
 forward gives the response's own log-probs where they are wanted. `expanded` sends plain sequences through verl's
@@ -19,8 +19,6 @@ from verl.utils.device import get_device_name
 from verl.workers.engine_workers import TrainingWorker
 
 from l2t_verl import packing
-from l2t_verl.config import GainConfig
-from l2t_verl.gain import ForcingTemplate, answer_targets, best_of_answers, reduce_log_probs
 from l2t_verl.packing import Branch, PackedRow, packed_forward
 from l2t_verl.plugin.workers import collectives
 
@@ -30,66 +28,6 @@ PROBE = PackedRow(list(range(1, 13)), [Branch(3, [5], [7, 2]), Branch(12, [], [9
 # Largest difference in nats that rounding may make between them; another distribution over tokens is off by far more
 PROBE_TOLERANCE = {torch.float32: 1e-3}
 PROBE_TOLERANCE_HALF = 0.5
-
-
-class ScoringPlan:
-    """What has to be scored for the rows of a batch.
-
-    Attributes:
-        rows: one for each row of the batch, with the branches of all its accepted answers that fit the model's context.
-    """
-
-    def __init__(self, config: GainConfig, tokenizer: Any, context_length: int | None):
-        self.config, self.tokenizer, self.context_length = config, tokenizer, context_length
-        self.template = ForcingTemplate.from_config(config)
-        self.rows: list[PackedRow] = []
-        self._prefixes: list[int] = []  # K+1 of each row
-
-    def add_row(
-        self, prompt: torch.Tensor, response: torch.Tensor, ends: list[int], answers: list[str], *, own_tokens: bool = False
-    ) -> None:
-        """Add the K+1 forced answers of each accepted answer, as far as they fit the model's context.
-
-        Args:
-            prompt: prompt tokens.
-            response: response tokens.
-            ends: b_1 … b_K; empty where nothing has to be scored.
-            answers: accepted answers.
-            own_tokens: whether the response's own log-probs are wanted as well.
-        """
-        branches: list[Branch] = []
-        for answer in answers if ends else []:
-            targets = answer_targets(self.tokenizer, prompt, response, ends, answer, self.template)
-            found = [
-                Branch(len(prompt) + end, list(target.suffix_ids), list(target.answer_ids))
-                for end, target in zip([0, *ends], targets, strict=True)
-            ]
-            longest = max(branch.visible + branch.size for branch in found)
-            if self.context_length is None or longest <= self.context_length:
-                branches += found
-        if own_tokens:
-            row = PackedRow([*prompt.tolist(), *response.tolist()], branches, first=len(prompt))
-        else:
-            row = PackedRow([*prompt.tolist(), *response[: ends[-1] if ends else 0].tolist()], branches)
-        self.rows.append(row)
-        self._prefixes.append(len(ends) + 1)
-
-    def scores(self, answers: list[list[torch.Tensor]]) -> torch.Tensor:
-        """Nested J, [K+1] for each row; NaN where nothing was scored.
-
-        Args:
-            answers: [A] log-probs for each branch of each row, in order, in nats.
-        """
-        flat = [values for row in answers for values in row]
-        if flat:
-            padded = torch.nn.utils.rnn.pad_sequence(flat, batch_first=True)
-            reduced = reduce_log_probs(padded, torch.tensor([len(values) for values in flat]), kind=self.config.kind)
-            of_row = reduced.split([len(row) for row in answers])
-        rows = [
-            best_of_answers(of_row[i].reshape(-1, prefixes)) if answers[i] else torch.full((prefixes,), float("nan"))
-            for i, prefixes in enumerate(self._prefixes)
-        ]
-        return torch.nested.as_nested_tensor([row.float() for row in rows], layout=torch.jagged)
 
 
 def why_not_packed(actor: TrainingWorker) -> str | None:
@@ -187,23 +125,6 @@ def computing(engine: Any) -> AbstractContextManager:
     """The precision of an FSDP engine's own forward."""
     dtype = compute_dtype(engine)
     return nullcontext() if dtype == torch.float32 else torch.autocast(get_device_name(), dtype)
-
-
-def as_verl(rows: list[PackedRow], values: list[torch.Tensor]) -> torch.Tensor:
-    """Values of the rows' own tokens as verl's engines give them: nested, the entry at position t is that of token t + 1."""
-    columns = []
-    for row, of_row in zip(rows, values, strict=True):
-        column = torch.zeros(len(row.context))
-        first = first_own(row)
-        column[first - 1 : first - 1 + len(of_row)] = of_row
-        columns.append(column)
-    return torch.nested.as_nested_tensor(columns, layout=torch.jagged)
-
-
-def first_own(row: PackedRow) -> int:
-    """Index of the first of the row's own tokens, for rows made to have them."""
-    assert row.first is not None
-    return row.first
 
 
 def expanded_log_probs(actor: TrainingWorker, rows: list[PackedRow], max_tokens: int) -> list[list[torch.Tensor]] | None:

@@ -22,6 +22,7 @@ from l2t_verl.plugin import fields
 from l2t_verl.plugin.settings import context_length
 from l2t_verl.plugin.workers import collectives, derivatives, scoring
 from l2t_verl.plugin.workers.displacement import Displacement, local_part, reshard
+from l2t_verl.plugin.workers.plan import ScoringPlan, as_verl
 from l2t_verl.registry import load_plugins
 
 WEIGHT_UPDATE_TIMEOUT_MS = 45_000
@@ -98,19 +99,24 @@ class L2TWorkerMixin(_Worker):
 
         Returns:
             `l2t_answer_scores`, nested float32 [K+1] per row: J_0 … J_K. NaN in rows without an episode, and in rows
-            whose longest prefix leaves no room for the answer within the model's context. None on ranks that hold no
-            output (pipeline stages, tensor-parallel peers).
+            whose longest prefix leaves no room for the answer within the model's context. With packed rows also
+            `l2t_score_gap`, float32 [B]. None on ranks that hold no output (pipeline stages, tensor-parallel peers).
         """
         config = GainConfig(**tu.get_non_tensor_data(data, "l2t_gain", default=None))
         plan = self._plan(data, config)
-        answers: list[list[torch.Tensor]] | None
         if self._packs(config):
-            answers = scoring.packed_pass(self.actor, plan.rows, config.max_tokens_per_micro_batch).answers
-        else:
-            answers = scoring.expanded_log_probs(self.actor, plan.rows, config.max_tokens_per_micro_batch)
+            found = scoring.packed_pass(self.actor, plan.rows, config.max_tokens_per_micro_batch).answers
+            return TensorDict(self._columns(plan, found), batch_size=len(plan.rows))
+        answers = scoring.expanded_log_probs(self.actor, plan.rows, config.max_tokens_per_micro_batch)
         if answers is None:
             return None
         return TensorDict({fields.ANSWER_SCORES: plan.scores(answers)}, batch_size=len(plan.rows))
+
+    def _columns(self, plan: ScoringPlan, answers: list[list[torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """J of packed rows, and how far one row's is off by plain sequences: what of a difference in J is rounding."""
+        again = scoring.expanded_log_probs(self.actor, plan.asked_twice(), plan.config.max_tokens_per_micro_batch)
+        assert again is not None  # packed rows are of engines whose ranks all hold output
+        return {fields.ANSWER_SCORES: plan.scores(answers), fields.SCORE_GAP: plan.score_gaps(answers, again)}
 
     @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="actor"))
     def compute_log_prob(self, data: TensorDict) -> TensorDict | None:
@@ -147,13 +153,13 @@ class L2TWorkerMixin(_Worker):
         entropy = tu.get_non_tensor_data(data, "calculate_entropy", default=False)
         temperature = tu.get_non_tensor_data(data, "temperature", default=1.0)
         found = scoring.packed_pass(self.actor, plan.rows, bound, temperature=temperature, entropy=entropy)
-        columns = {"log_probs": scoring.as_verl(plan.rows, found.tokens), fields.ANSWER_SCORES: plan.scores(found.answers)}
+        columns = {"log_probs": as_verl(plan.rows, found.tokens), **self._columns(plan, found.answers)}
         if entropy:
-            columns["entropy"] = scoring.as_verl(plan.rows, found.entropies)
+            columns["entropy"] = as_verl(plan.rows, found.entropies)
         return TensorDict(columns, batch_size=len(plan.rows))
 
-    def _plan(self, data: TensorDict, config: GainConfig, own_tokens: bool = False) -> scoring.ScoringPlan:
-        plan = scoring.ScoringPlan(config, self.actor.model_config.tokenizer, context_length(self.actor.model_config))
+    def _plan(self, data: TensorDict, config: GainConfig, own_tokens: bool = False) -> ScoringPlan:
+        plan = ScoringPlan(config, self.actor.model_config.tokenizer, context_length(self.actor.model_config))
         ground_truths = [fields.ground_truth_of(item) for item in fields.objects(data, "reward_model")]
         columns = (data["prompts"].unbind(), data["responses"].unbind(), data[fields.BOUNDARIES].unbind())
         for prompt, response, boundaries, truth in zip(*columns, ground_truths, strict=True):
