@@ -1,13 +1,9 @@
 """The offline tools, killed or out of room at random moments and started again: their files are those of a run that was not.
 
-    python tests/soak/offline.py --work FOLDER [--trials 50] [--seed 0] [--record tests/soak/offline.json] [--only inspect]
-
 Each trial takes one of the tools in turn. A kill (`kill -9` of its whole group) comes after a random share of the time that
-the tool takes, or at a random change of its folder; a full disk is a limit on the size of files. The record is written after
-each trial, and the same command goes on from it.
+the tool takes, or at a random change of its folder; a full disk is a limit on the size of files.
 """
 
-import argparse
 import contextlib
 import json
 import os
@@ -21,16 +17,17 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from soak.record import Record
+from soak.server import served
+
 TESTS = Path(__file__).parents[1].resolve()
-sys.path[:0] = [str(TESTS), str(TESTS.parent), str(Path(__file__).parent)]
-from record import Record  # noqa: E402
-from server import served  # noqa: E402
 
 FIXTURES = TESTS / "fixtures"
 VARIABLES = {
     "OMP_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "VERL_PLATFORM": "cpu",
+    "L2T_REVISION": "the soak's",  # it stands in the files of controlled runs
     "PYTHONPATH": str(TESTS.parent),
 }
 CONTROLLED = """
@@ -108,7 +105,7 @@ def files(out: Path) -> dict[str, bytes | dict]:
     """Everything in a folder that is there for good; of a controlled run without its times."""
     found: dict[str, bytes | dict] = {}
     for path in sorted(out.rglob("*")):
-        if path.is_file() and not path.name.endswith(".partial"):
+        if path.is_file() and ".partial" not in path.name:
             content: bytes | dict = path.read_bytes()
             if isinstance(content, bytes) and path.suffix == ".json" and b'"made by"' in content:
                 content = json.loads(content)
@@ -189,16 +186,19 @@ def counted(tool: Tool, out: Path) -> tuple[float, int]:
     return time.monotonic() - since, changes
 
 
-def soak(work: Path, record: Record, trials: int, seed: int, only: str | None) -> None:
-    from tiny import write_model
+def soak(work: Path, record: Record, kills: int, seed: int) -> None:
+    """Kill the tools in turn, as often as the record has not yet.
 
-    work.mkdir(parents=True, exist_ok=True)
-    if not (work / "model").exists():
-        write_model(work / "model")
+    Args:
+        work: folder for what is written.
+        record: of the trials.
+        kills: trials, counted from the seed.
+        seed: of the first one.
+    """
+    known: dict[str, tuple[float, int, dict]] = {}
     with served() as server:
-        chosen = [tool for tool in tools(work, server) if only in (None, tool.name)]
-        known = {}
-        for number in range(seed, seed + trials):
+        chosen = tools(work, server)
+        for number in range(seed, seed + kills):
             tool = chosen[number % len(chosen)]
             if record.has(tool.name, number):
                 continue
@@ -208,21 +208,3 @@ def soak(work: Path, record: Record, trials: int, seed: int, only: str | None) -
                 known[tool.name] = (*counted(tool, out), files(out))
             seconds, changes, whole = known[tool.name]
             record.add(tool.name, number, *trial(tool, work, number, whole, seconds, changes))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--record", type=Path, default=Path(__file__).parent / "offline.json")
-    parser.add_argument("--trials", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only")
-    given = parser.parse_args()
-    record = Record(given.record, "python tests/soak/offline.py --work FOLDER")
-    soak(given.work.resolve(), record, given.trials, given.seed, given.only)
-    print(f"{len(record.trials) - len(record.failed())} of {len(record.trials)} trials ended equal")
-    sys.exit(min(1, len(record.failed())))
-
-
-if __name__ == "__main__":
-    main()

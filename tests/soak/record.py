@@ -5,26 +5,26 @@ import os
 import platform
 from pathlib import Path
 
+from l2t_verl.files import write_whole
+
+COMMAND = "python tests/soak --work FOLDER"
+
 
 class Record:
     """Trials in a file; a trial is known by its seed and what it is of."""
 
-    def __init__(self, file: Path, command: str):
-        self.file, self.command = file, command
-        self.trials = json.loads(file.read_text())["trials"] if file.exists() else []
+    def __init__(self, file: Path):
+        self.file = file
+        self.trials: list[dict] = json.loads(file.read_text())["trials"] if file.exists() else []
 
     def has(self, what: str, seed: int) -> bool:
         return any((trial["what"], trial["seed"]) == (what, seed) for trial in self.trials)
 
     def add(self, what: str, seed: int, fault: str, moment: str, outcome: str) -> None:
         self.trials.append({"what": what, "seed": seed, "fault": fault, "moment": moment, "outcome": outcome})
-        text = json.dumps(
-            {"command": self.command, "machine": machine(), "trials": self.trials}, indent=1, ensure_ascii=False
-        )
-        partial = self.file.with_name(f".{self.file.name}.partial")
-        partial.write_text(text + "\n")
-        os.replace(partial, self.file)
-        print(f"{what} {seed}: {fault} {moment}: {outcome}", flush=True)
+        found = {"command": COMMAND, "machine": machine(), "trials": self.trials}
+        write_whole(self.file, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+        print(f"{what}, seed {seed}: {fault} {moment}: {outcome}", flush=True)
 
     def failed(self) -> list[dict]:
         return [trial for trial in self.trials if not trial["outcome"].startswith(("equal", "ended", "survived"))]

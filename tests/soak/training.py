@@ -1,13 +1,9 @@
 """Stock main_ppo on a tiny model, killed at random moments and started again, beside one that was not; and its parts killed.
 
-    python tests/soak/training.py --work FOLDER [--kills 50] [--ends 2] [--deaths] [--seed 0] [--record FILE]
-
 A kill is `kill -9` of the driver: after a random share of the training's time, while a checkpoint is being written, or after
-it and before the log of its step. `--ends` are SIGTERMs. The second start is the same command. The record
-(tests/soak/training.json) is written after each trial, and the same command goes on from it.
+it and before the log of its step. A run is killed several times before it is let go on to its end, each time later.
 """
 
-import argparse
 import json
 import math
 import random
@@ -19,14 +15,13 @@ import time
 from pathlib import Path
 
 import psutil
+from cluster import Run, start
+from soak.record import Record
+from tiny import read_jsonl, write_data
 
 TESTS = Path(__file__).parents[1].resolve()
-sys.path[:0] = [str(TESTS), str(Path(__file__).parent)]
-from cluster import Run, start  # noqa: E402
-from record import Record  # noqa: E402
-from tiny import read_jsonl, write_data, write_model  # noqa: E402
-
-STEPS, SAVED = 4, 2
+STEPS, SAVED, AT_ONCE = 4, 2, 2
+MARK = "latest_checkpointed_iteration.txt"
 TRAINS = "weight update checked"
 SETTINGS = [
     "actor_rollout_ref.actor.optim.lr=1e-3",
@@ -60,10 +55,8 @@ SOON = 60.0  # seconds within which a death is to end a run
 
 
 def prepare(work: Path) -> None:
-    if not (work / "model").exists():
-        write_model(work / "model")
-        write_data(work / "data", rows=6)  # three steps: the fourth is in the second epoch
-        (work / "agents.yaml").write_text(json.dumps([{"name": "seeded", "_target_": "seeded.Seeded"}]))
+    write_data(work / "data", rows=6)  # three steps: the fourth is in the second epoch
+    (work / "agents.yaml").write_text(json.dumps([{"name": "seeded", "_target_": "seeded.Seeded"}]))
 
 
 def begin(work: Path, name: str, steps: int = STEPS, *overrides: str) -> Run:
@@ -173,9 +166,9 @@ def differences(folder: Path, whole: Path, rounding: float) -> list[str]:
         worst = apart(*(path / last / "actor" / f"{name}_world_size_1_rank_0.pt" for path in (folder, whole)))
         if worst > rounding:
             found.append(f"{name} by {worst:.1e}")
-    states = [json.loads((path / last / "l2t_state.json").read_text()) for path in (folder, whole)]
-    if abs(states[0]["length_cost"] - states[1]["length_cost"]) > 1e-9:
-        found.append(f"λ {states[0]['length_cost']} for {states[1]['length_cost']}")
+    ours, theirs = (json.loads((path / last / "l2t_state.json").read_text())["length_cost"] for path in (folder, whole))
+    if any(abs(ours[name] - theirs[name]) > 1e-9 for name in theirs):
+        found.append(f"λ {ours} for {theirs}")
     if apart(folder / last / "data.pt", whole / last / "data.pt") > 0:
         found.append("data.pt")
     ours, theirs = (read_jsonl(path / "metrics.jsonl") for path in (folder, whole))
@@ -210,51 +203,71 @@ def secrets_in(folder: Path) -> list[str]:
 
 def moment_of(run: Run, draw: random.Random, seconds: float) -> str:
     """Wait for a random moment of the training; what it is."""
+    folder, since = run.folder / "checkpoints", time.time()
+    is_new = lambda path: path.exists() and path.stat().st_mtime > since  # noqa: E731 - an earlier start may have left one
+    done = int((folder / MARK).read_text()) if (folder / MARK).exists() else 0
     kind, delay = draw.choice(("time", "time", "checkpoint", "mark")), draw.choice((0.0, 0.02, 0.1, 0.5))
-    saved = run.folder / "checkpoints" / f"global_step_{SAVED}" / "actor"
-    held = run.folder / "checkpoints" / ".latest_checkpointed_iteration.txt.held"
     if kind == "time":
-        delay = draw.uniform(0.0, 1.0) * seconds
-        text = f"{delay:.1f} s after training began, of {seconds:.1f}"
+        left = seconds * (STEPS - done) / STEPS
+        delay = draw.uniform(0.0, left)
+        text = f"{delay:.1f} s of {left:.0f} after training began"
     elif kind == "checkpoint":
-        wait_for(run, saved.exists)
-        text = f"{delay:.2f} s after step {SAVED}'s checkpoint was begun"
+        wait_for(run, lambda: is_new(folder / f"global_step_{done + SAVED}" / "actor"))
+        text = f"{delay:.2f} s after step {done + SAVED}'s checkpoint was begun"
     else:
-        wait_for(run, held.exists)
-        text = f"{delay:.2f} s after step {SAVED}'s checkpoint was whole and its step not logged"
+        wait_for(run, lambda: is_new(folder / f".{MARK}.held"))
+        text = f"{delay:.2f} s after step {done + SAVED}'s checkpoint was whole and its step not logged"
     time.sleep(delay)
-    return f"{text}; {len(run.metrics())} steps were logged"
+    return f"{text}, behind step {done}; {len(run.metrics())} steps were logged"
 
 
-def stopped(work: Path, whole: Path, seed: int, seconds: float, rounding: float, sign: int) -> tuple[str, str]:
-    """A run that is stopped and started again: when, and what became of it."""
-    draw, name = random.Random(seed), f"{'kill' if sign == signal.SIGKILL else 'end'}-{seed}"
-    shutil.rmtree(work / name, ignore_errors=True)
-    run = begin(work, name)
-    left, text = [], ""
+def stop(run: Run, draw: random.Random, starts: int, seconds: float, sign: int) -> tuple[str, str]:
+    """Stop a run at a random moment of its training; which that was, and what went wrong.
+
+    Args:
+        run: that has just been started.
+        draw: of the moment.
+        starts: of this run, this one included.
+        seconds: that training takes from its first step to its last.
+        sign: the signal.
+    """
     try:
-        if not wait_for(run, lambda: TRAINS in run.log):
-            return "while it starts", f"FAILS: {run.tail()[-500:]}"
-        text = moment_of(run, draw, seconds if sign == signal.SIGKILL else 0.6 * seconds)
-        members, over = family(run), run.process.poll() is not None
+        if not wait_for(run, lambda: run.log.count(TRAINS) >= starts):
+            return "while it starts", f"start {starts} ended: {run.tail()[-500:]}"
+        text = moment_of(run, draw, seconds)
+        members = family(run)
+        if run.process.poll() is not None:
+            return text + " (it was over)", ""
         run.process.send_signal(sign)
         since = time.monotonic()
         status = run.process.wait(120)
-        text += " (it was over)" if over else ""
-        if sign == signal.SIGTERM and (status or not (run.folder / "checkpoints").exists()):
-            return text, f"FAILS: it ended with {status}: {run.tail()[-500:]}"
+        if sign == signal.SIGTERM and (status or not (run.folder / "checkpoints" / MARK).exists()):
+            return text, f"it ended with {status} after SIGTERM: {run.tail()[-500:]}"
         left = gone(members, 60)
-        taken = time.monotonic() - since
+        return f"{text}; all was gone after {time.monotonic() - since:.0f} s", f"left behind: {left}" if left else ""
     finally:
         run.end()
+
+
+def stopped(
+    work: Path, whole: Path, name: str, times: int, seconds: float, noise: float, sign: int
+) -> tuple[list[str], str]:
+    """A run that is stopped and started again some times: when, and what became of it."""
+    draw, moments = random.Random(name), []
+    shutil.rmtree(work / name, ignore_errors=True)
+    for number in range(times):
+        moment, wrong = stop(begin(work, name), draw, number + 1, seconds, sign)
+        moments.append(moment)
+        if wrong:
+            return moments, f"FAILS: {wrong}"
     again = begin(work, name)
     if status := finish(again):
-        return text, f"FAILS: the second start ended with {status}: {again.tail()[-500:]}"
-    wrong = differences(work / name, whole, rounding) + [f"a secret in {path}" for path in secrets_in(work / name)]
-    if wrong or left:
-        return text, f"DIFFERS: {'; '.join(wrong)}; left behind: {left}"
+        return moments, f"FAILS: the last start ended with {status}: {again.tail()[-500:]}"
+    found = differences(work / name, whole, noise) + [f"a secret in {path}" for path in secrets_in(work / name)]
+    if found:
+        return moments, f"DIFFERS: {'; '.join(found)}"
     shutil.rmtree(work / name)
-    return text, f"equal; all was gone after {taken:.0f} s"
+    return moments, "equal"
 
 
 def death(work: Path, part: str) -> str:
@@ -311,36 +324,30 @@ def uninterrupted(work: Path) -> tuple[Path, float, float]:
     return work / "whole", known["seconds"], known["apart"]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--record", type=Path, default=Path(__file__).parent / "training.json")
-    parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--ends", type=int, default=0, help="SIGTERMs")
-    parser.add_argument("--deaths", action="store_true", help="of each part")
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    work = given.work.resolve()
-    work.mkdir(parents=True, exist_ok=True)
-    record = Record(given.record, "python tests/soak/training.py --work FOLDER --deaths --ends 2")
-    prepare(work)
-    if given.kills or given.ends:
-        whole, seconds, noise = uninterrupted(work)
-        rounding = max(1e-5, 10 * noise)
-        for what, sign, count in (
-            ("SIGTERM", signal.SIGTERM, given.ends),
-            ("kill -9 of the driver", signal.SIGKILL, given.kills),
-        ):
-            for seed in range(given.seed, given.seed + count):
-                if not record.has(what, seed):
-                    moment, outcome = stopped(work, whole, seed, seconds, rounding, sign)
-                    record.add(what, seed, what, moment, outcome)
-    for part in PARTS if given.deaths else ():
-        if not record.has(f"death of {part}", 0):
-            record.add(f"death of {part}", 0, "kill -9", "after the first step", death(work, part))
-    print(f"{len(record.trials) - len(record.failed())} of {len(record.trials)} trials are as they should be")
-    sys.exit(min(1, len(record.failed())))
+def soak(work: Path, record: Record, *, kills: int, ends: int, deaths: bool, seed: int) -> None:
+    """Stop runs and kill their parts, as often as the record has not yet; one cluster at a time.
 
-
-if __name__ == "__main__":
-    main()
+    Args:
+        work: folder for what is written.
+        record: of the trials.
+        kills: of the driver, counted from the seed; `AT_ONCE` of them are of one run.
+        ends: SIGTERMs.
+        deaths: whether each part is killed once.
+        seed: of the first.
+    """
+    write_data(work / "data", rows=6)  # three steps: the fourth is in the second epoch
+    (work / "agents.yaml").write_text(json.dumps([{"name": "seeded", "_target_": "seeded.Seeded"}]))
+    for fault, sign, count, at_once in (("SIGTERM", signal.SIGTERM, ends, 1), ("kill -9", signal.SIGKILL, kills, AT_ONCE)):
+        what = f"the driver, {fault}"
+        for first in range(seed, seed + count, at_once):
+            seeds = range(first, min(first + at_once, seed + count))
+            if all(record.has(what, number) for number in seeds):
+                continue
+            whole, seconds, noise = uninterrupted(work)
+            name = f"{fault.replace(' ', '')}-{first}"
+            moments, outcome = stopped(work, whole, name, len(seeds), seconds, max(1e-5, 10 * noise), sign)
+            for number, moment in zip(seeds, moments, strict=False):  # as far as it came
+                record.add(what, number, fault, moment, outcome)
+    for part in PARTS if deaths else ():
+        if not record.has(part, 0):
+            record.add(part, 0, "kill -9", "after the first step", death(work, part))
