@@ -431,7 +431,7 @@ def collected(monkeypatch, corrects: bool, rollout: list | None):
     monkeypatch.setattr(step, "_find_episodes", lambda *_: [([1, 2], [], None)] * 2)
     overrides = {"compression": {"rounding_correction": corrects}}
     context = SimpleNamespace(
-        corrects_rounding=corrects, needs_reference=True, step=5, l2t=load_config(overrides), rollouts=2
+        corrects_rounding=corrects, needs_reference=True, step=5, l2t=load_config(overrides), rollouts=2, config=config()
     )
     tags = [{"min_global_steps": oldest} for oldest in (4, 2)]
     rewards = step._collect(context, SimpleNamespace(keys=["a_0_0", "b_0_0"], tags=tags))

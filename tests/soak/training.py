@@ -21,6 +21,7 @@ from tiny import read_jsonl, write_data
 
 TESTS = Path(__file__).parents[1].resolve()
 STEPS, SAVED, AT_ONCE = 4, 2, 2
+ROUNDING = 1e-5  # of a tensor, as a share of its largest entry; metrics are hundreds of sums of such
 MARK = "latest_checkpointed_iteration.txt"
 TRAINS = "weight update checked"
 SETTINGS = [
@@ -155,7 +156,7 @@ def rollouts(folder: Path) -> dict[str, list]:
     }
 
 
-def differences(folder: Path, whole: Path, rounding: float) -> list[str]:
+def differences(folder: Path, whole: Path) -> list[str]:
     """In what a run differs from one that was not stopped."""
     found = []
     marks = [(path / "checkpoints" / "latest_checkpointed_iteration.txt").read_text() for path in (folder, whole)]
@@ -164,7 +165,7 @@ def differences(folder: Path, whole: Path, rounding: float) -> list[str]:
     last = f"checkpoints/global_step_{marks[0]}"
     for name in ("model", "optim"):
         worst = apart(*(path / last / "actor" / f"{name}_world_size_1_rank_0.pt" for path in (folder, whole)))
-        if worst > rounding:
+        if worst > ROUNDING:
             found.append(f"{name} by {worst:.1e}")
     ours, theirs = (json.loads((path / last / "l2t_state.json").read_text())["length_cost"] for path in (folder, whole))
     if any(abs(ours[name] - theirs[name]) > 1e-9 for name in theirs):
@@ -178,16 +179,16 @@ def differences(folder: Path, whole: Path, rounding: float) -> list[str]:
         for row, other in zip(ours, theirs, strict=True):
             names = {name for name in {*row["data"], *other["data"]} if not BY_CHANCE.search(name)}
             values = {name: (row["data"].get(name), other["data"].get(name)) for name in names}
-            wrong = [name for name, (a, b) in values.items() if not close(a, b, rounding)]
+            wrong = [name for name, (a, b) in values.items() if not close(a, b)]
             found += [f"step {row['step']}: {name} {values[name]}" for name in sorted(wrong)[:3]]
     ours, theirs = rollouts(folder), rollouts(whole)
     found += [f"rollouts {name}" for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]
     return found
 
 
-def close(a: object, b: object, rounding: float) -> bool:
+def close(a: object, b: object) -> bool:
     if isinstance(a, (int, float)) and isinstance(b, (int, float)):
-        return math.isclose(a, b, rel_tol=100 * rounding, abs_tol=100 * rounding) or (math.isnan(a) and math.isnan(b))
+        return math.isclose(a, b, rel_tol=100 * ROUNDING, abs_tol=100 * ROUNDING) or (math.isnan(a) and math.isnan(b))
     return a == b
 
 
@@ -249,9 +250,7 @@ def stop(run: Run, draw: random.Random, starts: int, seconds: float, sign: int) 
         run.end()
 
 
-def stopped(
-    work: Path, whole: Path, name: str, times: int, seconds: float, noise: float, sign: int
-) -> tuple[list[str], str]:
+def stopped(work: Path, whole: Path, name: str, times: int, seconds: float, sign: int) -> tuple[list[str], str]:
     """A run that is stopped and started again some times: when, and what became of it."""
     draw, moments = random.Random(name), []
     shutil.rmtree(work / name, ignore_errors=True)
@@ -263,7 +262,7 @@ def stopped(
     again = begin(work, name)
     if status := finish(again):
         return moments, f"FAILS: the last start ended with {status}: {again.tail()[-500:]}"
-    found = differences(work / name, whole, noise) + [f"a secret in {path}" for path in secrets_in(work / name)]
+    found = differences(work / name, whole) + [f"a secret in {path}" for path in secrets_in(work / name)]
     if found:
         return moments, f"DIFFERS: {'; '.join(found)}"
     shutil.rmtree(work / name)
@@ -303,25 +302,19 @@ def death(work: Path, part: str) -> str:
         shutil.rmtree(work / name / "checkpoints", ignore_errors=True)
 
 
-def uninterrupted(work: Path) -> tuple[Path, float, float]:
-    """The run that the others are compared with, the seconds that it trained, and how far a second one is from it."""
-    kept = work / "whole.json"
+def uninterrupted(work: Path) -> tuple[Path, float]:
+    """The run that the others are compared with, and the seconds that it trained."""
+    kept, whole = work / "whole.json", work / "whole"
     if not kept.exists():
-        seconds = 0.0
-        for name in ("whole", "twin"):
-            shutil.rmtree(work / name, ignore_errors=True)
-            run = begin(work, name)
-            if not wait_for(run, lambda run=run: TRAINS in run.log):
-                sys.exit(f"the run does not start: {run.tail()}")
-            since = time.monotonic()
-            if finish(run):
-                sys.exit(f"the run fails: {run.tail()}")
-            seconds = time.monotonic() - since
-        last = f"checkpoints/global_step_{STEPS}/actor/model_world_size_1_rank_0.pt"
-        kept.write_text(json.dumps({"seconds": seconds, "apart": apart(work / "whole" / last, work / "twin" / last)}))
-    known = json.loads(kept.read_text())
-    print(f"it trains {known['seconds']:.0f} s; two runs that nobody stops are {known['apart']:.1e} apart", flush=True)
-    return work / "whole", known["seconds"], known["apart"]
+        shutil.rmtree(whole, ignore_errors=True)
+        run = begin(work, whole.name)
+        if not wait_for(run, lambda: TRAINS in run.log):
+            sys.exit(f"the run does not start: {run.tail()}")
+        since = time.monotonic()
+        if finish(run):
+            sys.exit(f"the run fails: {run.tail()}")
+        kept.write_text(json.dumps({"seconds": time.monotonic() - since}))
+    return whole, json.loads(kept.read_text())["seconds"]
 
 
 def soak(work: Path, record: Record, *, kills: int, ends: int, deaths: bool, seed: int) -> None:
@@ -343,9 +336,9 @@ def soak(work: Path, record: Record, *, kills: int, ends: int, deaths: bool, see
             seeds = range(first, min(first + at_once, seed + count))
             if all(record.has(what, number) for number in seeds):
                 continue
-            whole, seconds, noise = uninterrupted(work)
+            whole, seconds = uninterrupted(work)
             name = f"{fault.replace(' ', '')}-{first}"
-            moments, outcome = stopped(work, whole, name, len(seeds), seconds, max(1e-5, 10 * noise), sign)
+            moments, outcome = stopped(work, whole, name, len(seeds), seconds, sign)
             for number, moment in zip(seeds, moments, strict=False):  # as far as it came
                 record.add(what, number, fault, moment, outcome)
     for part in PARTS if deaths else ():

@@ -58,6 +58,7 @@ class L2TMixin(_Trainer):
     packs_rows: bool | None = None
     fuses_scores = False
     use_reference_policy: bool  # verl's
+    total_training_steps: int  # verl's
 
     def __init__(self, config: DictConfig):
         """Check the configuration and build verl's trainer.
