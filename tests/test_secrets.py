@@ -140,7 +140,7 @@ def test_what_is_no_address_is_refused(address):
 def pages(tmp_path_factory) -> list[Path]:
     """A report and a page of rollouts whose every name and text comes from a stranger."""
     folder = tmp_path_factory.mktemp("pages")
-    place = folder / "a<img src=x onerror=window.hacked=2>$\\foo$\udcff"
+    place = folder / "a<img src onerror>$\\foo$\udcff"
     shutil.copytree(FIXTURES / "trained" / "paper", place)
     with open(place / "metrics.jsonl", "a") as file:
         file.write(json.dumps({"step": 6, "data": {f"l2t/skipped/{HOSTILE}/total": 3.0, "timing_s/step": 1.0}}) + "\n")
