@@ -268,8 +268,17 @@ def _row(model: ModelShape, size: str, nodes: int) -> str:
 
 PAGE = """# Scale, on paper
 
-Made by `python -m recipes.arithmetic`. **Measured on a GPU: one number**, the answer scores' cost of {scores} plain forwards
-(one H200, 1.5B shape; l2t_verl/guide/limits.md). All else is arithmetic from the models' shapes and an H100's data sheet:
+```bash
+python -m recipes.arithmetic   # writes this page
+```
+
+| what | how long | hardware | number to expect |
+|---|---|---|---|
+| this page | not measured | any machine | the same page, to the letter (a test holds it) |
+| an arm of a recipe | 0.1 to 33 hours by arithmetic; not measured | 8 × H100, 80 GB | the last table |
+
+**Measured on a GPU: one number**, the answer scores' cost of {scores} plain forwards (one H200, 1.5B shape;
+l2t_verl/guide/limits.md). All else is arithmetic from the models' shapes and an H100's data sheet:
 80 GB, {flops:.0f} bfloat16 TFLOP/s of which {training:.0f} % are assumed in training, 3.35 TB/s of which {sampling:.0f} % in
 sampling. A recipe's `--dry-run` does the same sums for your configuration and says what does not fit.
 

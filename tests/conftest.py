@@ -22,7 +22,8 @@ settings.register_profile("repeatable", derandomize=True, deadline=None, max_exa
 settings.register_profile("deep", derandomize=True, deadline=None, max_examples=1000)
 settings.load_profile("repeatable")
 
-MEMORY_OF_A_WORKER = 8 * 2**30  # bytes: it may hold a small cluster
+MEMORY = 3 * 2**30  # bytes that a worker holds with what its tests start
+MEMORY_OF_A_CLUSTER = 8 * 2**30  # a training's: the fast tests have one at a time, of the slow ones each worker
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -32,8 +33,11 @@ def pytest_configure(config):
 
 def pytest_xdist_auto_num_workers(config):
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory = psutil.virtual_memory().total
+    slow = "slow" in config.option.markexpr.replace("not slow", "")
+    fitting = memory // MEMORY_OF_A_CLUSTER if slow else (memory - MEMORY_OF_A_CLUSTER) // MEMORY
     # one more than cores: a third of their time tests wait, for processes that start and for limits that run out
-    return max(1, min(cores + 1, int(psutil.virtual_memory().total // MEMORY_OF_A_WORKER), 8))
+    return max(1, min(cores + 1, int(fitting), 8))
 
 
 def pytest_xdist_make_scheduler(config, log):

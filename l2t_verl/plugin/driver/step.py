@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -231,11 +233,16 @@ def _combine(context: StepContext, rewards: ProcessRewards) -> None:
     width = rewards.gains.shape[1]
     live = torch.arange(width) < rewards.num_episodes[:, None]
     if chosen.estimator in compression.ESTIMATORS:
-        of, how = (rewards.episode_ids, rewards.response_mask), {"num_episodes": width, "estimator": chosen.estimator}
-        if rewards.levels is None or rewards.noise is None:
-            rewards.penalty = compression.compression_penalty(rewards.deltas, *of, **how)
-        else:
-            rewards.penalty = compression.corrected_penalty(rewards.deltas, rewards.noise, rewards.levels, *of, **how)
+        penalty_of: Callable[..., torch.Tensor] = compression.compression_penalty
+        if rewards.levels is not None and rewards.noise is not None:
+            penalty_of = partial(compression.corrected_penalty, token_noise=rewards.noise, token_levels=rewards.levels)
+        rewards.penalty = penalty_of(
+            rewards.deltas,
+            episode_ids=rewards.episode_ids,
+            response_mask=rewards.response_mask,
+            num_episodes=width,
+            estimator=chosen.estimator,
+        )
     else:
         penalty = compression.derivative_penalty(
             rewards.derivatives, damping=chosen.damping, squared_norm=rewards.squared_displacement

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer
 
+from l2t_verl.plugin.rollout import transfer
+
 
 async def generate_after(
     server: Any,
@@ -52,3 +54,4 @@ async def generate_after(
 
 
 vLLMHttpServer.l2t_generate_after = generate_after  # `agent_loop` asks for it by this name
+vLLMHttpServer.__init__ = transfer.after(vLLMHttpServer.__init__, transfer.name_engine_side)
