@@ -51,6 +51,7 @@ PARTS = {  # name or command line of a part's process
     "the raylet": "raylet/raylet",
     "Ray's store": "gcs_server",
 }
+AGENTS = {"ray::RuntimeEnvAgent", "ray::DashboardAgent"}  # Ray's own, which hold nothing and end when they notice
 LONGEST = 600.0  # seconds of a start with its training
 SOON = 60.0  # seconds within which a death is to end a run
 
@@ -244,8 +245,9 @@ def stop(run: Run, draw: random.Random, starts: int, seconds: float, sign: int) 
         status = run.process.wait(120)
         if sign == signal.SIGTERM and (status or not (run.folder / "checkpoints" / MARK).exists()):
             return text, f"it ended with {status} after SIGTERM: {run.tail()[-500:]}"
-        left = gone(members, 60)
-        return f"{text}; all was gone after {time.monotonic() - since:.0f} s", f"left behind: {left}" if left else ""
+        left = gone(members, SOON)
+        text += f"; after {time.monotonic() - since:.0f} s {', '.join(left) or 'nothing'} was left"
+        return text, f"left behind: {left}" if {*left} - AGENTS else ""
     finally:
         run.end()
 
