@@ -38,7 +38,7 @@ def _visible(text: str) -> str:
 def _regular(text: str) -> str:
     try:
         re.compile(text)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"must be a regular expression: {error}") from None
     return text
 

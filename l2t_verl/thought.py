@@ -14,6 +14,10 @@ class Marks:
     opening: str = "<think>"
     closing: str = "</think>"
 
+    def __post_init__(self) -> None:
+        if not self.opening or not self.closing:  # nothing would be found everywhere, again and again
+            raise ValueError("a mark of the thought holds no text: name one, such as <think>")
+
     @classmethod
     def of(cls, opening: str, closing: str) -> Marks:
         r"""The marks within texts that may hold white space around them.

@@ -4,11 +4,14 @@
 # Started from the checkout's root, which has to be on a file system that all nodes see, with its environment in it
 # (VENV, default .venv-gpu; make it with: bash recipes/setup.sh --gpu --flash-attn).
 # Whole nodes are asked for, as below; --cpus-per-task=N and --mem=… on sbatch's line take a share of them.
+# Half an hour before the job's time is over, or at scancel --batch --signal=TERM JOB, the trainer finishes its step, saves
+# and ends; the same line goes on from there. --signal=B:TERM@seconds on sbatch's line is another time before the end.
 # NODE_WAIT=seconds is how long Ray may take to come up on all of them (600).
 #SBATCH --job-name=l2t
 #SBATCH --ntasks-per-node=1
 #SBATCH --exclusive
 #SBATCH --mem=0
+#SBATCH --signal=B:TERM@1800
 root=${SLURM_SUBMIT_DIR:?start this with sbatch, from the root of the checkout}
 [ -e "$root/recipes/launch.py" ] || { echo "slurm: $root is not the root of the checkout; start sbatch there" >&2; exit 1; }
 . "$root/recipes/shell.sh"
@@ -72,4 +75,13 @@ done
 wait_for "the start of all ${#nodes[@]} nodes" "see that they reach $address" \
   "${on[@]}" "$head" "$VENV/bin/python" -m recipes.nodes "$address" "${#nodes[@]}" "$gpus"
 step "training" "its log says why; start the same line again, it goes on from the last checkpoint"
-RAY_ADDRESS=$address "${on[@]}" "$head" bash recipes/launch.sh "$recipe" "$arm" "${options[@]}"
+RAY_ADDRESS=$address "${on[@]}" "$head" bash recipes/launch.sh "$recipe" "$arm" "${options[@]}" &
+training=$!
+trap 'kill -TERM "$training" 2>/dev/null || true' TERM # srun hands it on to the driver
+status=0
+wait "$training" || status=$?
+while kill -0 "$training" 2>/dev/null; do # the signal has ended the wait, and not the training
+  status=0
+  wait "$training" || status=$?
+done
+(exit "$status")

@@ -102,8 +102,8 @@ FAULTS = (
     Fault(
         "of a step done twice the first is shown",
         "l2t_verl/report/runs.py",
-        "files.sort(key=lambda file: file.stat().st_mtime)",
-        "files.sort(key=lambda file: -file.stat().st_mtime)",
+        "default=0), start[2].stat().st_mtime))",
+        "default=0), start[2].stat().st_mtime), reverse=True)",
         ("tests/test_report.py",),
     ),
     Fault(

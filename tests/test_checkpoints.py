@@ -1,16 +1,21 @@
 """Which checkpoints stay, what they take, and a disk that cannot hold them; the files are real, verl's saving is not."""
 
+import errno
 import json
 import shutil
+import signal
 from collections import namedtuple
+from concurrent.futures import Future
+from types import SimpleNamespace
 
 import pytest
 from cluster import composed
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from l2t_verl.config import ConfigError
-from l2t_verl.plugin.driver import checkpoints
-from l2t_verl.plugin.driver.trainer import L2TTrainerSync
+from l2t_verl.plugin import stopping
+from l2t_verl.plugin.driver import checkpoints, continued
+from l2t_verl.plugin.driver.trainer import STATE_FILE, L2TTrainerSync
 from recipes import arithmetic, disk, launch
 from recipes.checks import problems_of
 
@@ -41,9 +46,11 @@ def trainer(tmp_path, monkeypatch):
 
 
 def train(trainer: L2TTrainerSync, scores: dict[int, float]) -> None:
+    trainer._dump_futures = []
     for trainer.global_steps, trainer.told in scores.items():
         trainer._save_checkpoint()
         trainer._validate()
+        trainer.on_step_begin()  # of the next one: this one is logged
 
 
 def test_the_last_two_and_the_best_by_validation_stay(trainer, tmp_path):
@@ -57,6 +64,150 @@ def test_the_last_two_and_the_best_by_validation_stay(trainer, tmp_path):
     assert not list(folder.glob("*.partial"))
     train(trainer(), {90: 0.1, 100: 0.1})
     assert steps_in(folder) == [60, 70, 80, 90, 100]  # without the setting nothing goes
+
+
+def test_a_checkpoint_counts_when_its_step_is_logged_and_dumped(trainer, tmp_path):
+    """verl marks it before it validates and logs: a run killed in between would go on behind a step that nobody knows of."""
+    folder, run = tmp_path / "checkpoints", trainer("+algorithm.l2t.checkpoints.keep_last=1")
+    dumping = Future()
+    run.told, run._dump_futures = 0.5, [dumping]
+    run.global_steps = 10
+    run._save_checkpoint()
+    assert checkpoints.marked(folder) is None
+    dumping.set_result(None)
+    run.on_step_begin()
+    assert checkpoints.marked(folder) == "10"
+    run.global_steps = 20
+    run._save_checkpoint()
+    run._validate()
+    assert (checkpoints.marked(folder), steps_in(folder)) == ("10", [10, 20])
+    run.on_step_begin()
+    assert (checkpoints.marked(folder), steps_in(folder)) == ("20", [20])
+    only_one = trainer("trainer.max_actor_ckpt_to_keep=1")  # verl has removed the one before by then
+    only_one.global_steps = 30
+    only_one._save_checkpoint()
+    assert checkpoints.marked(folder) == "30"
+
+
+def test_a_rollout_dump_that_fails_leaves_the_step_uncounted(trainer, tmp_path):
+    run = trainer()
+    full = Future()
+    full.set_exception(OSError(errno.ENOSPC, "No space left on device"))
+    run.global_steps, run._dump_futures = 10, [full]
+    run._save_checkpoint()
+    with pytest.raises(OSError, match="No space left"):
+        run.on_step_begin()
+    assert checkpoints.marked(tmp_path / "checkpoints") is None
+
+
+@pytest.mark.parametrize("said", ["", "1", "9\x00", "²", "no number"])
+def test_a_mark_that_a_full_disk_left_empty_names_the_newest_whole_checkpoint(tmp_path, said, caplog):
+    for step in (9, 10, 11):
+        (tmp_path / f"global_step_{step}").mkdir()
+    for step in (9, 10):
+        (tmp_path / f"global_step_{step}" / checkpoints.LAST_WRITTEN).write_text("x")
+    (tmp_path / checkpoints.MARK).write_text(said)
+    checkpoints.mend_mark(tmp_path)
+    assert checkpoints.marked(tmp_path) == "10"
+    assert "goes on from step 10" in caplog.text
+    (tmp_path / checkpoints.MARK).write_text("9")
+    checkpoints.mend_mark(tmp_path)
+    assert checkpoints.marked(tmp_path) == "9"  # it names one
+
+
+def test_a_mark_without_any_checkpoint_is_no_reason_to_begin_anew_without_a_word(tmp_path):
+    checkpoints.mend_mark(tmp_path)  # a fresh run
+    (tmp_path / checkpoints.MARK).write_text("30")
+    with pytest.raises(checkpoints.CheckpointError, match=r"names no checkpoint .*remove the file to begin anew"):
+        checkpoints.mend_mark(tmp_path)
+
+
+@pytest.mark.parametrize("state", ["", "{", "[]", '{"version": "1"}', '{"length_cost": "x"}'])
+def test_a_foreign_checkpoint_is_refused_with_the_way_on(trainer, tmp_path, monkeypatch, state):
+    def load(self):
+        self.global_steps = 7
+
+    monkeypatch.setattr(PPOTrainerSync, "_load_checkpoint", load)
+    folder = tmp_path / "checkpoints" / "global_step_7"
+    folder.mkdir(parents=True)
+    (folder / STATE_FILE).write_text(state)
+    with pytest.raises(checkpoints.CheckpointError, match=r"step 7 cannot be loaded: .*trainer\.resume_from_path"):
+        trainer("algorithm.l2t.beta=0")._load_checkpoint()
+
+
+def rows(*steps: int) -> str:
+    return "".join(json.dumps({"step": step, "data": {"x": step}}) + "\n" for step in steps)
+
+
+def test_metrics_before_a_restart_stand_in_the_file_once(tmp_path):
+    """verl empties it: the rows up to the checkpoint are given back, those after it are done again, half a line is none."""
+    file = tmp_path / "metrics.jsonl"
+    file.write_text(rows(1, 2, 3) + '{"step": 4, "da')
+    continued.set_aside(file, 2)
+    file.write_text("")  # verl, and a kill before it trained
+    continued.set_aside(file, 2)
+    with open(file, "wb", buffering=0) as written:
+        continued.give_back(file, written.write)
+        written.write(rows(3).encode())
+    assert file.read_text() == rows(1, 2, 3)
+    continued.set_aside(file, 0)  # nothing is kept of a run that begins anew
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_the_file_of_metrics_is_the_one_that_verl_s_logger_writes(tmp_path, monkeypatch):
+    from verl.utils.tracking import Tracking
+
+    monkeypatch.setenv("VERL_FILE_LOGGER_ROOT", str(tmp_path))
+    for named in (None, str(tmp_path / "metrics.jsonl")):
+        monkeypatch.setenv("VERL_FILE_LOGGER_PATH", named) if named else monkeypatch.delenv("VERL_FILE_LOGGER_PATH", False)
+        settings = composed().trainer
+        expected = continued.file_of_metrics(settings)
+        expected.parent.mkdir(exist_ok=True)
+        expected.write_text(rows(1))
+        tracking = Tracking(settings.project_name, settings.experiment_name, "file", {})
+        assert expected.read_text() == ""
+        tracking.logger["file"].fp.write(b"x")
+        assert expected.read_text() == "x"
+        tracking.finish()
+    assert continued.file_of_metrics(composed("trainer.logger=[console]").trainer) is None
+
+
+def test_a_run_that_is_asked_to_end_is_saved_once_and_this_step_is_its_last(trainer, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(stopping, "asked", lambda: bool(asked))
+    monkeypatch.setattr(PPOTrainerSync, "on_step_end", lambda self: None)
+    run = trainer()
+    run.total_training_steps, run._dump_futures = 100, []
+    run.global_steps = 7
+    run.on_step_end()
+    assert (run.total_training_steps, steps_in(tmp_path / "checkpoints")) == (100, [])
+    asked.append(True)
+    run.on_step_end()
+    assert (run.total_training_steps, steps_in(tmp_path / "checkpoints")) == (7, [7])
+
+
+def test_sigterm_asks_a_trainer_that_listens_and_ends_anything_else(monkeypatch, capfd):
+    kept, ended = {}, []
+    store = SimpleNamespace(
+        _internal_kv_put=kept.__setitem__, _internal_kv_get=kept.get, _internal_kv_del=lambda key: kept.pop(key, None)
+    )
+    monkeypatch.setattr(stopping, "_store", lambda: store)
+    before = signal.signal(signal.SIGTERM, lambda *_: ended.append(1))  # Ray's own, which ends the process
+    try:
+        stopping._handle()
+        signal.raise_signal(signal.SIGTERM)  # nobody listens
+        assert len(ended) == 1
+        stopping._handle()
+        stopping.listen()
+        assert not stopping.asked()
+        signal.raise_signal(signal.SIGTERM)
+        assert stopping.asked()
+        assert "ends with a checkpoint after this step" in capfd.readouterr().err
+        assert len(ended) == 1
+        signal.raise_signal(signal.SIGTERM)
+        assert len(ended) == 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_what_verl_would_resume_from_stays_and_what_was_half_removed_goes(tmp_path):

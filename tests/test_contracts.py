@@ -141,6 +141,9 @@ OVERRIDDEN = {
     f"{BASE}._save_checkpoint": ("self", "plugin/driver/trainer.py"),
     f"{BASE}._load_checkpoint": ("self", "plugin/driver/trainer.py"),
     f"{SYNC}.on_init_end": ("self", "plugin/driver/trainer.py"),
+    f"{BASE}.on_train_begin": ("self", "plugin/driver/trainer.py"),
+    f"{BASE}.on_step_begin": ("self", "plugin/driver/trainer.py"),
+    f"{SYNC}.on_step_end": ("self", "plugin/driver/trainer.py"),
     f"{COLOCATE}.on_init_end": ("self", "plugin/driver/trainer.py"),
     f"{SEPARATE}.__init__": ("self, config", "plugin/driver/trainer.py"),
     f"{SEPARATE}._init_resource_pool_mgr": ("self", "plugin/driver/trainer.py"),
@@ -309,7 +312,7 @@ def trainer_attributes() -> dict[str, str]:
                 names.setdefault(node.attr, []).append(file)
             elif isinstance(node, ast.Call) and ast.unparse(node).startswith(f"getattr({holder}, '"):
                 names.setdefault(node.args[1].value, []).append(file)
-    own -= {"use_reference_policy"}  # verl's own, which we change
+    own -= {"use_reference_policy", "total_training_steps"}  # verl's own, which we change
     return {name: ", ".join(sorted(set(files))) for name, files in sorted(names.items()) if name not in own}
 
 
@@ -351,6 +354,26 @@ SOURCES = {
         "verl.trainer.ppo.v1.utils:compute_advantage_for_multi_trajectories",
         "if adv_estimator != core_algos.AdvantageEstimator.GRPO:",
         "plugin/driver/estimator.py normalises sessions itself",
+    ),
+    "verl's logger empties its file": (
+        "verl.utils.tracking:FileLogger.__init__",
+        'self.fp = open(self.filepath, "wb", buffering=0)',
+        "plugin/driver/continued.py sets the rows aside; once they stay, so may it go",
+    ),
+    "a step ends where it is logged": (
+        f"{BASE}.fit",
+        "self.logger.log(data=metrics, step=self.global_steps)\n            if dapo_filtered_reward_counts:",
+        "plugin/driver/trainer.py lets its checkpoint count at the next step's beginning",
+    ),
+    "the last step is looked for at each turn": (
+        f"{BASE}.fit",
+        "and self.global_steps <= self.total_training_steps:",
+        "plugin/driver/trainer.py brings it forward where the run is asked to end",
+    ),
+    "the mark of a checkpoint is written last, in place": (
+        f"{BASE}._save_checkpoint",
+        'with open(local_latest_checkpointed_iteration, "w") as f:\n            f.write(str(self.global_steps))',
+        "plugin/driver/checkpoints.py holds it back",
     ),
     "the rows of a step": (
         f"{BASE}._step_once",

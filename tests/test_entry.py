@@ -8,7 +8,7 @@ import sys
 import pytest
 
 # All that the plugin runs in each process that imports verl; tests/bench/imports.py has the seconds
-LIGHT = {"l2t_verl", "l2t_verl.patches", "l2t_verl.plugin", "l2t_verl.plugin.entry"}
+LIGHT = {"l2t_verl", "l2t_verl.patches", "l2t_verl.plugin", "l2t_verl.plugin.entry", "l2t_verl.plugin.stopping"}
 # Where verl keeps what is registered with it, by the module that has to be imported first
 REGISTRIES = {
     "verl.trainer.ppo.core_algos": "sys.modules['verl.trainer.ppo.core_algos'].ADV_ESTIMATOR_REGISTRY",

@@ -468,3 +468,13 @@ def test_programs_are_graded_by_their_tests(response, score):
 def test_a_response_without_a_block_has_no_program(response):
     with pytest.raises(Unparsable, match="no fenced block"):
         grade_code_score(response, {"source": "assert f(2) == 4"})
+
+
+def test_a_program_does_not_redefine_the_helpers_that_its_tests_were_given():
+    """HumanEval's find_zero is tested by the prompt's own `poly`."""
+    preamble = "import math\n\n\ndef poly(xs, x):\n    return sum(c * math.pow(x, i) for i, c in enumerate(xs))"
+    check = "def check(candidate):\n    assert math.fabs(poly([2, 1], candidate([2, 1]))) < 1e-4"
+    tests = {"source": check, "entry": "find_zero", "preamble": preamble}
+    honest = "```python\ndef find_zero(xs):\n    return -xs[0] / xs[1] + 0 * poly(xs, 1)\n```"
+    assert grade_code_score(honest, tests) == 1.0
+    assert grade_code_score("```python\ndef poly(*_): return 0\ndef find_zero(xs): return 7\n```", tests) == 0.0

@@ -1,8 +1,10 @@
 """`l2t-verl report` on five steps of real runs (recipes/controlled, main_ppo), and on what is left of runs that broke."""
 
 import json
+import os
 import re
 import shutil
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -118,6 +120,15 @@ def test_a_run_that_still_goes_one_that_crashed_and_one_without_some_metrics(tmp
     only_bare = made(bare, "--out", tmp_path / "only")
     assert only_bare.exit_code == 0, only_bare.output
     assert "Not drawn, since no run logs them" in (tmp_path / "only" / "report.html").read_text()
+
+
+def test_a_clock_that_jumped_back_does_not_bring_back_what_was_done_again(tmp_path):
+    for name, steps, age in (("metrics-2.jsonl", (1, 2, 3), 0), ("metrics-1.jsonl", (3, 4), -3600)):
+        lines = [{"step": step, "data": {"critic/score/mean": float(name[8])}} for step in steps]
+        (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+        os.utime(tmp_path / name, (time.time() + age,) * 2)
+    (run,) = read_runs([str(tmp_path)])
+    assert run.series("critic/score/mean") == {1: 2.0, 2: 2.0, 3: 1.0, 4: 1.0}
 
 
 def test_what_cannot_be_reported_is_named(tmp_path):

@@ -16,7 +16,9 @@ from l2t_verl.sandbox.inside import values
 LIMITS = Limits(seconds=3.0, memory_mib=256, disk_mib=8, answer_mib=1)
 TESTS = "assert f(20) == 42"
 HONEST = "def f(x):\n    return x + 22"
-HOSTILE = sorted((Path(__file__).parent / "hostile").glob("*.py.txt"))  # their first line: which verdicts are right
+# their first line: which verdicts are right; their second may have tests of their own
+HOSTILE = sorted((Path(__file__).parent / "hostile").glob("*.py.txt"))
+SECRET = "marked-secret"  # what a program that reaches what is not its own would find
 LOOKS = """
 import gc, os, sys
 def f(x):
@@ -83,9 +85,24 @@ def test_right_and_wrong():
 
 
 @pytest.mark.parametrize("file", HOSTILE, ids=lambda file: file.name.split(".")[0])
-def test_hostile_programs_fail_and_end(file):
+def test_hostile_programs_fail_and_end(file, monkeypatch, tmp_path):
+    """A program that gets what it is after returns the right answer, or passes as if it had."""
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    (tmp_path / "open").write_text(SECRET)
     program = file.read_text()
-    assert verdict(program).reason in re.match(r"# ([a-z ]+)", program)[1].split()
+    own = re.match(r".*\n# tests: (.*)\n", program)
+    before = set(Path("/tmp").iterdir())
+    with open(tmp_path / "open") as inheritable:
+        os.set_inheritable(inheritable.fileno(), True)
+        found = verdict(program, own[1] if own else TESTS)
+    assert found.reason in re.match(r"# ([a-z ]+)", program)[1].split()
+    assert {path.name for path in set(Path("/tmp").iterdir()) - before} & {"mark", "found", "tests.py"} == set()
+
+
+def test_a_function_of_a_builtin_s_name_is_tested_where_the_tests_are_for_it():
+    assert verdict("def sum(a, b):\n    return a + b", "assert sum(20, 22) == 42").passed
+    assert run_tests("def max(x):\n    return x + 22", "def check(candidate):\n    assert candidate(20) == 42", "max").passed
+    assert verdict("def sum(x):\n    return 42\ndef f(x):\n    return [x]", "assert sum(f(20)) == 42").reason == "wrong"
 
 
 def test_it_sees_nobody_else():

@@ -2,7 +2,9 @@
 
 import os
 import re
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,11 @@ case "$*" in *recipes.nodes*)
   [ -z "${NODE_MISSING:-}" ] || exit 1
   until grep -q "start --address" "$CALLS"; do sleep 0.1; done ;;
 esac
+[ -z "${TRAINS:-}" ] || case "$*" in *--dry-run*) ;; *recipes.launch*)
+  trap 'echo "asked to end" >>"$CALLS"; sleep 0.5; exit "$TRAINS"' TERM
+  sleep 20 &
+  wait ;;
+esac
 """,
 }
 
@@ -50,17 +57,23 @@ def slurm(tmp_path):
             (folder / name).write_text(text)
             (folder / name).chmod(0o755)
 
-    def run(**variables: str) -> tuple[subprocess.CompletedProcess, str]:
+    def run(ends: bool = False, **variables: str) -> tuple[subprocess.CompletedProcess, str]:
         calls = tmp_path / "calls"
         calls.write_text("")
         job = {"SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "n[1-2]"}
         job |= {"SLURM_CPUS_ON_NODE": "96", "SLURM_GPUS_ON_NODE": "8", "CALLS": str(calls), "POLL": "0.1"}
         job |= {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "VENV": str(tmp_path / "venv")}
         line = ["bash", str(ROOT / "recipes" / "slurm.sh"), "r1_distill_7b", "l2t", "data.seed=1"]
-        done = subprocess.run(
-            line, env=os.environ | job | variables, capture_output=True, text=True, timeout=30, check=False
-        )
-        return done, calls.read_text()
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        with subprocess.Popen(line, env=os.environ | job | variables, **pipes) as started:
+            while (
+                ends and started.poll() is None and "RAY_ADDRESS=192.0.2.1:6379 -m recipes.launch" not in calls.read_text()
+            ):
+                time.sleep(0.05)
+            if ends:
+                started.send_signal(signal.SIGTERM)
+            said = started.communicate(timeout=30)
+        return subprocess.CompletedProcess(line, started.returncode, *said), calls.read_text()
 
     return run
 
@@ -94,6 +107,16 @@ def test_all_parts_of_ray_ask_for_the_same_token_and_see_one_name_of_the_gpus(sl
     assert all(line.startswith("ray with a token of 64 characters in mode token, ROCR: : ") for line in rays)
     _, calls = slurm(**told | {"RAY_AUTH_MODE": "disabled"})
     assert "ray with a token of 0 characters in mode disabled, ROCR: : start --head" in calls
+
+
+@pytest.mark.parametrize("status", ["0", "3"])
+def test_the_end_of_the_job_s_time_is_the_driver_s_to_know(slurm, status):
+    """It finishes its step and saves; the job waits for it, and ends as it does."""
+    assert "#SBATCH --signal=B:TERM@1800\n" in (ROOT / "recipes" / "slurm.sh").read_text()
+    done, calls = slurm(ends=True, TRAINS=status)
+    assert calls.count("asked to end") == 1
+    assert done.returncode == int(status), done.stderr
+    assert ("with exit status 3, training" in done.stderr) == (status == "3")
 
 
 def test_too_few_cpus_are_refused_before_anything_is_started(slurm):

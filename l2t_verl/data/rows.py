@@ -7,7 +7,8 @@ import gzip
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,20 @@ def file_rows(path: Path) -> list[Row]:
     return rows
 
 
+def check_rows(rows: Sequence[Any]) -> None:
+    """See that rows are objects.
+
+    Raises:
+        ValueError: one is not, with its number.
+
+    Example:
+        >>> check_rows([{"problem": "1?"}, {"problem": "2?"}])
+    """
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, Mapping):
+            raise ValueError(f"row {number} is a {type(row).__name__}, and no object with columns")
+
+
 def sha256(path: Path) -> dict[str, str]:
     """The hashes of a file, or of a folder's files that `file_rows` reads, by name."""
     files = sorted(file for file in path.rglob("*") if _kind(file)) if path.is_dir() else [path]
@@ -68,7 +83,7 @@ def _read(file: Path) -> list[Row]:
         raise DataError(f"{file} is no file of a kind that is read: {', '.join(READERS)}, with .gz or without")
     try:
         return list(READERS[kind](file))
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, EOFError, ValueError, RecursionError, csv.Error, zlib.error) as error:
         raise DataError(f"{file} cannot be read: {error}") from error
 
 
@@ -102,7 +117,10 @@ def _csv(file: Path) -> Iterator[Row]:
 def _parquet(file: Path) -> list[Row]:
     import pyarrow.parquet
 
-    return pyarrow.parquet.read_table(file).to_pylist()
+    try:
+        return pyarrow.parquet.read_table(file).to_pylist()
+    except pyarrow.ArrowException as error:  # not all of its kinds are ValueErrors
+        raise ValueError(str(error)) from error
 
 
 READERS = {".json": _json, ".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}

@@ -16,7 +16,7 @@ from l2t_verl.data import BENCHMARKS, DataError, Problem, load, rows
 from l2t_verl.data.build import checked
 from l2t_verl.data.datasets import named
 from l2t_verl.data.instruction import check_instruction
-from l2t_verl.evaluate.engines import Engine, EngineError, ServerEngine, VllmEngine
+from l2t_verl.evaluate.engines import Engine, EngineError, ServerEngine, VllmEngine, check_address
 from l2t_verl.evaluate.model import ModelError, fingerprint, resolved
 from l2t_verl.evaluate.parallel import EngineProcesses, engines_wanted, groups_of_gpus
 from l2t_verl.evaluate.results import results, table
@@ -28,6 +28,7 @@ from l2t_verl.sandbox import SandboxError, require
 from l2t_verl.thought import MARKS, Marks
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+SECRET = {"token", "key", "secret", "password"}  # parts of an option's name
 FAILURES = (DataError, EngineError, ModelError, FileError, SandboxError, ValueError, OSError)
 
 
@@ -68,6 +69,8 @@ def run(
         budgets, marks = tuple(sorted(set(budget or ()))), Marks.of(think_open, think_close)
         sampling = samples, temperature, top_p, max_tokens, seed, check_instruction(kind), budgets, batch
         settings = Settings(*sampling, marks.opening, marks.closing)
+        if server:
+            check_address(server)
         if server and settings.budgets and tokenizer is None:
             raise ValueError("--budget continues a thought, for which --tokenizer has to name the server's model")
         if server and data_parallel != "auto":
@@ -88,7 +91,7 @@ def run(
             "tokenizer": tokenizer,
             "benchmarks": inputs,
             "max_model_len": max_model_len,
-            "options": sorted(option or ()),
+            "options": sorted(map(without_secret, option or ())),
             "seconds": seconds,
             **asdict(settings),
         }
@@ -214,6 +217,18 @@ def options_of(items: Sequence[str] | None) -> dict[str, Any]:
     if len(given) < len(items or ()):
         raise ValueError("--option takes NAME=VALUE, each name once")
     return {name: _value(text) for name, text in given.items()}
+
+
+def without_secret(item: str) -> str:
+    """An option as it is written down: a token or key is not.
+
+    Example:
+        >>> without_secret("hf_token=abc"), without_secret("dtype=float16")
+        ('hf_token=(not written down)', 'dtype=float16')
+    """
+    name, _, _ = item.partition("=")
+    is_secret = any(part in SECRET for part in name.lower().split("_"))
+    return f"{name}=(not written down)" if is_secret else item
 
 
 def _value(text: str) -> Any:

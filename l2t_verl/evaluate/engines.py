@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from l2t_verl.thought import MARKS, Marks, decode, special_marks, without_special
+
+logger = logging.getLogger(__name__)
 
 
 class EngineError(RuntimeError):
@@ -123,15 +127,32 @@ class VllmEngine:
 class ServerEngine:
     """A server with OpenAI's protocol; answers are forced by its plain completions, for which a tokenizer has to be named.
 
+    The key in OPENAI_API_KEY goes to the address that is named and to no other: the server is not followed elsewhere.
+
+    Args:
+        url: of the server, with /v1.
+        model: as the server calls it.
+        tokenizer: of that model; None where nobody knows it.
+        parallel: requests at once.
+        marks: of the thought.
+        seconds: how long one response may take.
+
     Raises:
-        EngineError: it is not reached, or refuses.
+        EngineError: it is not reached, refuses, leads on to another address, or answers in another form.
+        ValueError: see `check_address`.
     """
 
-    def __init__(self, url: str, model: str, *, tokenizer: Any, parallel: int, marks: Marks = MARKS):
-        from openai import OpenAI
+    def __init__(
+        self, url: str, model: str, *, tokenizer: Any, parallel: int, marks: Marks = MARKS, seconds: float = 3600.0
+    ):
+        from openai import DefaultHttpxClient, OpenAI
 
-        self.client = OpenAI(base_url=url, api_key=os.environ.get("OPENAI_API_KEY", "none"), timeout=3600, max_retries=3)
+        check_address(url)
+        self.key = os.environ.get("OPENAI_API_KEY", "none")
+        own = DefaultHttpxClient(follow_redirects=False)
+        self.client = OpenAI(base_url=url, api_key=self.key, timeout=seconds, max_retries=3, http_client=own)
         self.url, self.model, self.tokenizer, self.parallel, self.marks = url, model, tokenizer, parallel, marks
+        self.noted: set[str] = set()  # what has been said of its replies
         # a server leaves special tokens out unless it is asked for them; not every one knows the question
         self.asks_for_marks = tokenizer is not None and bool(special_marks(tokenizer, marks))
 
@@ -145,7 +166,7 @@ class ServerEngine:
         self.client.close()
 
     def _one(self, request: Request) -> Generated:
-        found: Any  # a completion or a chat's
+        found: Any  # a completion or a chat's, of which the client checks nothing
         settings: dict[str, Any] = {"model": self.model, "seed": request.seed, "max_tokens": request.max_tokens}
         settings |= {"temperature": request.temperature, "top_p": request.top_p}
         if self.asks_for_marks:
@@ -155,17 +176,69 @@ class ServerEngine:
                 text = self.tokenizer.decode(prompt_ids(self.tokenizer, request))
                 found = self.client.completions.create(prompt=text, **settings)
                 said = found.choices[0].text
+                if not isinstance(said, str):
+                    raise TypeError("the text of a completion is none")
             else:
                 found = self.client.chat.completions.create(
                     messages=[{"role": "user", "content": request.question}], **settings
                 )
                 said = _whole_text(found.choices[0].message, found.choices[0].finish_reason == "length", self.marks)
-        except Exception as error:  # the client's, of many kinds
-            raise EngineError(f"{self.url} does not answer for {self.model}: {type(error).__name__}: {error}") from error
+            cut = found.choices[0].finish_reason == "length"
+        except Exception as error:  # the client's, of many kinds, and what a reply in another form leads to
+            # no chain: what the client's error holds is the request, with its key
+            raise EngineError(f"{self.url} does not answer for {self.model}: {self._why(error)}") from None
+        answering = getattr(found, "model", None)
+        if answering != self.model:
+            self._note(f"{self.url} answers as {str(answering)[:100]!r} where {self.model!r} was asked for")
         if self.asks_for_marks:
             said = without_special(said, self.tokenizer, self.marks)
-        tokens = found.usage.completion_tokens if found.usage else 0
-        return Generated(whole_characters(said), tokens, "length" if found.choices[0].finish_reason == "length" else "stop")
+        said = whole_characters(said)
+        return Generated(said, self._tokens(found, said), "length" if cut else "stop")
+
+    def _tokens(self, found: Any, said: str) -> int:
+        """Tokens of a response, as the server counts them; else as the tokenizer does."""
+        count = getattr(getattr(found, "usage", None), "completion_tokens", None)
+        if type(count) is int and count >= 0:
+            return count
+        known = self.tokenizer is not None
+        self._note(
+            f"{self.url} does not say how many tokens a response has: {'counted here' if known else 'they count as 0'}"
+        )
+        return len(self.tokenizer.encode(said, add_special_tokens=False)) if known else 0
+
+    def _note(self, text: str) -> None:
+        """Say something once."""
+        if text not in self.noted:
+            self.noted.add(text)
+            logger.warning("l2t: %s", text)
+
+    def _why(self, error: Exception) -> str:
+        """What went wrong, without the key, which some servers repeat."""
+        response = getattr(error, "response", None)
+        if response is not None and 300 <= response.status_code < 400:
+            text = f"it leads on to {response.headers.get('location')}; name that address by --server if it is meant"
+        else:
+            text = f"{type(error).__name__}: {str(error)[:500]}"
+        return text if self.key == "none" else text.replace(self.key, "[key]")
+
+
+def check_address(url: str) -> None:
+    """See that a server's address is one, and holds nothing secret: it is written down beside the samples.
+
+    Raises:
+        ValueError: it is none, or has a user, a password or a query.
+
+    Example:
+        >>> check_address("http://127.0.0.1:8000/v1")
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"--server {url}: take an address such as http://127.0.0.1:8000/v1")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise ValueError(
+            f"--server takes {parts.hostname}'s address without a user, a password or a query, which would be written down "
+            "with the results; the key goes in the variable OPENAI_API_KEY"
+        )
 
 
 def _cpu_options(model: str, max_model_len: int | None) -> dict[str, Any]:
@@ -194,6 +267,9 @@ def _whole_text(message: Any, is_cut: bool = False, marks: Marks = MARKS) -> str
     A thought without an answer is one that is closed, with nothing after it, or that is still open where it was cut off.
     """
     thought = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
+    for part in (thought, message.content):
+        if not isinstance(part, str | None):
+            raise TypeError(f"a {type(part).__name__} where a text is needed")
     if not thought:
         return message.content or ""
     is_over = message.content or not is_cut

@@ -62,7 +62,7 @@ def judge(
     Args:
         response: the text.
         tests: `source` of the tests; `entry`, the function that they are for, if they define `check`; `preamble`, code that
-            the program may rely on.
+            the program may rely on, and that the tests have as it was, whatever the program makes of it.
         limits: of the program and its tests.
         marks: of the thought.
         opened: whether the prompt has opened a thought.
@@ -71,8 +71,11 @@ def judge(
         Unparsable: there is no program.
         SandboxError: nothing can be sandboxed on this machine.
     """
-    program = f"{tests.get('preamble') or ''}\n{program_of(response, tests, marks, opened)}"
-    return run_tests(program, tests["source"], tests.get("entry") or "", limits)
+    preamble, entry = tests.get("preamble") or "", tests.get("entry") or ""
+    program = f"{preamble}\n{program_of(response, tests, marks, opened)}"
+    helpers = _parsed(preamble)
+    known = preamble if helpers is not None and entry not in _names(helpers) else ""
+    return run_tests(program, f"{known}\n{tests['source']}", entry, limits)
 
 
 def grade_code_score(response: str, tests: Mapping[str, Any], marks: Marks = MARKS, opened: bool | None = None) -> float:

@@ -11,6 +11,8 @@ from typing import Annotated, Any
 import torch
 import typer
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from l2t_verl.compression.beta import BETA_TOKENS, with_beta_per_nat
 from l2t_verl.config import L2TConfig, load_config
@@ -112,9 +114,13 @@ def configuration(segmenter: str | None, settings: Sequence[str] | None) -> L2TC
 
     Raises:
         ConfigError: one of them is not right.
+        ValueError: one is no setting at all.
     """
     given = [*(settings or ()), *([f"episodes.method={segmenter}"] if segmenter else ())]
-    tree: Any = OmegaConf.to_container(OmegaConf.from_dotlist(given))
+    try:
+        tree: Any = OmegaConf.to_container(OmegaConf.from_dotlist(given), resolve=True)
+    except (OmegaConfBaseException, YAMLError, TypeError, AttributeError, IndexError, KeyError, AssertionError) as error:
+        raise ValueError(f"--set takes NAME=VALUE below algorithm.l2t: {error}") from error
     # no longest response is known here: β is what it is for the one at which its default was measured
     return with_beta_per_nat(load_config(tree), BETA_TOKENS)
 

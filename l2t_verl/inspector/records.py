@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -91,6 +92,8 @@ def read(
             found = _record(place, _with_problem(row, questions), columns or {})
         except ValueError as error:
             found = Skipped(place, str(error))
+        except (TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+            found = Skipped(place, f"it has another form than a response ({type(error).__name__}: {error})")
         if found is not None:
             yield found
 
@@ -111,7 +114,8 @@ def _rows(source: Path) -> Iterator[tuple[str, Any]]:
 
 def _order(file: Path) -> tuple[bool, int, str]:
     """Numbers by their value: 2.jsonl comes before 10.jsonl."""
-    return (not file.stem.isdigit(), int(file.stem) if file.stem.isdigit() else 0, file.name)
+    is_number = file.stem.isascii() and file.stem.isdigit()
+    return (not is_number, int(file.stem) if is_number else 0, file.name)
 
 
 def _lines(file: Path) -> Iterator[tuple[str, Any]]:
@@ -125,7 +129,7 @@ def _lines(file: Path) -> Iterator[tuple[str, Any]]:
                     place,
                     json.loads(line.removeprefix(codecs.BOM_UTF8 if number == 1 else b"").decode("utf-8", "surrogatepass")),
                 )
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 yield place, Skipped(place, f"does not parse ({error})")
 
 
@@ -133,14 +137,14 @@ def _table(file: Path) -> Iterator[tuple[str, Any]]:
     if file.suffix == ".json":
         try:
             rows = json.loads(file.read_text(encoding="utf-8-sig"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SourceError(f"{file} does not parse ({error}); one object a line reads as .jsonl") from error
     else:
         import pyarrow.parquet
 
         try:
             rows = pyarrow.parquet.read_table(file).to_pylist()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, pyarrow.ArrowException) as error:
             raise SourceError(f"{file} is no parquet file ({error})") from error
     if not isinstance(rows, list):
         raise SourceError(f"{file} holds {_kind(rows)} where a list of objects is needed")
@@ -173,7 +177,8 @@ def _record(place: str, row: Any, columns: Mapping[str, str]) -> Record | Skippe
     problem = _value(row, "problem", columns)
     messages = [dict(turn) for turn in problem] if isinstance(problem, list) else None
     answers = _answers(_value(row, "answer", columns))
-    _check_characters(response=response, problem=json.dumps(problem, ensure_ascii=False), answer=" ".join(answers))
+    asked = json.dumps(problem, ensure_ascii=False, default=str)
+    _check_characters(response=response, problem=asked, answer=" ".join(answers))
     label = row.get("label") or (f"step {row['step']}" if "step" in row else "")
     return Record(
         place=place,
@@ -256,9 +261,12 @@ def _check_characters(**texts: str) -> None:
 
 def _outcome(value: Any) -> float | None:
     try:
-        return None if value is None else float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"the outcome is {value!r} where a number is needed") from None
+        found = None if value is None else float(value)
+    except (TypeError, ValueError, OverflowError):
+        found = math.nan
+    if found is not None and not math.isfinite(found):
+        raise ValueError(f"the outcome is {str(value)[:100]!r} where a number is needed")
+    return found
 
 
 def _kind(value: Any) -> str:

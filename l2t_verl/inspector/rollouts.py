@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -118,21 +119,52 @@ def recorded(record: Record) -> Rollout:
     names = [field.name for field in fields(Episode)]
     try:
         episodes = tuple(Episode(**{name: row[name] for name in names if name in row}) for row in known["episodes"])
-        return Rollout(
+        found = Rollout(
             key=key_of(record),
             place=record.place,
             label=record.label,
             problem=record.problem,
             answer=record.answers,
             outcome=known.get("outcome", record.outcome),
-            grading=known.get("grading") or "recorded",
+            grading=str(known.get("grading") or "recorded"),
             tokens=known["tokens"],
             answer_score_start=known["answer_score_start"],
             episodes=episodes,
             tail=known.get("tail", ""),
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"the rewards that are recorded with it have another form ({error!r})") from error
+    if fault := _fault(found):
+        raise ValueError(f"the rewards that are recorded with it have another form ({fault})")
+    return found
+
+
+def _fault(rollout: Rollout) -> str | None:
+    """What of a rollout is not what it should be: a text, a finite number, tokens in their order."""
+    texts = [("tail", rollout.tail), *(("text", episode.text) for episode in rollout.episodes)]
+    numbers = [("outcome", rollout.outcome), ("answer_score_start", rollout.answer_score_start)]
+    numbers += [("penalty", episode.penalty) for episode in rollout.episodes]
+    numbers = [(name, number) for name, number in numbers if number is not None]
+    numbers += [(name, getattr(of, name)) for of in rollout.episodes for name in ("answer_score", "gain", "reward")]
+    if wrong := [name for name, text in texts if not isinstance(text, str)]:
+        return f"{wrong[0]} is no text"
+    if wrong := [name for name, number in numbers if not _is_finite(number)]:
+        return f"{wrong[0]} is no finite number"
+    places = [0, *(place for episode in rollout.episodes for place in (episode.start, episode.end)), rollout.tokens]
+    if not all(type(place) is int for place in places) or sorted(places) != places:
+        return "its episodes' tokens do not follow each other"
+    if any(episode.start == episode.end for episode in rollout.episodes):
+        return "an episode has no token"
+    if rollout.episodes and rollout.answer_score_start is None:
+        return "it has episodes and no answer_score_start"
+    return None
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return isinstance(value, (int, float)) and math.isfinite(value)
+    except OverflowError:  # an integer with hundreds of digits
+        return False
 
 
 class Results:

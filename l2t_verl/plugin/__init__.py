@@ -12,8 +12,8 @@ One step, in order:
 
 Before the first one, `driver/refusals.py` and `data.py` refuse, `changes.py` changes verl's configuration and `cluster.py`
 looks at the nodes; `liveness.py` watches from then on. Every process begins in `entry.py`. What two of them share is in
-`fields.py` (what travels), `settings.py` (what the configuration says) and `verl_scorers.py`. `cpu/` is there for machines
-without a GPU.
+`fields.py` (what travels), `settings.py` (what the configuration says), `stopping.py` (SIGTERM) and `verl_scorers.py`.
+`cpu/` is there for machines without a GPU.
 
 A port to another trainer starts here (verl's main may drop the V1 trainer: its RFC 6988): `WRAPPED` and `READ` are all that
 the plugin needs of one. tests/test_contracts.py holds them to the code, and has the parameters, the lines of verl that each
@@ -29,12 +29,15 @@ WRAPPED = {
     "_build_replay_buffer": "the one wait of a step, during which dead servers and workers are noticed",
     "_load_checkpoint": "the start is kept for derivatives; λ comes back",
     "on_init_end": "the rollout has the trainer's weights: on the CPU platform, proof that it computes with them",
-    "fit": "a dead server or worker ends the run with its error",
+    "fit": "a dead server or worker ends the run with its error; the metrics of the steps before a restart are set aside",
+    "on_train_begin": "verl's logger has emptied its file: they are given back",
+    "on_step_begin": "the step before is logged: its checkpoint counts, and the oldest ones go",
     "_compute_old_log_prob": "its forward also gives the answer scores; after it, rows hold old log-probs",
     "_compute_advantage": "rows hold log-probs and outcomes: process rewards, then verl calls the estimator",
     "_dump_generations": "each rollout's episodes beside what verl dumps",
+    "on_step_end": "SIGTERM ends the run after this step, with a checkpoint",
     "_validate": "its score says which checkpoint is the best",
-    "_save_checkpoint": "λ before the file that marks a checkpoint as whole; the oldest checkpoints go after it",
+    "_save_checkpoint": "λ before the file that marks a checkpoint as whole; the mark is held back until the step is over",
 }
 
 # Attributes of verl's trainer that L2T reads or changes
@@ -53,6 +56,8 @@ READ = {
     "_rollout_server_managers": "the rollout's servers, whose health is asked for",
     "parameter_sync_step": "steps between two weight updates: which rows are stale",
     "global_steps": "the number of the step",
+    "total_training_steps": "the number of the last one; brought forward where the run is asked to end",
+    "_dump_futures": "rollouts that are still being written",
     "timing_raw": "seconds of a step's parts",
-    "logger": "its back ends, for distributions",
+    "logger": "its back ends, for distributions and for the metrics before a restart",
 }

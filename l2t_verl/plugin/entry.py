@@ -45,9 +45,11 @@ def install() -> None:
     import wrapt
 
     from l2t_verl import patches
+    from l2t_verl.plugin import stopping
 
     for name, ours in REGISTRATIONS.items():
         wrapt.register_post_import_hook(_registration(ours), name)
+    wrapt.register_post_import_hook(stopping.wrap_init, "ray")
     if patches.on_cpu_platform():
         from l2t_verl.plugin.cpu import platform as cpu_platform
 

@@ -75,7 +75,7 @@ def stages(times: dict[str, dict[str, float]]) -> str:
         hatch = "///" if stage == "l2t" else None
         axes.barh(places, width, left=left, color=colour, label=stage, height=0.6, hatch=hatch, edgecolor="white")
         left += width
-    axes.set_yticks(places, list(times))
+    axes.set_yticks(places, list(times), parse_math=False)  # a run's name may hold dollar signs
     axes.invert_yaxis()
     axes.set_xlabel("seconds of a step")
     axes.legend(fontsize=6, ncols=5, framealpha=0, labelcolor=INK, loc="upper center", bbox_to_anchor=(0.5, -0.4))

@@ -56,7 +56,7 @@ def rollouts_of(run: Run, steps: Sequence[int] | None) -> Inspected | None:
         ReportError: a step that was asked for was not dumped.
     """
     folder = run.folder / "rollouts"
-    dumped = sorted(int(file.stem) for file in folder.glob("*.jsonl") if file.stem.isdigit())
+    dumped = sorted(int(file.stem) for file in folder.glob("*.jsonl") if file.stem.isascii() and file.stem.isdigit())
     if not dumped:
         return None
     wanted = steps or sorted({dumped[0], dumped[len(dumped) // 2], dumped[-1]})

@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from l2t_verl.files import write_whole
+from l2t_verl.inspector.visible import plain
 from l2t_verl.report import charts
 from l2t_verl.report.panels import COUNTERS, PANELS, STAGES, Panel
 from l2t_verl.report.runs import Run, common
@@ -115,7 +116,7 @@ def counters(runs: Sequence[Run]) -> list[tuple[str, str, float]]:
     for run in runs:
         names = sorted({name for values in run.steps.values() for name in values if name.startswith(COUNTERS)})
         found += [
-            (run.name, name.removeprefix("l2t/").removesuffix("/total"), total)
+            (run.name, plain(name.removeprefix("l2t/").removesuffix("/total")), total)
             for name in names
             if (total := run.total(name))
         ]

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from l2t_verl.inspector.visible import plain
+
+LAST = 2**53  # no step is beyond it: numbers of a plot are floats
 Series = dict[int, float]  # step → value
 
 
@@ -59,7 +62,7 @@ def read_runs(given: Sequence[str]) -> list[Run]:
     runs = []
     for item in given:
         arm, mark, path = item.rpartition("=")
-        runs.append(read_run(Path(path), arm if mark else name_of(Path(path))))
+        runs.append(read_run(Path(path), plain(arm) if mark else name_of(Path(path))))
     counts = Counter(run.name for run in runs)
     for index, run in enumerate(runs):
         if counts[run.name] > 1:
@@ -68,12 +71,14 @@ def read_runs(given: Sequence[str]) -> list[Run]:
 
 
 def name_of(place: Path) -> str:
-    """A folder's name, a file's without its ending."""
-    return place.stem if place.is_file() else place.resolve().name
+    """A folder's name, a file's without its ending; in it, what is not to be seen is named."""
+    return plain(place.stem if place.is_file() else place.resolve().name)
 
 
 def read_run(place: Path, arm: str) -> Run:
     """Read a run's metrics: of all its starts, the later ones counting where they did a step again.
+
+    The later of two starts is the one that begins with a later step, or else the one whose file is newer: clocks jump.
 
     Args:
         place: the run's folder, with metrics*.jsonl in it, or the one file that verl's logger wrote.
@@ -85,19 +90,18 @@ def read_run(place: Path, arm: str) -> Run:
     if not place.exists():
         raise ReportError(f"{place} is not there; name a run's folder or its file of metrics, or ARM=FOLDER")
     folder, files = (place.parent, [place]) if place.is_file() else (place, list(place.glob("metrics*.jsonl")))
-    files.sort(key=lambda file: file.stat().st_mtime)
     run = Run(name_of(place), arm, folder, {})
-    for file in files:
-        rows, bad = lines_of(file)
+    starts = [(*lines_of(file), file) for file in files]
+    starts.sort(key=lambda start: (min((row["step"] for row in start[0]), default=0), start[2].stat().st_mtime))
+    for rows, bad, file in starts:
         if bad:
-            run.notes.append(f"{file.name}: {len(bad)} lines do not parse (the first is line {bad[0]}); they are left out")
+            left_out = f"{len(bad)} lines do not parse (the first is line {bad[0]}); they are left out"
+            run.notes.append(f"{plain(file.name)}: {left_out}")
         again = [row["step"] for row in rows if row["step"] in run.steps]
         if again:
             run.notes.append(f"steps from {min(again)} on were done again after a restart; the later ones are shown")
         for row in rows:
-            run.steps[row["step"]] = {
-                name: float(value) for name, value in row["data"].items() if isinstance(value, (int, float))
-            }
+            run.steps[row["step"]] = row["data"]
     if not run.steps:
         raise ReportError(
             f"{place} holds no metrics: verl's logger has to have `file` (trainer.logger); name the file that it "
@@ -108,16 +112,33 @@ def read_run(place: Path, arm: str) -> Run:
 
 
 def lines_of(file: Path) -> tuple[list[dict[str, Any]], list[int]]:
-    """The lines of a file that verl logs to, and the numbers of those that are none; the last may still be written."""
+    """The lines of a file that verl logs to, and the numbers of those that are none; the last may still be written.
+
+    Of the metrics those stay that are numbers.
+    """
     text = file.read_text(encoding="utf-8", errors="replace")
     rows, bad = [], []
     for number, line in enumerate(text.split("\n")[:-1], 1):
         try:
             row = json.loads(line)
-            rows.append({"step": int(row["step"]), "data": dict(row["data"])})
-        except (ValueError, KeyError, TypeError):
+            step = row["step"]
+            if type(step) is not int or not 0 <= step <= LAST:
+                raise ValueError(f"{step!r} is no step")
+            rows.append({"step": step, "data": {name: _number(of) for name, of in row["data"].items() if _is_number(of)}})
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             bad.append(number)
     return rows, bad
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float))
+
+
+def _number(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # of an integer with hundreds of digits
+        return math.inf
 
 
 def common(runs: Iterable[Run], metric: str) -> bool:

@@ -41,7 +41,8 @@ def start(limits: Limits, *arguments: str, **pipes: Any) -> subprocess.Popen:
     """Start `inside/main.py` with these arguments behind the walls.
 
     No network, no process in sight and none to be started, no file but the interpreter's (read only) and those below /tmp,
-    which is memory, an empty environment, no privileges; it ends with the process that started it.
+    which is memory, an empty environment, no privileges; it ends with the process that started it. Bubblewrap's own
+    environment is empty, too: its first process is in sight, and /proc shows what a process began with.
 
     Raises:
         SandboxError: there is no bubblewrap.
@@ -64,7 +65,7 @@ def start(limits: Limits, *arguments: str, **pipes: Any) -> subprocess.Popen:
     try:
         os.write(writing, one_process_filter())
         os.close(writing)
-        return subprocess.Popen(line, pass_fds=(reading,), **pipes)
+        return subprocess.Popen(line, pass_fds=(reading,), env={}, **pipes)
     finally:
         os.close(reading)
 

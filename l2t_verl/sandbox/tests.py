@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from l2t_verl.sandbox.isolation import require
@@ -31,9 +33,10 @@ def run_tests(program: str, tests: str, entry: str = "", limits: Limits | None =
     r"""Whether a program passes its tests.
 
     The program sees the arguments that its functions are called with, never the tests: it cannot read what is expected, nor
-    end the tests early, and what it returns has been made a plain value before it is compared. The price: tests see the
-    functions, classes and names that a program assigns at its top level (not those that it imports, or binds in an `if` or a
-    loop), classes only as functions that return plain values, and nothing that a function changes in its arguments.
+    end the tests early, nor take the place of what they compare with, and what it returns has been made a plain value before
+    it is compared. The price: tests see the functions, classes and names that a program assigns at its top level (not those
+    that it imports, or binds in an `if` or a loop), classes only as functions that return plain values, and nothing that a
+    function changes in its arguments.
 
     Args:
         program: Python source.
@@ -64,7 +67,7 @@ def run_tests(program: str, tests: str, entry: str = "", limits: Limits | None =
         with Sandboxed({"program": program}, limits, deadline) as answering:
             if said := answering.receive():
                 return Verdict(False, "error", f"{said['raised']}: {said['text']}")
-            task = {"tests": tests, "names": names, "entry": entry}
+            task = {"tests": tests, "names": offered(names, tests, entry), "entry": entry}
             with Sandboxed(task, limits, deadline) as asking:
                 while "passed" not in (message := asking.receive()):
                     answering.send(message)
@@ -96,3 +99,25 @@ def functions_of(program: str) -> list[str]:
         elif isinstance(statement, ast.Assign):
             names += [target.id for target in statement.targets if isinstance(target, ast.Name)]
     return names
+
+
+def offered(names: Sequence[str], tests: str, entry: str = "") -> list[str]:
+    """The names of a program that its tests see: `abs` and `set` stay Python's, by which they compare what it returns.
+
+    Unless the tests are for a function of such a name, as MBPP has a `sum`: they call nothing else of the program's.
+
+    Args:
+        names: of the program, as `functions_of` gives them.
+        tests: Python source.
+        entry: the function that the tests are for, where it is known.
+
+    Example:
+        >>> offered(["f", "abs"], "assert abs(f(1) - 2) < 1e-6"), offered(["sum"], "assert sum(10, 15) == 6")
+        (['f'], ['sum'])
+    """
+    own = [name for name in names if name == entry or not (hasattr(builtins, name) or name.startswith("__"))]
+    try:
+        called = {node.id for node in ast.walk(ast.parse(tests)) if isinstance(node, ast.Name)}
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # they will not run either
+        return own
+    return own if entry or called.intersection(own) else [name for name in names if not name.startswith("__")]

@@ -1,12 +1,17 @@
-"""Which checkpoints stay: the newest ones and the best by validation; verl alone keeps all, or forgets which was best.
+"""Which checkpoint a run goes on from, and which stay: the newest ones and the best by validation.
 
-verl's `trainer.max_actor_ckpt_to_keep` knows only what its own process has saved, so after a resume the older ones stay for
-ever, and it leaves the rest of a step's folder behind.
+verl marks a step's checkpoint as the one to resume from before it validates, logs the step's metrics and dumps its rollouts:
+a run that is killed in between goes on behind that step, and has lost them. So its mark is held back until they are on the
+disk. And it writes the mark in place: a full disk leaves an empty one, from which it does not start.
+
+verl alone keeps all checkpoints, or forgets which was best: its `trainer.max_actor_ckpt_to_keep` knows only what its own
+process has saved, so after a resume the older ones stay for ever, and it leaves the rest of a step's folder behind.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import re
@@ -17,9 +22,81 @@ from typing import Any
 
 from l2t_verl.files import write_whole
 
+logger = logging.getLogger(__name__)
+
 SCORES_FILE = "validation_scores.json"
 MARK = "latest_checkpointed_iteration.txt"  # verl's: the step to resume from
+HELD = f".{MARK}.held"  # the mark of a checkpoint whose step is not over
+LAST_WRITTEN = "data.pt"  # of a checkpoint, before its mark
 REMOVED = ".removed"  # after a folder's name: it is no checkpoint any more
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be resumed from, with the remedy."""
+
+
+def marked(folder: Path) -> str | None:
+    """What verl's mark says: the number of a step, or whatever a full disk has left; None if there is no mark."""
+    mark = folder / MARK
+    return mark.read_text(errors="replace").strip() if mark.exists() else None
+
+
+def hold_mark(folder: Path, before: str | None) -> None:
+    """Take a mark back that verl has just written, until `release_mark`; there is a whole one at every moment.
+
+    Args:
+        folder: `trainer.default_local_dir`.
+        before: what the mark said before; None if there was none.
+    """
+    write_whole(folder / HELD, marked(folder) or "")
+    if before is None:
+        (folder / MARK).unlink()
+    else:
+        write_whole(folder / MARK, before)
+
+
+def keeps_two(settings: Any) -> bool:
+    """Whether the checkpoint before is still there when verl has written one.
+
+    Args:
+        settings: verl's node `trainer`.
+    """
+    most = settings.get("max_actor_ckpt_to_keep")
+    return (most is None or most > 1) and not settings.get("remove_previous_ckpt_in_save", False)
+
+
+def release_mark(folder: Path) -> None:
+    """Let a mark that was held back count."""
+    os.replace(folder / HELD, folder / MARK)
+
+
+def mend_mark(folder: Path) -> None:
+    """Make a mark that names no checkpoint name the newest whole one: verl would not start, or start from nothing.
+
+    Args:
+        folder: `trainer.default_local_dir`.
+
+    Raises:
+        CheckpointError: there is no whole one.
+    """
+    said = marked(folder)
+    if said is None or (_is_number(said) and (folder / f"global_step_{said}").is_dir()):
+        return
+    whole = [step for step, path in _steps(folder).items() if (path / LAST_WRITTEN).exists()]
+    if not whole:
+        raise CheckpointError(
+            f"{folder / MARK} names no checkpoint that is there ({said!r}), and none is whole: remove the file to begin anew"
+        )
+    logger.warning("l2t: %s named no checkpoint (%r); the run goes on from step %d", folder / MARK, said, max(whole))
+    write_whole(folder / MARK, str(max(whole)))
+
+
+def _steps(folder: Path) -> dict[int, Path]:
+    return {int(path.name[12:]): path for path in folder.glob("global_step_*") if _is_number(path.name[12:])}
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
 
 
 def validation_score(metrics: Mapping[str, float]) -> float | None:
@@ -77,10 +154,9 @@ def remove_others(folder: Path, *, last: int) -> list[int]:
     Returns:
         The steps that were removed.
     """
-    found = {int(path.name.rpartition("_")[2]): path for path in folder.glob("global_step_*") if path.name[12:].isdecimal()}
+    found = _steps(folder)
     kept = steps_to_keep(found, read_scores(folder), last=last)
-    if (mark := folder / MARK).exists():
-        kept.add(int(mark.read_text()))
+    kept |= {int(said) for said in (marked(folder),) if said is not None and _is_number(said)}
     removed = sorted(set(found) - kept)
     for step in removed:
         os.replace(found[step], found[step].with_name(found[step].name + REMOVED))

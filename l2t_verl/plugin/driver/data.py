@@ -104,7 +104,7 @@ def _examples(frame: Any) -> dict[str, tuple[str, Any]]:
 def _tests(frame: Any) -> list[Any]:
     """The tests of each row; None where it has none."""
     rows = frame["extra_info"] if "extra_info" in frame.column_names else [None] * len(frame)
-    return [(row or {}).get("tests") for row in rows]
+    return [row.get("tests") if isinstance(row, Mapping) else None for row in rows]
 
 
 def _tests_problems(option: str, frame: Any, l2t: L2TConfig) -> Iterator[str]:

@@ -25,9 +25,9 @@ from l2t_verl.compression.beta import with_beta_per_nat
 from l2t_verl.config import ConfigError
 from l2t_verl.credit import CreditInputs, Critic, LengthCost, learn, update_length_cost
 from l2t_verl.files import write_whole
-from l2t_verl.plugin import settings
+from l2t_verl.plugin import settings, stopping
 from l2t_verl.plugin.cpu import weight_sync
-from l2t_verl.plugin.driver import changes, checkpoints, cluster, data, liveness, records, refusals, step
+from l2t_verl.plugin.driver import changes, checkpoints, cluster, continued, data, liveness, records, refusals, step
 from l2t_verl.plugin.driver.context import StepContext
 from l2t_verl.plugin.driver.estimator import credit_context
 from l2t_verl.plugin.driver.live import log_distributions
@@ -59,6 +59,7 @@ class L2TMixin(_Trainer):
     packs_rows: bool | None = None
     fuses_scores = False
     use_reference_policy: bool  # verl's
+    total_training_steps: int  # verl's
 
     def __init__(self, config: DictConfig):
         """Check the configuration and build verl's trainer.
@@ -80,6 +81,10 @@ class L2TMixin(_Trainer):
         self.penalty_drowns = False
         self.rollout_records: dict[str, dict] = {}
         self.cluster_watch: liveness.Watch | None = None
+        self.step_saved: int | None = None  # the last one with a checkpoint
+        self.step_to_count: int | None = None  # the same, until it is over
+        self.mark_is_held = False
+        self.metrics_file = continued.file_of_metrics(config.trainer)
         super().__init__(config)
         changes.provide_agent_loop_manager(config, self.l2t)
         self.displaces = self.l2t.beta > 0 and self.l2t.compression.estimator not in ESTIMATORS
@@ -169,14 +174,39 @@ class L2TMixin(_Trainer):
             weight_sync.check(self, super().on_init_end)
 
     def fit(self, agent_loop_manager: Any) -> None:
-        """Train; a dead rollout server or worker ends the run with its error."""
+        """Train; a dead rollout server or worker ends the run with its error, SIGTERM with a checkpoint."""
+        if self.metrics_file is not None:
+            continued.set_aside(self.metrics_file, self.global_steps)
         with liveness.watch(self, only_present=True):
+            stopping.listen()
             super().fit(agent_loop_manager)
+            self._step_is_over()
+            stopping.deaf()
+
+    def on_train_begin(self) -> None:
+        """The logger has emptied its file by now: the steps before a restart go back into it."""
+        if self.metrics_file is not None:
+            continued.give_back(self.metrics_file, self.logger.logger["file"].fp.write)
+        super().on_train_begin()
 
     def _build_replay_buffer(self) -> Any:
         return liveness.guard_buffer(super()._build_replay_buffer(), self)
 
     # ---- one step
+
+    def on_step_begin(self) -> None:
+        """The step before is logged by now."""
+        self._step_is_over()
+        super().on_step_begin()
+
+    def on_step_end(self) -> None:
+        """Save, and let this step be the last one, where the run is asked to end."""
+        if stopping.asked() and self.global_steps < self.total_training_steps:
+            if self.step_saved != self.global_steps:
+                self._save_checkpoint()
+            logger.warning("l2t: the run was asked to end: step %d is its last, and is saved", self.global_steps)
+            self.total_training_steps = self.global_steps
+        super().on_step_end()
 
     def _step_context(self) -> StepContext:
         rollouts = self.config.data.train_batch_size // self.parameter_sync_step * self.config.actor_rollout_ref.rollout.n
@@ -272,7 +302,7 @@ class L2TMixin(_Trainer):
     def _save_checkpoint(self) -> None:
         """Keep λ and the critic beside verl's checkpoint; written first, for verl's last file marks it as complete.
 
-        Older checkpoints go once it is, as far as `checkpoints.keep_last` says.
+        The mark is held back until the step's metrics and rollouts are on the disk.
         """
         every = Path(self.config.trainer.default_local_dir)
         folder = every / f"global_step_{self.global_steps}"
@@ -281,7 +311,25 @@ class L2TMixin(_Trainer):
         write_whole(folder / STATE_FILE, json.dumps(state))
         if self.critic.history:
             self.critic.save(folder / CRITIC_FILE)
+        before = checkpoints.marked(every)
         super()._save_checkpoint()
+        self.step_saved = self.step_to_count = self.global_steps
+        # one that is saved in the background has no mark yet, and verl may have removed the one before
+        if checkpoints.marked(every) == str(self.global_steps) != before and checkpoints.keeps_two(self.config.trainer):
+            checkpoints.hold_mark(every, before)
+            self.mark_is_held = True
+
+    def _step_is_over(self) -> None:
+        """A logged and dumped step's checkpoint counts; older ones go, as far as `checkpoints.keep_last` says."""
+        if self.step_to_count is None:
+            return
+        self.step_to_count = None
+        every = Path(self.config.trainer.default_local_dir)
+        if self.mark_is_held:
+            for dump in list(self._dump_futures):
+                dump.result()
+            checkpoints.release_mark(every)
+            self.mark_is_held = False
         if self.l2t.checkpoints.keep_last is not None:
             removed = checkpoints.remove_others(every, last=self.l2t.checkpoints.keep_last)
             logger.info("l2t: checkpoints of the steps %s removed", removed)
@@ -296,15 +344,26 @@ class L2TMixin(_Trainer):
     def _load_checkpoint(self) -> None:
         if self.displaces:  # from where training began, which is not where it is resumed
             self.actor_rollout_wg.l2t_keep_start(self.l2t.compression.model_dump())
-        super()._load_checkpoint()
-        if self.global_steps == 0:
-            return
         trainer = self.config.trainer
-        resumed = trainer.resume_from_path if trainer.resume_mode == "resume_path" else None
-        folder = Path(resumed or Path(trainer.default_local_dir) / f"global_step_{self.global_steps}")
+        if trainer.resume_mode == "auto":
+            checkpoints.mend_mark(Path(trainer.default_local_dir))
+        try:
+            super()._load_checkpoint()
+            if self.global_steps > 0:
+                resumed = trainer.resume_from_path if trainer.resume_mode == "resume_path" else None
+                self._restore(Path(resumed or Path(trainer.default_local_dir) / f"global_step_{self.global_steps}"))
+        except Exception as error:  # torch's, Ray's and json's, of many kinds
+            raise checkpoints.CheckpointError(
+                f"the checkpoint of step {self.global_steps} cannot be loaded: {type(error).__name__}: {str(error)[-300:]}; "
+                "go on from an older one by trainer.resume_mode=resume_path and trainer.resume_from_path=…/global_step_N"
+            ) from error
+
+    def _restore(self, folder: Path) -> None:
+        """λ and the critic of a checkpoint; one that was written without L2T has neither."""
         if (state := folder / STATE_FILE).exists():
             kept = json.loads(state.read_text())["length_cost"]
-            self.length_cost = LengthCost(**kept) if isinstance(kept, dict) else LengthCost.fixed(kept)
+            of = kept if isinstance(kept, dict) else {"multiplier": kept, "value": kept}
+            self.length_cost = LengthCost(**{name: float(value) for name, value in of.items()})
         if (critic := folder / CRITIC_FILE).exists():
             self.critic = Critic.load(critic)
 

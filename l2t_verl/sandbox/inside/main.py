@@ -61,7 +61,8 @@ def examine(reading: TextIO, writing: TextIO, tests: str, names: list[str], entr
             if "returned" in found:
                 return values.loads(found["returned"])
             kind = getattr(builtins, found["raised"], None)
-            is_error = isinstance(kind, type) and issubclass(kind, Exception)
+            # StopIteration would end a `map` over the function, and with it the tests in it
+            is_error = isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, StopIteration)
             raise (kind if is_error else RuntimeError)(found["text"])
 
         return function

@@ -1,0 +1,348 @@
+"""Stock main_ppo on a tiny model, killed at random moments and started again, beside one that was not; and its parts killed.
+
+A kill is `kill -9` of the driver: after a random share of the training's time, while a checkpoint is being written, or after
+it and before the log of its step. A run is killed several times before it is let go on to its end, each time later.
+"""
+
+import json
+import math
+import random
+import re
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import psutil
+from cluster import Run, start
+from soak.record import Record
+from tiny import read_jsonl, write_data
+
+TESTS = Path(__file__).parents[1].resolve()
+STEPS, SAVED, AT_ONCE = 4, 2, 2
+ROUNDING = 1e-5  # of a tensor, as a share of its largest entry; metrics are hundreds of sums of such
+MARK = "latest_checkpointed_iteration.txt"
+TRAINS = "weight update checked"
+SETTINGS = [
+    "actor_rollout_ref.actor.optim.lr=1e-3",
+    f"trainer.save_freq={SAVED}",
+    f"trainer.test_freq={SAVED}",
+    "actor_rollout_ref.rollout.val_kwargs.n=1",
+    "actor_rollout_ref.rollout.agent.default_agent_loop=seeded",
+    f"reward.custom_reward_function.path={TESTS / 'two_turns.py'}",
+    "reward.custom_reward_function.name=share_of_vowels",  # an outcome that moves λ
+    "+algorithm.l2t.credit.token_budget=20",
+    "+algorithm.l2t.credit.length_cost=0.5",
+    "algorithm.l2t.diagnostics.compare_grpo=False",
+]
+SECRETS = {"WANDB_API_KEY": "marked-secret-wandb", "HF_TOKEN": "marked-secret-hub", "OPENAI_API_KEY": "marked-secret-openai"}
+# Of a metric's name: what a clock or a scheduler decides, and no seed
+BY_CHANCE = re.compile(r"timing|time|perf/|memory|throughput|num_preempted|staleness|_bubble|mfu|/cpu|weight_sync|wait")
+PARTS = {  # name or command line of a part's process
+    "vLLM's engine": "VLLM::EngineCor",
+    "vLLM's server": "vLLMHttpServer",
+    "the actor's worker": "WorkerDict",
+    "the reward worker": "RewardLoopWorker",
+    "the agent-loop worker": "AgentLoopWorker",
+    "a grading process": "multiprocessing.spawn",
+    "a storage unit of the TransferQueue": "SimpleStorageUnit",
+    "the TransferQueue's controller": "TransferQueueController",
+    "the raylet": "raylet/raylet",
+    "Ray's store": "gcs_server",
+}
+AGENTS = {"ray::RuntimeEnvAgent", "ray::DashboardAgent"}  # Ray's own, which hold nothing and end when they notice
+LONGEST = 600.0  # seconds of a start with its training
+SOON = 60.0  # seconds within which a death is to end a run
+
+
+def prepare(work: Path) -> None:
+    write_data(work / "data", rows=6)  # three steps: the fourth is in the second epoch
+    (work / "agents.yaml").write_text(json.dumps([{"name": "seeded", "_target_": "seeded.Seeded"}]))
+
+
+def begin(work: Path, name: str, steps: int = STEPS, *overrides: str) -> Run:
+    data = work / "data" / "train.parquet", work / "data" / "val.parquet"
+    agents = f"actor_rollout_ref.rollout.agent.agent_loop_config_path={work / 'agents.yaml'}"
+    return start(work / name, work / "model", data, steps, *SETTINGS, agents, *overrides, variables=SECRETS)
+
+
+def wait_for(run: Run, is_there, seconds: float = LONGEST) -> bool:
+    """Wait for something; whether it came before the run's end."""
+    end = time.monotonic() + seconds
+    while not is_there():
+        if run.process.poll() is not None or time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def family(run: Run) -> list[psutil.Process]:
+    try:
+        driver = psutil.Process(run.process.pid)
+        return [driver, *driver.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def gone(members: list[psutil.Process], seconds: float) -> list[str]:
+    """Wait for processes to end; the names of those that do not, which are ended then."""
+    _, alive = psutil.wait_procs(members, timeout=seconds)
+    names = []
+    for member in alive:
+        try:
+            names.append(member.name())
+            member.kill()
+        except psutil.NoSuchProcess:
+            continue
+    return names
+
+
+def finish(run: Run) -> int:
+    """Let a run come to its end; nothing of it stays."""
+    end = time.monotonic() + LONGEST
+    members = family(run)
+    while run.process.poll() is None and time.monotonic() < end:
+        members = family(run) or members
+        time.sleep(0.5)
+    run.end()
+    gone(members, 30)
+    return run.process.returncode
+
+
+# ---- what a run leaves
+
+
+def tensors(path: Path) -> dict:
+    import torch
+
+    flat, todo = {}, [("", torch.load(path, weights_only=False, map_location="cpu"))]
+    while todo:
+        name, value = todo.pop()
+        if isinstance(value, dict):
+            todo += [(f"{name}/{key}", item) for key, item in value.items()]
+        elif isinstance(value, (list, tuple)):
+            todo += [(f"{name}/{key}", item) for key, item in enumerate(value)]
+        else:
+            flat[name] = value.to_local() if hasattr(value, "to_local") else value
+    return flat
+
+
+def apart(one: Path, other: Path) -> float:
+    """The largest difference of two files of tensors, as a share of the largest entry; inf where they hold other things."""
+    import torch
+
+    a, b = tensors(one), tensors(other)
+    if a.keys() != b.keys():
+        return math.inf
+    worst = 0.0
+    for name, value in a.items():
+        if isinstance(value, torch.Tensor):
+            scale = max(1e-8, value.double().abs().max().item() if value.numel() else 0.0)
+            worst = max(worst, (value.double() - b[name].double()).abs().max().item() / scale if value.numel() else 0.0)
+        elif isinstance(value, (int, float, str)) and value != b[name]:
+            return math.inf
+    return worst
+
+
+def rollouts(folder: Path) -> dict[str, list]:
+    """Each step's rollouts, without their names, which are random, in an order of their own."""
+    return {
+        file.name: sorted(
+            json.dumps([row["input"], row["output"], row["gts"], round(row["score"], 4)])
+            for row in read_jsonl(file)
+            if row.get("l2t")  # the rest is verl's padding
+        )
+        for file in sorted((folder / "rollouts").glob("*.jsonl"))
+    }
+
+
+def differences(folder: Path, whole: Path) -> list[str]:
+    """In what a run differs from one that was not stopped."""
+    found = []
+    marks = [(path / "checkpoints" / "latest_checkpointed_iteration.txt").read_text() for path in (folder, whole)]
+    if marks[0] != marks[1]:
+        return [f"its last checkpoint is {marks[0]!r}"]
+    last = f"checkpoints/global_step_{marks[0]}"
+    for name in ("model", "optim"):
+        worst = apart(*(path / last / "actor" / f"{name}_world_size_1_rank_0.pt" for path in (folder, whole)))
+        if worst > ROUNDING:
+            found.append(f"{name} by {worst:.1e}")
+    ours, theirs = (json.loads((path / last / "l2t_state.json").read_text())["length_cost"] for path in (folder, whole))
+    if any(abs(ours[name] - theirs[name]) > 1e-9 for name in theirs):
+        found.append(f"λ {ours} for {theirs}")
+    if apart(folder / last / "data.pt", whole / last / "data.pt") > 0:
+        found.append("data.pt")
+    ours, theirs = (read_jsonl(path / "metrics.jsonl") for path in (folder, whole))
+    if [row["step"] for row in ours] != [row["step"] for row in theirs]:
+        found.append(f"metrics of the steps {[row['step'] for row in ours]}")
+    else:
+        for row, other in zip(ours, theirs, strict=True):
+            names = {name for name in {*row["data"], *other["data"]} if not BY_CHANCE.search(name)}
+            values = {name: (row["data"].get(name), other["data"].get(name)) for name in names}
+            wrong = [name for name, (a, b) in values.items() if not close(a, b)]
+            found += [f"step {row['step']}: {name} {values[name]}" for name in sorted(wrong)[:3]]
+    ours, theirs = rollouts(folder), rollouts(whole)
+    found += [f"rollouts {name}" for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]
+    return found
+
+
+def close(a: object, b: object) -> bool:
+    if isinstance(a, (int, float)) and isinstance(b, (int, float)):
+        return math.isclose(a, b, rel_tol=100 * ROUNDING, abs_tol=100 * ROUNDING) or (math.isnan(a) and math.isnan(b))
+    return a == b
+
+
+def secrets_in(folder: Path) -> list[str]:
+    """Files of a run that hold a secret of its environment."""
+    marks = [value.encode() for value in SECRETS.values()]
+    texts = [path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".pt", ".safetensors")]
+    return [str(path) for path in texts if any(mark in path.read_bytes() for mark in marks)]
+
+
+# ---- faults
+
+
+def moment_of(run: Run, draw: random.Random, seconds: float) -> str:
+    """Wait for a random moment of the training; what it is."""
+    folder, since = run.folder / "checkpoints", time.time()
+    is_new = lambda path: path.exists() and path.stat().st_mtime > since  # noqa: E731 - an earlier start may have left one
+    done = int((folder / MARK).read_text()) if (folder / MARK).exists() else 0
+    kind, delay = draw.choice(("time", "time", "checkpoint", "mark")), draw.choice((0.0, 0.02, 0.1, 0.5))
+    if kind == "time":
+        left = seconds * (STEPS - done) / STEPS
+        delay = draw.uniform(0.0, left)
+        text = f"{delay:.1f} s of {left:.0f} after training began"
+    elif kind == "checkpoint":
+        wait_for(run, lambda: is_new(folder / f"global_step_{done + SAVED}" / "actor"))
+        text = f"{delay:.2f} s after step {done + SAVED}'s checkpoint was begun"
+    else:
+        wait_for(run, lambda: is_new(folder / f".{MARK}.held"))
+        text = f"{delay:.2f} s after step {done + SAVED}'s checkpoint was whole and its step not logged"
+    time.sleep(delay)
+    return f"{text}, behind step {done}; {len(run.metrics())} steps were logged"
+
+
+def stop(run: Run, draw: random.Random, starts: int, seconds: float, sign: int) -> tuple[str, str]:
+    """Stop a run at a random moment of its training; which that was, and what went wrong.
+
+    Args:
+        run: that has just been started.
+        draw: of the moment.
+        starts: of this run, this one included.
+        seconds: that training takes from its first step to its last.
+        sign: the signal.
+    """
+    try:
+        if not wait_for(run, lambda: run.log.count(TRAINS) >= starts):
+            return "while it starts", f"start {starts} ended: {run.tail()[-500:]}"
+        text = moment_of(run, draw, seconds)
+        members = family(run)
+        if run.process.poll() is not None:
+            return text + " (it was over)", ""
+        run.process.send_signal(sign)
+        since = time.monotonic()
+        status = run.process.wait(120)
+        if sign == signal.SIGTERM and (status or not (run.folder / "checkpoints" / MARK).exists()):
+            return text, f"it ended with {status} after SIGTERM: {run.tail()[-500:]}"
+        left = gone(members, SOON)
+        text += f"; after {time.monotonic() - since:.0f} s {', '.join(left) or 'nothing'} was left"
+        return text, f"left behind: {left}" if {*left} - AGENTS else ""
+    finally:
+        run.end()
+
+
+def stopped(work: Path, whole: Path, name: str, times: int, seconds: float, sign: int) -> tuple[list[str], str]:
+    """A run that is stopped and started again some times: when, and what became of it."""
+    draw, moments = random.Random(name), []
+    shutil.rmtree(work / name, ignore_errors=True)
+    for number in range(times):
+        moment, wrong = stop(begin(work, name), draw, number + 1, seconds, sign)
+        moments.append(moment)
+        if wrong:
+            return moments, f"FAILS: {wrong}"
+    again = begin(work, name)
+    if status := finish(again):
+        return moments, f"FAILS: the last start ended with {status}: {again.tail()[-500:]}"
+    found = differences(work / name, whole) + [f"a secret in {path}" for path in secrets_in(work / name)]
+    if found:
+        return moments, f"DIFFERS: {'; '.join(found)}"
+    shutil.rmtree(work / name)
+    return moments, "equal"
+
+
+def death(work: Path, part: str) -> str:
+    """A long run one of whose parts is killed."""
+    name = "death-" + re.sub(r"\W+", "-", part)
+    shutil.rmtree(work / name, ignore_errors=True)
+    grading = ["reward.custom_reward_function.path=null"] if part == "a grading process" else []
+    run = begin(work, name, 500, "trainer.save_freq=-1", "trainer.test_freq=-1", *grading)
+    try:
+        if not wait_for(run, lambda: len(run.metrics()) >= 1):
+            return f"FAILS: {run.tail()[-500:]}"
+        members = family(run)
+        pattern = PARTS[part]
+        victims = [member for member in members if pattern in member.name() or pattern in " ".join(member.cmdline())]
+        if not victims:
+            return f"FAILS: no process of this name among {sorted({member.name() for member in members})}"
+        victims[-1].kill()
+        since, steps = time.monotonic(), len(run.metrics())
+        while run.process.poll() is None and time.monotonic() - since < SOON + 30:
+            if len(run.metrics()) >= steps + 3:
+                return f"survived: {len(run.metrics()) - steps} more steps in {time.monotonic() - since:.0f} s"
+            time.sleep(0.2)
+        taken = time.monotonic() - since
+        if run.process.poll() is None:
+            return f"HANGS: no end and no step for {taken:.0f} s"
+        said = run.tail().splitlines()[-1][:300]
+        late = "" if taken <= SOON else "LATE: "
+        return f"{late}ended after {taken:.0f} s with status {run.process.returncode}: {said}"
+    finally:
+        members = family(run)
+        run.end()
+        gone(members, 30)
+        shutil.rmtree(work / name / "checkpoints", ignore_errors=True)
+
+
+def uninterrupted(work: Path) -> tuple[Path, float]:
+    """The run that the others are compared with, and the seconds that it trained."""
+    kept, whole = work / "whole.json", work / "whole"
+    if not kept.exists():
+        shutil.rmtree(whole, ignore_errors=True)
+        run = begin(work, whole.name)
+        if not wait_for(run, lambda: TRAINS in run.log):
+            sys.exit(f"the run does not start: {run.tail()}")
+        since = time.monotonic()
+        if finish(run):
+            sys.exit(f"the run fails: {run.tail()}")
+        kept.write_text(json.dumps({"seconds": time.monotonic() - since}))
+    return whole, json.loads(kept.read_text())["seconds"]
+
+
+def soak(work: Path, record: Record, *, kills: int, ends: int, deaths: bool, seed: int) -> None:
+    """Stop runs and kill their parts, as often as the record has not yet; one cluster at a time.
+
+    Args:
+        work: folder for what is written.
+        record: of the trials.
+        kills: of the driver, counted from the seed; `AT_ONCE` of them are of one run.
+        ends: SIGTERMs.
+        deaths: whether each part is killed once.
+        seed: of the first.
+    """
+    write_data(work / "data", rows=6)  # three steps: the fourth is in the second epoch
+    (work / "agents.yaml").write_text(json.dumps([{"name": "seeded", "_target_": "seeded.Seeded"}]))
+    for fault, sign, count, at_once in (("SIGTERM", signal.SIGTERM, ends, 1), ("kill -9", signal.SIGKILL, kills, AT_ONCE)):
+        what = f"the driver, {fault}"
+        for first in range(seed, seed + count, at_once):
+            seeds = range(first, min(first + at_once, seed + count))
+            if all(record.has(what, number) for number in seeds):
+                continue
+            whole, seconds = uninterrupted(work)
+            name = f"{fault.replace(' ', '')}-{first}"
+            moments, outcome = stopped(work, whole, name, len(seeds), seconds, sign)
+            for number, moment in zip(seeds, moments, strict=False):  # as far as it came
+                record.add(what, number, fault, moment, outcome)
+    for part in PARTS if deaths else ():
+        if not record.has(part, 0):
+            record.add(part, 0, "kill -9", "after the first step", death(work, part))
