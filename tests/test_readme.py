@@ -177,9 +177,17 @@ def test_the_readme_stays_short():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.stem}")
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#]+)(?:#[\w-]+)?\)", page.read_text()):
-        if not target.startswith("http"):
-            assert (page.parent / target).exists(), target
+    for target, heading in re.findall(r"\]\(([^)#]*)(?:#([\w-]+))?\)", page.read_text()):
+        if target.startswith("http"):
+            continue
+        assert (page.parent / target).exists(), target
+        if heading:
+            text = (page.parent / target if target else page).read_text()
+            slugs = [
+                re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-")
+                for line in re.findall(r"^#+ (.*)", text, re.MULTILINE)
+            ]
+            assert heading in slugs, f"{target}#{heading}"
 
 
 def test_the_drop_in_line_composes_with_stock_verl_and_starts_the_trainer():
