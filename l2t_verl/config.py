@@ -385,7 +385,15 @@ def _with_options(config: L2TConfig) -> tuple[L2TConfig, dict[str, str]]:
 
 
 def why_no_forward_to_share(config: L2TConfig) -> str | None:
-    """Why the scores cannot come from the forward of the old log-probs, as far as these settings go; None if they can."""
+    """Say why the scores cannot come from the forward that gives the old log-probs, as far as these settings decide it.
+
+    Returns:
+        The reason; None if they can.
+
+    Example:
+        >>> why_no_forward_to_share(load_config({"gain": {"backend": "expanded"}}))
+        'gain.backend=expanded runs sequences of its own'
+    """
     if config.gain.backend == "expanded":
         return "gain.backend=expanded runs sequences of its own"
     if config.gain.kind == "monte_carlo":
