@@ -5,7 +5,7 @@ A problem is two, three or four chains of two computed values, and asks for the 
 wrong: what an arm moves there is noise.
 
 python -m recipes.controlled.sparse start
-python -m recipes.controlled.sparse run grpo --seed 0
+python -m recipes.controlled.sparse run start grpo critic length_penalty default --seeds 0 1 2
 python -m recipes.controlled.table runs/controlled/sparse --table recipes/controlled/sparse.parquet
 python -m recipes.controlled.sparse table
 """
@@ -43,6 +43,7 @@ COMPUTED = 2  # values of a chain
 RATES = Rates(restate=0.15, recheck=0.2, detour=0.0, mistake=0.45, correction=0.3, closing=0.0)
 LIMIT = 180  # tokens of a response
 TEST = 1200  # validation problems of the evaluation; nothing is tuned on them
+TRAINED = 30  # updates of a run
 STEPS, RATE = 800, 5e-4  # of the start's fine-tuning, from the comparison's first start
 IMMEDIATE = {"beta": 0.0, "credit": {"method": "episode"}}
 ARMS: dict[str, dict[str, Any]] = {
@@ -143,7 +144,7 @@ def right_digits(rollout: Rollout, tokenizer: Any) -> float:
     return sum(a == b for a, b in zip(answer, written, strict=False)) / len(answer)
 
 
-def arm_settings(arm: str, seed: int, steps: int = 100) -> Settings:
+def arm_settings(arm: str, seed: int, steps: int = TRAINED) -> Settings:
     """An arm's run on the bed; `start` is the start as it is."""
     shared: dict[str, Any] = {"start": 1, "limit": LIMIT, "test": TEST, "split": "validation"}
     return Settings(arm, seed, steps=0 if arm == "start" else steps, **shared, **ARMS.get(arm, {}))
@@ -184,9 +185,9 @@ def digits(run: Run) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("start", "run", "table"))
-    parser.add_argument("arm", nargs="?", choices=list(TITLES))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("arms", nargs="*", metavar="ARM", help=", ".join(TITLES))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--steps", type=int, default=TRAINED)
     parser.add_argument("--start", type=Path, default=START)
     parser.add_argument(
         "--results", type=Path, help=f"of run: a folder, {RESULTS.relative_to(FOLDER.parents[1])}; of table: {TABLE.name}"
@@ -194,13 +195,13 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.what == "start":
-        make_start(arguments.seed, FOLDER / "starts" / "1", arguments.start)
+        make_start(arguments.seeds[0], FOLDER / "starts" / "1", arguments.start)
     elif arguments.what == "run":
-        if arguments.arm is None:
-            parser.error(f"run needs an arm: {', '.join(TITLES)}")
-        print(
-            run(arm_settings(arguments.arm, arguments.seed, arguments.steps), arguments.start, arguments.results or RESULTS)
-        )
+        if not arguments.arms or not set(arguments.arms) <= set(TITLES):
+            parser.error(f"run needs arms, of {', '.join(TITLES)}; got {' '.join(arguments.arms) or 'none'}")
+        for seed in arguments.seeds:
+            for arm in arguments.arms:
+                print(run(arm_settings(arm, seed, arguments.steps), arguments.start, arguments.results or RESULTS))
     else:
         print(table(load(arguments.results or TABLE)))
 
