@@ -15,9 +15,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
+import math
 import random
+import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2ForCausalLM
 
 from recipes.controlled import loop, start, tables
-from recipes.controlled.comparison import Run, accuracy, load, paired, tokens, values
-from recipes.controlled.intervals import estimate
+from recipes.controlled.comparison import Run, accuracy, load, tokens
 from recipes.controlled.measure import is_right
 from recipes.controlled.run import made_by, write
 from recipes.controlled.sampling import Rollout, sample
@@ -157,24 +158,41 @@ def moved(found: Run) -> float:
 
 
 def table(runs: list[Run]) -> str:
-    """Means over seeds with 95 % intervals, and the differences from GRPO paired by seed."""
-    by_arm = {arm: {r["settings"]["seed"]: r for r in runs if r["settings"]["arm"] == arm} for arm in TITLES}
-    base, rows = by_arm["grpo"], []
-    for arm, own in by_arm.items():
+    """Means over runs, and differences from GRPO; ± is over the evaluation's problems, not over seeds."""
+    base, rows = [run for run in runs if run["settings"]["arm"] == "grpo"], []
+    for arm, title in TITLES.items():
+        own = [run for run in runs if run["settings"]["arm"] == arm]
         if not own:
             continue
-        row = [
-            TITLES[arm],
-            str(len(own)),
-            *(estimate(values(own.values(), read)).text() for read in (accuracy, digits, tokens)),
+        means = [over_problems(own, accuracy), over_problems(own, digits)]
+        row = [title, str(len(own)), *(f"{mean:.1f} ± {half:.1f}" for mean, half in means)]
+        row += [
+            f"{statistics.mean(map(tokens, own)):.0f}",
+            f"{statistics.mean(map(moved, own)):.1f}" if arm != "start" else "0",
         ]
-        row.append(estimate(values(own.values(), moved)).text() if arm != "start" else "0")
-        compared = arm not in ("start", "grpo") and set(own) & set(base)
-        for read in (accuracy, digits):
-            row.append(estimate(paired(own, base, lambda a, b: read(a) - read(b))).text() if compared else "–")  # noqa: B023
+        for (mean, half), read in zip(means, (accuracy, digits), strict=True):
+            of_base, half_of_base = over_problems(base, read) if base and arm != "grpo" else (mean, math.nan)
+            half = math.hypot(half, half_of_base)
+            row.append("–" if math.isnan(half) else f"{mean - of_base:+.1f} ± {half:.1f}")
         rows.append(row)
     header = ["arm", "seeds", "right, %", "digits right, %", "tokens", "KL, nats"]
     return tables.table([*header, "Δ right, points", "Δ digits, points"], rows)
+
+
+def over_problems(runs: list[Run], read: Callable[[Run], float]) -> tuple[float, float]:
+    r"""Mean of a share in percent, and half its 95 % interval over the problems of all runs' evaluations.
+
+    1.96 √(p (1 − p) / n) is the interval of shares that are 0 or 1, and at least that of shares in between, as a response's
+    share of right digits is.
+
+    Example:
+        >>> run = {"settings": {"test": 100}, "evaluation": {"accuracy": 0.5}}
+        >>> [round(value, 2) for value in over_problems([run], accuracy)]
+        [50.0, 9.8]
+    """
+    share = statistics.mean(map(read, runs)) / 100
+    count = sum(run["settings"]["test"] for run in runs)
+    return 100 * share, 196 * math.sqrt(share * (1 - share) / count)
 
 
 def digits(run: Run) -> float:
