@@ -5,7 +5,7 @@ A problem is two, three or four chains of two computed values, and asks for the 
 wrong: what an arm moves there is noise.
 
 python -m recipes.controlled.sparse start
-python -m recipes.controlled.sparse run start grpo critic length_penalty default --seeds 0 1 2
+python -m recipes.controlled.sparse run start grpo critic length_penalty default --seeds 0
 python -m recipes.controlled.table runs/controlled/sparse --table recipes/controlled/sparse.parquet
 python -m recipes.controlled.sparse table
 """
