@@ -190,17 +190,17 @@ def test_the_sparse_bed_counts_right_digits(tail, share):
     assert sparse.evaluate([rollout], tokenizer)["digits"] == share
 
 
-def test_the_sparse_bed_s_table_pairs_by_seed():
-    def found(arm: str, seed: int, right: float) -> dict:
-        settings = {"arm": arm, "seed": seed, "start": 1}
-        return {
-            "settings": settings,
-            "curve": [{"kl": 2.0}],
-            "evaluation": {"accuracy": right, "digits": 2 * right, "tokens": 60},
-        }
+def test_the_sparse_bed_s_table_has_intervals_over_problems():
+    def found(arm: str, right: float) -> dict:
+        shares = {"accuracy": right, "digits": 2 * right, "tokens": 60}
+        return {"settings": {"arm": arm, "test": 50}, "curve": [{"kl": 2.0}], "evaluation": shares}
 
-    runs = [found("grpo", 0, 0.01), found("grpo", 1, 0.03), found("critic", 0, 0.02), found("critic", 1, 0.04)]
-    header, _, grpo, critic = sparse.table(runs).splitlines()
+    header, _, start, grpo, critic = sparse.table(
+        [{**found("start", 0.02), "curve": []}, found("grpo", 0.02), found("grpo", 0.06), found("critic", 0.05)]
+    ).splitlines()
     assert header.startswith("| arm | seeds | right, % | digits right, % | tokens | KL, nats |")
-    assert grpo == "| GRPO | 2 | 2.0 (1.0 to 3.0) | 4.0 (2.0 to 6.0) | 60.0 (60.0 to 60.0) | 2.0 (2.0 to 2.0) | – | – |"
-    assert critic.endswith("| 1.0 (1.0 to 1.0) | 2.0 (2.0 to 2.0) |")
+    assert start.startswith(
+        "| the start | 1 | 2.0 ± 3.9 | 4.0 ± 5.4 | 60 | 0 |"
+    )  # 1.96 √(.02 · .98 / 50), 1.96 √(.04 · .96 / 50)
+    assert grpo == "| GRPO | 2 | 4.0 ± 3.8 | 8.0 ± 5.3 | 60 | 2.0 | – | – |"
+    assert critic.endswith("| +1.0 ± 7.2 | +2.0 ± 9.9 |")

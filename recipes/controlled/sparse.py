@@ -5,7 +5,7 @@ A problem is two, three or four chains of two computed values, and asks for the 
 wrong: what an arm moves there is noise.
 
 python -m recipes.controlled.sparse start
-python -m recipes.controlled.sparse run grpo --seed 0
+python -m recipes.controlled.sparse run start grpo critic length_penalty default --seeds 0
 python -m recipes.controlled.table runs/controlled/sparse --table recipes/controlled/sparse.parquet
 python -m recipes.controlled.sparse table
 """
@@ -15,9 +15,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
+import math
 import random
+import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2ForCausalLM
 
 from recipes.controlled import loop, start, tables
-from recipes.controlled.comparison import Run, accuracy, load, paired, tokens, values
-from recipes.controlled.intervals import estimate
+from recipes.controlled.comparison import Run, accuracy, load, tokens
 from recipes.controlled.measure import is_right
 from recipes.controlled.run import made_by, write
 from recipes.controlled.sampling import Rollout, sample
@@ -43,6 +44,7 @@ COMPUTED = 2  # values of a chain
 RATES = Rates(restate=0.15, recheck=0.2, detour=0.0, mistake=0.45, correction=0.3, closing=0.0)
 LIMIT = 180  # tokens of a response
 TEST = 1200  # validation problems of the evaluation; nothing is tuned on them
+TRAINED = 30  # updates of a run
 STEPS, RATE = 800, 5e-4  # of the start's fine-tuning, from the comparison's first start
 IMMEDIATE = {"beta": 0.0, "credit": {"method": "episode"}}
 ARMS: dict[str, dict[str, Any]] = {
@@ -143,7 +145,7 @@ def right_digits(rollout: Rollout, tokenizer: Any) -> float:
     return sum(a == b for a, b in zip(answer, written, strict=False)) / len(answer)
 
 
-def arm_settings(arm: str, seed: int, steps: int = 100) -> Settings:
+def arm_settings(arm: str, seed: int, steps: int = TRAINED) -> Settings:
     """An arm's run on the bed; `start` is the start as it is."""
     shared: dict[str, Any] = {"start": 1, "limit": LIMIT, "test": TEST, "split": "validation"}
     return Settings(arm, seed, steps=0 if arm == "start" else steps, **shared, **ARMS.get(arm, {}))
@@ -156,24 +158,41 @@ def moved(found: Run) -> float:
 
 
 def table(runs: list[Run]) -> str:
-    """Means over seeds with 95 % intervals, and the differences from GRPO paired by seed."""
-    by_arm = {arm: {r["settings"]["seed"]: r for r in runs if r["settings"]["arm"] == arm} for arm in TITLES}
-    base, rows = by_arm["grpo"], []
-    for arm, own in by_arm.items():
+    """Means over runs, and differences from GRPO; ± is over the evaluation's problems, not over seeds."""
+    base, rows = [run for run in runs if run["settings"]["arm"] == "grpo"], []
+    for arm, title in TITLES.items():
+        own = [run for run in runs if run["settings"]["arm"] == arm]
         if not own:
             continue
-        row = [
-            TITLES[arm],
-            str(len(own)),
-            *(estimate(values(own.values(), read)).text() for read in (accuracy, digits, tokens)),
+        means = [over_problems(own, accuracy), over_problems(own, digits)]
+        row = [title, str(len(own)), *(f"{mean:.1f} ± {half:.1f}" for mean, half in means)]
+        row += [
+            f"{statistics.mean(map(tokens, own)):.0f}",
+            f"{statistics.mean(map(moved, own)):.1f}" if arm != "start" else "0",
         ]
-        row.append(estimate(values(own.values(), moved)).text() if arm != "start" else "0")
-        compared = arm not in ("start", "grpo") and set(own) & set(base)
-        for read in (accuracy, digits):
-            row.append(estimate(paired(own, base, lambda a, b: read(a) - read(b))).text() if compared else "–")  # noqa: B023
+        for (mean, half), read in zip(means, (accuracy, digits), strict=True):
+            of_base, half_of_base = over_problems(base, read) if base and arm != "grpo" else (mean, math.nan)
+            half = math.hypot(half, half_of_base)
+            row.append("–" if math.isnan(half) else f"{mean - of_base:+.1f} ± {half:.1f}")
         rows.append(row)
     header = ["arm", "seeds", "right, %", "digits right, %", "tokens", "KL, nats"]
     return tables.table([*header, "Δ right, points", "Δ digits, points"], rows)
+
+
+def over_problems(runs: list[Run], read: Callable[[Run], float]) -> tuple[float, float]:
+    r"""Mean of a share in percent, and half its 95 % interval over the problems of all runs' evaluations.
+
+    1.96 √(p (1 − p) / n) is the interval of shares that are 0 or 1, and at least that of shares in between, as a response's
+    share of right digits is.
+
+    Example:
+        >>> run = {"settings": {"test": 100}, "evaluation": {"accuracy": 0.5}}
+        >>> [round(value, 2) for value in over_problems([run], accuracy)]
+        [50.0, 9.8]
+    """
+    share = statistics.mean(map(read, runs)) / 100
+    count = sum(run["settings"]["test"] for run in runs)
+    return 100 * share, 196 * math.sqrt(share * (1 - share) / count)
 
 
 def digits(run: Run) -> float:
@@ -184,9 +203,9 @@ def digits(run: Run) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("start", "run", "table"))
-    parser.add_argument("arm", nargs="?", choices=list(TITLES))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("arms", nargs="*", metavar="ARM", help=", ".join(TITLES))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--steps", type=int, default=TRAINED)
     parser.add_argument("--start", type=Path, default=START)
     parser.add_argument(
         "--results", type=Path, help=f"of run: a folder, {RESULTS.relative_to(FOLDER.parents[1])}; of table: {TABLE.name}"
@@ -194,13 +213,13 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.what == "start":
-        make_start(arguments.seed, FOLDER / "starts" / "1", arguments.start)
+        make_start(arguments.seeds[0], FOLDER / "starts" / "1", arguments.start)
     elif arguments.what == "run":
-        if arguments.arm is None:
-            parser.error(f"run needs an arm: {', '.join(TITLES)}")
-        print(
-            run(arm_settings(arguments.arm, arguments.seed, arguments.steps), arguments.start, arguments.results or RESULTS)
-        )
+        if not arguments.arms or not set(arguments.arms) <= set(TITLES):
+            parser.error(f"run needs arms, of {', '.join(TITLES)}; got {' '.join(arguments.arms) or 'none'}")
+        for seed in arguments.seeds:
+            for arm in arguments.arms:
+                print(run(arm_settings(arm, seed, arguments.steps), arguments.start, arguments.results or RESULTS))
     else:
         print(table(load(arguments.results or TABLE)))
 
