@@ -4,6 +4,7 @@ A kill is `kill -9` of the driver: after a random share of the training's time, 
 it and before the log of its step. A run is killed several times before it is let go on to its end, each time later.
 """
 
+import contextlib
 import json
 import math
 import random
@@ -20,7 +21,7 @@ from soak.record import Record
 from tiny import read_jsonl, write_data
 
 TESTS = Path(__file__).parents[1].resolve()
-STEPS, SAVED, AT_ONCE = 4, 2, 2
+STEPS, SAVED, AT_ONCE = 4, 2, 3
 ROUNDING = 1e-5  # of a tensor, as a share of its largest entry; metrics are hundreds of sums of such
 MARK = "latest_checkpointed_iteration.txt"
 TRAINS = "weight update checked"
@@ -85,16 +86,21 @@ def family(run: Run) -> list[psutil.Process]:
         return []
 
 
+def name_of(process: psutil.Process) -> str:
+    """Its name; empty where it has ended."""
+    try:
+        return process.name()
+    except psutil.NoSuchProcess:
+        return ""
+
+
 def gone(members: list[psutil.Process], seconds: float) -> list[str]:
     """Wait for processes to end; the names of those that do not, which are ended then."""
     _, alive = psutil.wait_procs(members, timeout=seconds)
-    names = []
+    names = [name for member in alive if (name := name_of(member))]
     for member in alive:
-        try:
-            names.append(member.name())
+        with contextlib.suppress(psutil.NoSuchProcess):
             member.kill()
-        except psutil.NoSuchProcess:
-            continue
     return names
 
 
@@ -237,7 +243,7 @@ def stop(run: Run, draw: random.Random, starts: int, seconds: float, sign: int) 
         if not wait_for(run, lambda: run.log.count(TRAINS) >= starts):
             return "while it starts", f"start {starts} ended: {run.tail()[-500:]}"
         text = moment_of(run, draw, seconds)
-        members = family(run)
+        members = [member for member in family(run) if name_of(member) not in AGENTS]
         if run.process.poll() is not None:
             return text + " (it was over)", ""
         run.process.send_signal(sign)
@@ -246,8 +252,8 @@ def stop(run: Run, draw: random.Random, starts: int, seconds: float, sign: int) 
         if sign == signal.SIGTERM and (status or not (run.folder / "checkpoints" / MARK).exists()):
             return text, f"it ended with {status} after SIGTERM: {run.tail()[-500:]}"
         left = gone(members, SOON)
-        text += f"; after {time.monotonic() - since:.0f} s {', '.join(left) or 'nothing'} was left"
-        return text, f"left behind: {left}" if {*left} - AGENTS else ""
+        text += f"; all was gone after {time.monotonic() - since:.0f} s"
+        return text, f"left behind: {left}" if left else ""
     finally:
         run.end()
 
@@ -282,9 +288,9 @@ def death(work: Path, part: str) -> str:
             return f"FAILS: {run.tail()[-500:]}"
         members = family(run)
         pattern = PARTS[part]
-        victims = [member for member in members if pattern in member.name() or pattern in " ".join(member.cmdline())]
+        victims = [member for member in members if pattern in name_of(member) + " ".join(member.cmdline())]
         if not victims:
-            return f"FAILS: no process of this name among {sorted({member.name() for member in members})}"
+            return f"FAILS: no process of this name among {sorted({name_of(member) for member in members})}"
         victims[-1].kill()
         since, steps = time.monotonic(), len(run.metrics())
         while run.process.poll() is None and time.monotonic() - since < SOON + 30:
