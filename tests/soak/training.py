@@ -153,10 +153,10 @@ def apart(one: Path, other: Path) -> float:
     return worst
 
 
-def rollouts(folder: Path) -> dict[str, list]:
+def rollouts(folder: Path) -> dict[int, list]:
     """Each step's rollouts, without their names, which are random, in an order of their own."""
     return {
-        file.name: sorted(
+        int(file.stem): sorted(
             json.dumps([row["input"], row["output"], row["gts"], round(row["score"], 4)])
             for row in read_jsonl(file)
             if row.get("l2t")  # the rest is verl's padding
@@ -181,8 +181,15 @@ def differences(folder: Path, whole: Path) -> list[str]:
         found.append(f"λ {ours} for {theirs}")
     if apart(folder / last / "data.pt", whole / last / "data.pt") > 0:
         found.append("data.pt")
-    ours, theirs = (read_jsonl(path / "metrics.jsonl") for path in (folder, whole))
-    if [row["step"] for row in ours] != [row["step"] for row in theirs]:
+    return found + differing_steps(folder, whole, STEPS)
+
+
+def differing_steps(folder: Path, whole: Path, steps: int) -> list[str]:
+    """In what the metrics and rollouts of the first steps differ; a row that is lost or double is a difference."""
+    found = []
+    ours, theirs = ([row for row in read_jsonl(path / "metrics.jsonl") if row["step"] <= steps] for path in (folder, whole))
+    wanted = list(range(1, steps + 1))
+    if not [row["step"] for row in ours] == [row["step"] for row in theirs] == wanted:
         found.append(f"metrics of the steps {[row['step'] for row in ours]}")
     else:
         for row, other in zip(ours, theirs, strict=True):
@@ -191,8 +198,9 @@ def differences(folder: Path, whole: Path) -> list[str]:
             wrong = [name for name, (a, b) in values.items() if not close(a, b)]
             found += [f"step {row['step']}: {name} {values[name]}" for name in sorted(wrong)[:3]]
     ours, theirs = rollouts(folder), rollouts(whole)
-    found += [f"rollouts {name}" for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]
-    return found
+    return found + [
+        f"rollouts of step {step}" for step in wanted if ours.get(step) is None or ours[step] != theirs.get(step)
+    ]
 
 
 def close(a: object, b: object) -> bool:
@@ -338,8 +346,7 @@ def soak(work: Path, record: Record, *, kills: int, ends: int, deaths: bool, see
         deaths: whether each part is killed once.
         seed: of the first.
     """
-    write_data(work / "data", rows=6)  # three steps: the fourth is in the second epoch
-    (work / "agents.yaml").write_text(json.dumps([{"name": "seeded", "_target_": "seeded.Seeded"}]))
+    prepare(work)
     for fault, sign, count, at_once in (("SIGTERM", signal.SIGTERM, ends, 1), ("kill -9", signal.SIGKILL, kills, AT_ONCE)):
         what = f"the driver, {fault}"
         for first in range(seed, seed + count, at_once):
