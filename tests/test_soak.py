@@ -19,10 +19,10 @@ def work(tmp_path):
 
 def test_killed_tools_leave_the_files_of_those_that_were_not(work):
     record = Record(work / "record.json")
-    offline.soak(work, record, kills=3, seed=0)
-    assert (len(record.trials), record.failed()) == (3, [])
-    offline.soak(work, record, kills=3, seed=0)
-    assert len(Record(record.file).trials) == 3  # nothing is tried twice
+    offline.soak(work, record, kills=5, seed=0)
+    assert (len(record.trials), record.failed()) == (5, [])
+    offline.soak(work, record, kills=5, seed=0)
+    assert len(Record(record.file).trials) == 5  # nothing is tried twice
 
 
 def test_a_driver_killed_before_its_checkpoint_counts_does_the_same_again(work):
