@@ -55,6 +55,7 @@ PARTS = {  # name or command line of a part's process
     "Ray's store": "gcs_server",
 }
 AGENTS = {"ray::RuntimeEnvAgent", "ray::DashboardAgent"}  # Ray's own, which hold nothing and end when they notice
+BUSY, TRIES = "timed out during startup", 3  # what Ray says where a machine is so busy that it gives up; starts, then
 LONGEST = 600.0  # seconds of a start with its training
 SOON = 60.0  # seconds within which a death is to end a run
 
@@ -116,6 +117,17 @@ def finish(run: Run) -> int:
     run.end()
     gone(members, 30)
     return run.process.returncode
+
+
+def let_alone(work: Path, name: str) -> str:
+    """Start a run and let it come to its end; with what it fails, if it does."""
+    for _ in range(TRIES):
+        run = begin(work, name)
+        if not (status := finish(run)):
+            return ""
+        if BUSY not in run.tail():
+            break
+    return f"status {status}: {run.tail()[-500:]}"
 
 
 # ---- what a run leaves
@@ -273,13 +285,15 @@ def stopped(work: Path, whole: Path, name: str, times: int, seconds: float, sign
     draw, moments = random.Random(name), []
     shutil.rmtree(work / name, ignore_errors=True)
     for number in range(times):
-        moment, wrong = stop(begin(work, name), draw, number + 1, seconds, sign)
+        for _ in range(TRIES):
+            moment, wrong = stop(begin(work, name), draw, number + 1, seconds, sign)
+            if BUSY not in wrong:
+                break
         moments.append(moment)
         if wrong:
             return moments, f"FAILS: {wrong}"
-    again = begin(work, name)
-    if status := finish(again):
-        return moments, f"FAILS: the last start ended with {status}: {again.tail()[-500:]}"
+    if fault := let_alone(work, name):
+        return moments, f"FAILS: the last start ended with {fault}"
     found = differences(work / name, whole) + [f"a secret in {path}" for path in secrets_in(work / name)]
     if found:
         return moments, f"DIFFERS: {'; '.join(found)}"
