@@ -270,7 +270,7 @@ def stop(run: Run, draw: random.Random, starts: int, seconds: float, sign: int) 
             return text + " (it was over)", ""
         run.process.send_signal(sign)
         since = time.monotonic()
-        status = run.process.wait(120)
+        status = run.process.wait(LONGEST)
         if sign == signal.SIGTERM and (status or not (run.folder / "checkpoints" / MARK).exists()):
             return text, f"it ended with {status} after SIGTERM: {run.tail()[-500:]}"
         left = gone(members, SOON)
