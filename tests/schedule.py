@@ -8,6 +8,7 @@ FIRST = (
     "tests/test_end_to_end.py",
     "tests/test_clusters.py",
     "tests/test_variants.py",
+    "tests/test_soak.py",
     "tests/test_worker.py",
     "tests/test_controlled_loop.py",
     "tests/test_entry.py",

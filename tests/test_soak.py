@@ -1,26 +1,50 @@
 """A few of the soak's faults (tests/soak): what is killed and started again ends as what was let alone."""
 
+import shutil
+import signal
+
 import pytest
 from soak import offline, training
 from soak.record import Record
-from tiny import write_model
+from tiny import read_jsonl, write_model
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def record(tmp_path):
+def work(tmp_path):
     write_model(tmp_path / "model")
-    return Record(tmp_path / "record.json")
+    return tmp_path
 
 
-@pytest.mark.slow
-def test_killed_tools_leave_the_files_of_those_that_were_not(tmp_path, record):
-    offline.soak(tmp_path, record, kills=3, seed=0)
-    assert (len(record.trials), record.failed()) == (3, [])
-    offline.soak(tmp_path, record, kills=3, seed=0)
-    assert len(Record(record.file).trials) == 3  # nothing is tried twice
+def test_killed_tools_leave_the_files_of_those_that_were_not(work):
+    record = Record(work / "record.json")
+    offline.soak(work, record, kills=5, seed=0)
+    assert (len(record.trials), record.failed()) == (5, [])
+    offline.soak(work, record, kills=5, seed=0)
+    assert len(Record(record.file).trials) == 5  # nothing is tried twice
 
 
-@pytest.mark.slow
-def test_a_killed_driver_goes_on_as_if_nothing_had_been(tmp_path, record):
-    training.soak(tmp_path, record, kills=1, ends=0, deaths=False, seed=0)
-    assert (len(record.trials), record.failed()) == (1, [])
+def test_a_driver_killed_before_its_checkpoint_counts_does_the_same_again(work):
+    """In its last step, whose checkpoint is whole and which is not logged: it goes on from the one before."""
+    training.prepare(work)
+    run = training.begin(work, "killed")
+    checkpoints = run.folder / "checkpoints"
+    last = checkpoints / f"global_step_{training.STEPS}"
+    held = checkpoints / f".{training.MARK}.held"
+    try:
+        assert training.wait_for(run, lambda: last.exists() and held.exists()), run.tail()
+        members = training.family(run)
+        run.process.send_signal(signal.SIGKILL)
+        run.process.wait(60)
+        training.gone(members, 60)
+    finally:
+        run.end()
+    assert (checkpoints / training.MARK).read_text() == str(training.STEPS - training.SAVED)
+    before = shutil.copytree(run.folder, work / "before", ignore=shutil.ignore_patterns("checkpoints"))
+    again = training.begin(work, "killed")
+    assert training.finish(again) == 0, again.tail()
+    assert [row["step"] for row in read_jsonl(again.folder / "metrics.jsonl")] == list(range(1, training.STEPS + 1))
+    assert training.differing_steps(again.folder, before, training.STEPS - 1) == []
+    assert (checkpoints / training.MARK).read_text() == str(training.STEPS)
+    assert training.secrets_in(again.folder) == []

@@ -1,7 +1,8 @@
 """The offline tools, killed or out of room at random moments and started again: their files are those of a run that was not.
 
-Each trial takes one of the tools in turn. A kill (`kill -9` of its whole group) comes after a random share of the time that
-the tool takes, or at a random change of its folder; a full disk is a limit on the size of files.
+A tool meets some faults, one after the other, before it is let go on to its end. A kill (`kill -9` of its whole group) comes
+after a random share of the time that the tool takes, or at a random change of its folder; a full disk is a limit on the size
+of files.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +42,8 @@ for seed in range(3):
     run(settings, Path("recipes/controlled/starts/1"), Path(sys.argv[1]))
 """
 LONGEST = 300.0  # seconds that a tool may take
+AT_ONCE = 5  # faults before a tool is let alone
+WRONG = "it did not say so"
 
 
 @dataclass(frozen=True)
@@ -131,19 +135,19 @@ def killed(tool: Tool, out: Path, draw: random.Random, seconds: float, changes: 
     process, since = begun(tool, out), time.monotonic()
     if draw.random() < 0.4:
         moment = draw.uniform(0.05, 1.0) * seconds
-        fault, text = "kill -9", f"after {moment:.2f} s of {seconds:.2f}"
+        text = f"after {moment:.2f} s of {seconds:.2f}"
         while time.monotonic() - since < moment and process.poll() is None:
             time.sleep(0.005)
     else:
         wanted, delay, seen, last = draw.randint(1, max(1, changes)), draw.choice((0.0, 0.0, 0.01, 0.1)), 0, state(out)
-        fault, text = "kill -9", f"{delay:.2f} s after change {wanted} of {changes} of its folder"
+        text = f"{delay:.2f} s after change {wanted} of its folder"
         while process.poll() is None and seen < wanted and time.monotonic() - since < LONGEST:
             if (now := state(out)) != last:
                 last, seen = now, seen + 1
         time.sleep(delay)
     over = process.poll() is not None
     kill(process)
-    return fault, text + (" (it was over)" if over else "")
+    return "kill -9", text + (" (it was over)" if over else "")
 
 
 def full_disk(tool: Tool, out: Path, draw: random.Random, largest: int) -> tuple[str, str]:
@@ -151,27 +155,40 @@ def full_disk(tool: Tool, out: Path, draw: random.Random, largest: int) -> tuple
     most = draw.randint(0, max(1, largest - 1))
     status = finished(tool, out, most)
     said = out.with_suffix(".log").read_text(errors="replace")
-    problem = "" if status and "Traceback" not in said else f", status {status}, but its last words are {said[-300:]!r}"
+    problem = "" if status and "Traceback" not in said else f", {WRONG}: status {status}, its last words {said[-300:]!r}"
     return "no room" + problem, f"for a file of more than {most} bytes"
 
 
-def trial(tool: Tool, work: Path, seed: int, whole: dict, seconds: float, changes: int) -> tuple[str, str, str]:
-    draw = random.Random(seed)
-    out = work / f"{tool.name}-{seed}"
+def trials(
+    tool: Tool, out: Path, seeds: Sequence[int], whole: dict, seconds: float, changes: int
+) -> tuple[list[tuple[str, str]], str]:
+    """A fault for each seed, one after the other, then a start that is let alone: the faults, and what became of it.
+
+    Args:
+        tool: that is started again and again.
+        out: its folder.
+        seeds: of the faults.
+        whole: the files of a run that had none.
+        seconds: that such a run takes.
+        changes: of its folder that such a run makes.
+    """
     shutil.rmtree(out, ignore_errors=True)
     out.with_suffix(".log").unlink(missing_ok=True)
-    if tool.name in ("evaluate", "inspect", "data") and draw.random() < 0.2:
-        largest = max(len(content) for content in whole.values() if isinstance(content, bytes))
-        fault, moment = full_disk(tool, out, draw, largest)
-    else:
-        fault, moment = killed(tool, out, draw, seconds, changes)
+    faults = []
+    for seed in seeds:
+        draw = random.Random(seed)
+        if tool.name != "controlled" and draw.random() < 0.2:
+            largest = max(len(content) for content in whole.values() if isinstance(content, bytes))
+            faults.append(full_disk(tool, out, draw, largest))
+        else:
+            faults.append(killed(tool, out, draw, seconds, max(1, changes // AT_ONCE)))
     status = finished(tool, out)
     again = files(out)
     differing = sorted(name for name in {*again, *whole} if again.get(name) != whole.get(name))
-    if status or differing or "status" in fault:
-        return fault, moment, f"DIFFERS: status {status}, files {differing}; see {out}"
+    if status or differing or any(WRONG in fault for fault, _ in faults):
+        return faults, f"DIFFERS: status {status}, files {differing}; see {out}"
     shutil.rmtree(out)
-    return fault, moment, "equal"
+    return faults, "equal"
 
 
 def counted(tool: Tool, out: Path) -> tuple[float, int]:
@@ -187,24 +204,27 @@ def counted(tool: Tool, out: Path) -> tuple[float, int]:
 
 
 def soak(work: Path, record: Record, kills: int, seed: int) -> None:
-    """Kill the tools in turn, as often as the record has not yet.
+    """Kill the tools in turn, `AT_ONCE` times each, as often as the record has not yet.
 
     Args:
         work: folder for what is written.
         record: of the trials.
-        kills: trials, counted from the seed.
+        kills: faults, counted from the seed.
         seed: of the first one.
     """
     known: dict[str, tuple[float, int, dict]] = {}
     with served() as server:
         chosen = tools(work, server)
-        for number in range(seed, seed + kills):
-            tool = chosen[number % len(chosen)]
-            if record.has(tool.name, number):
+        for first in range(seed, seed + kills, AT_ONCE):
+            tool = chosen[first // AT_ONCE % len(chosen)]
+            seeds = range(first, min(first + AT_ONCE, seed + kills))
+            if all(record.has(tool.name, number) for number in seeds):
                 continue
             if tool.name not in known:
                 out = work / f"{tool.name}-whole"
                 shutil.rmtree(out, ignore_errors=True)
                 known[tool.name] = (*counted(tool, out), files(out))
             seconds, changes, whole = known[tool.name]
-            record.add(tool.name, number, *trial(tool, work, number, whole, seconds, changes))
+            faults, outcome = trials(tool, work / f"{tool.name}-{first}", seeds, whole, seconds, changes)
+            for number, (fault, moment) in zip(seeds, faults, strict=True):
+                record.add(tool.name, number, fault, moment, outcome)
