@@ -182,7 +182,8 @@ class CreditConfig(_Section):
     method: Annotated[str, AfterValidator(CREDITS.check)] = Field(
         "shaped",
         description="Credit: `paper` as published, `episode` adds each episode's reward to GRPO's advantage, `shaped` the "
-        "return from each token on; `length_penalty` is a baseline without process rewards; or one of `plugins`.",
+        "return from each token on, `critic` what each episode changes in the chance of being right, as J tells it; "
+        "`length_penalty` is a baseline without process rewards; or one of `plugins`.",
     )
     std_floor: Real = Field(
         0.05,
@@ -205,7 +206,8 @@ class CreditConfig(_Section):
     length_cost: Real = Field(
         0.0,
         ge=0,
-        description="Cost λ of a response of the longest length, in units of the advantage (`shaped`: before α).",
+        description="Cost λ of a response of the longest length, in units of the advantage (`shaped`: before α; `critic`: "
+        "of its root mean square).",
     )
     length_cost_for: Literal["all", "correct"] = Field(
         "correct", description="Whose length costs: of `all` rollouts, or of the `correct` ones among each other."
@@ -213,6 +215,18 @@ class CreditConfig(_Section):
     length_penalty: Real = Field(
         0.2, ge=0, lt=1, description="Weight α of the length among a group's correct rollouts (`length_penalty`)."
     )
+    critic_decay: Real = Field(
+        0.95,
+        ge=0,
+        le=1,
+        description="Decay λ of the advantages' estimate over episodes (GAE); 1 is the outcome minus V (`critic`).",
+    )
+    critic_ridge: Real = Field(
+        1.0,
+        gt=0,
+        description="Strength of the critic's prior, which is the mean outcome of the group's other rollouts (`critic`).",
+    )
+    critic_steps: int = Field(5, ge=1, description="Steps whose rollouts the critic is fitted on (`critic`).")
     token_budget: Real | None = Field(
         None,
         gt=0,
@@ -371,7 +385,15 @@ def _with_options(config: L2TConfig) -> tuple[L2TConfig, dict[str, str]]:
 
 
 def why_no_forward_to_share(config: L2TConfig) -> str | None:
-    """Why the scores cannot come from the forward of the old log-probs, as far as these settings go; None if they can."""
+    """Say why the scores cannot come from the forward that gives the old log-probs, as far as these settings decide it.
+
+    Returns:
+        The reason; None if they can.
+
+    Example:
+        >>> why_no_forward_to_share(load_config({"gain": {"backend": "expanded"}}))
+        'gain.backend=expanded runs sequences of its own'
+    """
     if config.gain.backend == "expanded":
         return "gain.backend=expanded runs sequences of its own"
     if config.gain.kind == "monte_carlo":
@@ -394,17 +416,20 @@ def _contradictions(config: L2TConfig, broken: Set[str]) -> dict[str, str]:
         "gamma": ("episode", credit.gamma is not None),
         "surprise_weights": ("episode", credit.surprise_weights),
         "ratio_clip": ("paper", credit.ratio_clip is not None),
-        "length_cost": ("episode or shaped", credit.length_cost > 0),
+        "length_cost": ("episode or shaped or critic", credit.length_cost > 0),
         "length_cost_for": (
-            "episode or shaped",
+            "episode or shaped or critic",
             credit.length_cost_for != CreditConfig.model_fields["length_cost_for"].default,
         ),
         "length_penalty": ("length_penalty", credit.length_penalty != CreditConfig.model_fields["length_penalty"].default),
-        "token_budget": ("episode or shaped", credit.token_budget is not None),
+        "token_budget": ("episode or shaped or critic", credit.token_budget is not None),
     }
     for name, (owner, is_set) in owners.items():
         if is_set and credit.method not in owner.split(" or ") and f"{ROOT}.credit.method" not in broken:
             found[f"{ROOT}.credit.{name}"] = f"only credit.method={owner} uses it, but credit.method={credit.method}"
+    found |= _unused(credit, "credit", "method", {"critic": ("critic_decay", "critic_ridge", "critic_steps")}, broken)
+    if credit.method == "critic" and config.gain.kind == "mean_logprob":
+        found[f"{ROOT}.gain.kind"] = "credit.method=critic takes the logit of J, which mean_logprob has not; take geometric"
     found |= _unused(
         config.gain, "gain", "kind", {"monte_carlo": ("samples", "sample_temperature", "sample_tokens")}, broken
     )

@@ -17,10 +17,13 @@ class FileError(RuntimeError):
 
 @contextmanager
 def whole(file: Path) -> Iterator[Path]:
-    """A path beside a file to write to; the file appears, or is replaced, when all is written, else it stays as it was.
+    """Write a file whole or not at all: the block writes to a path beside it, which takes its place if the block succeeds.
 
     Args:
-        file: of what is to appear; its folder has to be there. The path to write to has the same ending.
+        file: the file to be made or replaced; its folder has to exist. The path beside it has the same ending.
+
+    Yields:
+        The path to write to.
 
     Raises:
         FileError: the disk is full, or the file cannot be written.
@@ -44,17 +47,28 @@ def whole(file: Path) -> Iterator[Path]:
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Write a text, whole or not at all, as UTF-8; a lone surrogate of a response is kept as it is.
+    """Write a text as UTF-8, whole or not at all; lone surrogates, which a response may hold, are kept.
+
+    Args:
+        file: to be made or replaced; its folder has to exist.
+        text: all of its content.
 
     Raises:
         FileError: the disk is full, or the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "page.md"
+        >>> write_whole(file, "# J")
+        >>> file.read_text()
+        '# J'
     """
     with whole(file) as partial:
         partial.write_text(text, encoding="utf-8", errors="surrogatepass")
 
 
 def as_lines(rows: Iterable[Mapping[str, Any]]) -> str:
-    r"""Rows as JSON, a line each.
+    r"""Write rows as JSON, one line each.
 
     Example:
         >>> as_lines([{"step": 1}, {"step": 2}])
@@ -64,10 +78,21 @@ def as_lines(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def append_lines(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Append rows as JSON, a line each, and see them on the disk: all of them, or none where the disk is full.
+    """Append rows as JSON, one line each, and wait until they are on the disk; if the disk is full, none of them is added.
+
+    Args:
+        file: is made if it does not exist; its folder has to.
+        rows: what can be written as JSON.
 
     Raises:
         FileError: the disk is full, or the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "samples.jsonl"
+        >>> append_lines(file, [{"J": 0.5}])
+        >>> list(read_lines(file))
+        [(1, '{"J": 0.5}')]
     """
     size = file.stat().st_size if file.exists() else 0
     try:
@@ -82,9 +107,15 @@ def append_lines(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Number and text of each line of a file that `append_lines` writes; nothing where it is not there.
+    """Read the lines of a file that `append_lines` writes.
 
-    A line that a crash tore is cut off the file: what it held is made again.
+    A last line that a crash has cut short is removed from the file, so that it can be written again.
+
+    Args:
+        file: to read; if it does not exist, there are no lines.
+
+    Yields:
+        Number, from 1 on, and text of each line.
     """
     if not file.exists():
         return
@@ -96,7 +127,14 @@ def read_lines(file: Path) -> Iterator[tuple[int, str]]:
 
 
 def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """A line for each setting that is not what it was.
+    """List the settings that are not what they were.
+
+    Args:
+        before: settings of a run that is there.
+        now: settings of the run that is to be started.
+
+    Returns:
+        A line for each difference, with both values.
 
     Example:
         >>> differing({"samples": 4, "seed": 0}, {"samples": 8, "seed": 0})
@@ -107,10 +145,20 @@ def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def check_settings(file: Path, settings: Mapping[str, Any]) -> None:
-    """Keep the settings of a run beside its results, and refuse to go on with others.
+    """Keep the settings of a run beside its results, and refuse to continue it with others.
+
+    Args:
+        file: of the settings; written if it does not exist.
+        settings: what can be written as JSON.
 
     Raises:
-        FileError: the results there were made with other settings, or of another model; with what differs.
+        FileError: the results there were made with other settings, which the message lists; or the file does not parse.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "settings.json"
+        >>> check_settings(file, {"samples": 4})
+        >>> check_settings(file, {"samples": 4})
     """
     if not file.exists():
         write_whole(file, json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
@@ -127,7 +175,11 @@ def check_settings(file: Path, settings: Mapping[str, Any]) -> None:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """What a refusal says after a name that nothing has.
+    """Say which name may have been meant, and which are known, for the end of an error message.
+
+    Args:
+        name: unknown.
+        known: names that there are.
 
     Example:
         >>> did_you_mean("shapd", ["paper", "shaped"])

@@ -38,7 +38,7 @@ class Registry(Mapping[str, Part], Generic[Part]):
         self._options: dict[str, type[BaseModel]] = {}
 
     def register(self, name: str, *, options: type[BaseModel] | None = None) -> Callable[[Part], Part]:
-        """A decorator that registers a part under a name; a module that is imported again may register its own again.
+        """A decorator that registers a part under a name; a module that is imported twice may register its own part twice.
 
         Args:
             name: what the configuration calls it.
@@ -74,14 +74,18 @@ class Registry(Mapping[str, Part], Generic[Part]):
         return self._options.get(name)
 
     def check(self, name: str, *, beside: Iterable[str] = ()) -> str:
-        """The name itself, if a part has it.
+        """Return a name that is registered, and refuse one that is not.
 
         Args:
             name: to look for.
-            beside: names that are dealt with elsewhere.
+            beside: names that are allowed although other code handles them.
 
         Raises:
-            ValueError: nothing has that name; with the known ones, and the likeliest.
+            ValueError: nothing has that name; the message lists the known names, and the one that may have been meant.
+
+        Example:
+            >>> Registry("colour", ["red", "blue"]).check("red")
+            'red'
         """
         known = [*self, *beside]
         if name in known:
@@ -105,7 +109,7 @@ SEGMENTERS: Registry[Callable[..., list[int] | None]] = Registry(
 )
 KINDS: Registry[Tensors] = Registry("kind of answer score", ("geometric", "probability", "mean_logprob"))
 PENALTIES: Registry[Tensors] = Registry("estimator of a penalty from log-ratios", ("log_ratio", "log_ratio_episode"))
-CREDITS: Registry[Tensors] = Registry("credit", ("paper", "episode", "shaped", "length_penalty"))
+CREDITS: Registry[Tensors] = Registry("credit", ("paper", "episode", "shaped", "critic", "length_penalty"))
 GRADERS: Registry[Callable[..., Any]] = Registry("grader")
 NO_FALLBACKS = ("episode_tags", "surprise")  # one leads to a fallback, the other cuts whatever there is
 SQUARED_LOG_RATIOS = ("log_ratio", "log_ratio_episode")  # penalties that rounding can be told from
@@ -121,8 +125,18 @@ register_grader = GRADERS.register
 def load_plugins(modules: Iterable[str]) -> None:
     """Import modules that register parts.
 
+    Args:
+        modules: names, as after `import`.
+
     Raises:
-        ValueError: one cannot be imported; with its own error and the remedy.
+        ValueError: one cannot be imported; the message has its own error and the remedy.
+
+    Example:
+        >>> load_plugins(["no_such_module"])
+        Traceback (most recent call last):
+        ...
+        ValueError: no_such_module cannot be imported (ModuleNotFoundError: No module named 'no_such_module'); it has to be \
+installed, or its folder on PYTHONPATH, on every node
     """
     for name in modules:
         try:
@@ -135,7 +149,10 @@ def load_plugins(modules: Iterable[str]) -> None:
 
 
 def option_models() -> dict[str, type[BaseModel]]:
-    """The models of all parts that have settings, by the parts' names.
+    """The pydantic models of all registered parts that have settings.
+
+    Returns:
+        The models by the names of their parts.
 
     Raises:
         ValueError: two parts of different sorts have settings and one name: `algorithm.l2t.options.<name>` would be both's.

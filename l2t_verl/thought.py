@@ -20,7 +20,11 @@ class Marks:
 
     @classmethod
     def of(cls, opening: str, closing: str) -> Marks:
-        r"""The marks within texts that may hold white space around them.
+        r"""Make marks of texts that may have white space around them.
+
+        Args:
+            opening: text that opens a thought.
+            closing: text that closes it.
 
         Example:
             >>> Marks.of("[THINK]\n", "\n[/THINK]")
@@ -29,7 +33,18 @@ class Marks:
         return cls(opening.strip(), closing.strip())
 
     def found_in(self, text: str) -> Iterator[tuple[bool, int]]:
-        """Whether a mark closes, and its position, in the text's order."""
+        """Find the marks of a text, in their order.
+
+        Args:
+            text: a response or a prompt.
+
+        Yields:
+            Whether the mark closes a thought, and its position in characters.
+
+        Example:
+            >>> list(MARKS.found_in("<think>2 + 2</think> 4"))
+            [(False, 0), (True, 12)]
+        """
         position = 0
         while True:
             opened, closed = text.find(self.opening, position), text.find(self.closing, position)
@@ -69,6 +84,9 @@ def find_thought(text: str, marks: Marks = MARKS, opened: bool | None = None) ->
         marks: of the thought.
         opened: whether the prompt has opened a thought already; None: it has if the first mark closes one.
 
+    Returns:
+        Where its thoughts close, whether it ends inside one, and whether there are marks at all.
+
     Example:
         >>> find_thought("<think>2 + 2</think> 4")
         Thought(closings=(12,), is_open=False, has_marks=True)
@@ -86,7 +104,15 @@ def find_thought(text: str, marks: Marks = MARKS, opened: bool | None = None) ->
 
 
 def answer_part(text: str, marks: Marks = MARKS, opened: bool | None = None) -> str | None:
-    r"""What a response says after its last thought; all of it where there is none; None where the thought is not closed.
+    r"""The part of a response that answers: what stands after its last thought, or all of it if it does not think.
+
+    Args:
+        text: the response.
+        marks: of the thought.
+        opened: whether the prompt has opened a thought already; see `find_thought`.
+
+    Returns:
+        The text; None if the response ends inside its thought.
 
     Example:
         >>> answer_part("<think>Try \\boxed{7}. No.</think>\nThe answer is 3.")
@@ -103,6 +129,10 @@ def answer_part(text: str, marks: Marks = MARKS, opened: bool | None = None) -> 
 def opens_thought(text: str, marks: Marks = MARKS) -> bool:
     """Whether a prompt ends inside a thought.
 
+    Args:
+        text: the prompt, with what the chat template adds to it.
+        marks: of the thought.
+
     Example:
         >>> opens_thought("assistant: <think>"), opens_thought("assistant: <think></think>")
         (True, False)
@@ -111,12 +141,25 @@ def opens_thought(text: str, marks: Marks = MARKS) -> bool:
 
 
 def decode(token_ids: Sequence[int], tokenizer: Any, marks: Marks = MARKS) -> str:
-    """The text of tokens without special ones, but with the marks of the thought, which some tokenizers count among them.
+    """Decode tokens without special ones, but keep the marks of the thought, which some tokenizers count as special.
 
     Args:
         token_ids: of a response.
         tokenizer: a Hugging Face tokenizer.
         marks: of the thought.
+
+    Returns:
+        The text.
+
+    Example:
+        >>> from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+        >>> from transformers import PreTrainedTokenizerFast
+        >>> letters = Tokenizer(models.BPE({c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, []))
+        >>> letters.pre_tokenizer, letters.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+        >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=letters)
+        >>> _ = tokenizer.add_special_tokens({"additional_special_tokens": ["<think>", "</think>", "<end>"]})
+        >>> decode(tokenizer.encode("<think>2 + 2</think>4<end>"), tokenizer)
+        '<think>2 + 2</think>4'
     """
     special = _special(tokenizer)
     kept = _of_marks(special, marks)
@@ -127,12 +170,18 @@ def decode(token_ids: Sequence[int], tokenizer: Any, marks: Marks = MARKS) -> st
 
 
 def special_marks(tokenizer: Any, marks: Marks = MARKS) -> set[int]:
-    """The marks that a tokenizer counts among its special tokens, so that plain decoding drops them."""
+    """The ids of those marks that a tokenizer counts among its special tokens, so that plain decoding drops them."""
     return _of_marks(_special(tokenizer), marks)
 
 
 def without_special(text: str, tokenizer: Any, marks: Marks = MARKS) -> str:
-    """A text that was decoded with its special tokens, without those that are no marks of the thought."""
+    """Remove special tokens from a text that was decoded with them, except the marks of the thought.
+
+    Args:
+        text: decoded with its special tokens.
+        tokenizer: the Hugging Face tokenizer that decoded it.
+        marks: of the thought.
+    """
     for special in set(_special(tokenizer).values()) - {marks.opening, marks.closing}:
         text = text.replace(special, "")
     return text

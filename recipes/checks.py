@@ -10,6 +10,7 @@ from recipes.arithmetic import GIB, GPUS, ModelShape, Plan, lora_rank, memory, s
 SUFFIX = 32  # tokens of a forcing suffix, at most
 MOVED = (0.001, 0.01)  # nats a token by which a policy has moved early and late in a run, for the penalty's sums
 LARGE_SHARE = 0.9  # of the penalty in the reward, early
+WITHOUT_PROCESS_REWARDS = ("critic", "length_penalty")  # credits that the penalty is no part of
 
 
 def gpus_of(name: str) -> float:
@@ -68,7 +69,7 @@ def penalty_lines(config: Any) -> list[str]:
     from l2t_verl.plugin.settings import read_config
 
     l2t, longest = read_config(config), config.data.max_response_length
-    if config.algorithm.adv_estimator != "l2t" or l2t.credit.method == "length_penalty" or l2t.beta == 0:
+    if config.algorithm.adv_estimator != "l2t" or l2t.credit.method in WITHOUT_PROCESS_REWARDS or l2t.beta == 0:
         return []
     beta = beta_per_nat(l2t, longest)
     costs = [beta * nats * longest for nats in MOVED]

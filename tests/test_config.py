@@ -146,6 +146,9 @@ def test_a_wrong_element_of_a_list_is_named_by_its_position_and_hides_nothing():
         ("credit.length_cost", [0, 5], [-1]),
         ("credit.length_penalty", [0, 0.99], [-0.1, 1]),
         ("credit.gamma", [0, 1], [-0.1, 1.1]),
+        ("credit.critic_decay", [0, 1], [-0.1, 1.1]),
+        ("credit.critic_ridge", [1e-9], [0]),
+        ("credit.critic_steps", [1, 100], [0]),
         ("credit.ratio_clip", [1e-3], [0]),
         ("credit.token_budget", [1e-3, 4096], [0]),
         ("credit.length_cost_rate", [1e-3, 10], [0, 10.1]),
@@ -155,6 +158,7 @@ def test_a_wrong_element_of_a_list_is_named_by_its_position_and_hides_nothing():
 )
 def test_bounds(path, allowed, refused):
     owners = {"gamma": "episode", "ratio_clip": "paper", "length_penalty": "length_penalty"}
+    owners |= dict.fromkeys(("critic_decay", "critic_ridge", "critic_steps"), "critic")
     owner = {f"credit.{name}": {"method": method} for name, method in owners.items()}.get(path)
     for value in [*allowed, *refused]:
         raw = nested(path, value)
@@ -190,6 +194,12 @@ def test_whole_numbers_are_real_numbers_too():
         ({"credit": {"surprise_weights": True}}, "credit.surprise_weights", "only credit.method=episode"),
         ({"credit": {"ratio_clip": 2.0}}, "credit.ratio_clip", "only credit.method=paper"),
         ({"credit": {"method": "paper", "length_cost": 0.1}}, "credit.length_cost", "only credit.method=episode or shaped"),
+        ({"credit": {"critic_decay": 1.0}}, "credit.critic_decay", "only credit.method=critic uses it"),
+        (
+            {"credit": {"method": "critic"}, "gain": {"kind": "mean_logprob"}},
+            "gain.kind",
+            "credit.method=critic takes the logit of J",
+        ),
         ({"credit": {"length_penalty": 0.3}}, "credit.length_penalty", "only credit.method=length_penalty"),
         (
             {"credit": {"method": "paper", "length_cost_for": "all"}},
@@ -338,7 +348,7 @@ def test_fields_are_listed_once_in_order_with_their_defaults():
 
 
 def test_registered_parts_are_listed():
-    assert "credit: paper, episode, shaped, length_penalty" in parts()
+    assert "credit: paper, episode, shaped, critic, length_penalty" in parts()
 
 
 def test_every_field_has_a_sentence_and_every_section_too():

@@ -178,3 +178,29 @@ def test_the_sparse_bed_asks_for_the_end_of_every_chain():
     for drawn in itertools.islice(sparse.problems("validation", SEED), 30):
         assert task.parse(str(drawn), drawn.tier) == drawn and task.split_of(drawn) == "validation"
         assert len(drawn.answer) == sparse.CHAINS[drawn.tier] == len(drawn.needed) / sparse.COMPUTED
+
+
+@pytest.mark.parametrize(
+    ("tail", "share"), [("</think>answer 49", 1.0), ("</think>answer 48", 0.5), ("</think>answer 4", 0.0), ("49", 0.0)]
+)
+def test_the_sparse_bed_counts_right_digits(tail, share):
+    tokenizer = make_tokenizer()
+    problem = task.parse("a=3;b:4+a;c:2*b;d=5;e:1-d;f:3+e;?cf")
+    rollout = sampling.Rollout(problem, [], tokenizer.encode(tail, add_special_tokens=False))
+    assert sparse.evaluate([rollout], tokenizer)["digits"] == share
+
+
+def test_the_sparse_bed_s_table_has_intervals_over_problems():
+    def found(arm: str, right: float) -> dict:
+        shares = {"accuracy": right, "digits": 2 * right, "tokens": 60}
+        return {"settings": {"arm": arm, "test": 50}, "curve": [{"kl": 2.0}], "evaluation": shares}
+
+    header, _, start, grpo, critic = sparse.table(
+        [{**found("start", 0.02), "curve": []}, found("grpo", 0.02), found("grpo", 0.06), found("critic", 0.05)]
+    ).splitlines()
+    assert header.startswith("| arm | seeds | right, % | digits right, % | tokens | KL, nats |")
+    assert start.startswith(
+        "| the start | 1 | 2.0 ± 3.9 | 4.0 ± 5.4 | 60 | 0 |"
+    )  # 1.96 √(.02 · .98 / 50), 1.96 √(.04 · .96 / 50)
+    assert grpo == "| GRPO | 2 | 4.0 ± 3.8 | 8.0 ± 5.3 | 60 | 2.0 | – | – |"
+    assert critic.endswith("| +1.0 ± 7.2 | +2.0 ± 9.9 |")

@@ -18,6 +18,7 @@ from l2t_verl.config import load_config
 from l2t_verl.plugin.driver.estimator import CreditContext, credit_context
 
 T, K, LONGEST = 9, 3, 16
+WEIGHTS = torch.tensor([0.8, 0.5, -0.2, 0.3, 0.1], dtype=torch.float64)
 CREDITS = {
     "paper": {"credit": {"method": "paper"}},
     "paper, clipped": {"credit": {"method": "paper", "ratio_clip": 1.5}},
@@ -30,6 +31,9 @@ CREDITS = {
     "episode, all charged, by surprise": {
         "credit": {"method": "episode", "length_cost_for": "all", "surprise_weights": True}
     },
+    "critic": {"credit": {"method": "critic"}},
+    "critic, outcome minus V": {"credit": {"method": "critic", "critic_decay": 1.0}},
+    "critic, all charged": {"credit": {"method": "critic", "length_cost_for": "all"}},
     "shaped, all charged": {"credit": {"method": "shaped", "length_cost_for": "all"}},
 }
 
@@ -45,6 +49,7 @@ class Batch:
     old_log_probs: torch.Tensor
     process: torch.Tensor
     episode_ids: torch.Tensor
+    scores: torch.Tensor
 
     def taken(self, rows) -> "Batch":
         rows = torch.as_tensor(rows)
@@ -65,6 +70,8 @@ class Batch:
             "length_cost": 0.3,
             "max_length": LONGEST,
             "norm_by_std": True,
+            "scores": self.scores,
+            "critic_weights": WEIGHTS,
         } | changes
         return CreditContext(
             load_config(settings),
@@ -105,6 +112,7 @@ def rollouts(seed: int, outputs: int = 1, padding: int = 0, shuffled: bool = Fal
         -torch.from_numpy(generator.exponential(1.0, (rows, T))).float() * mask,
         torch.from_numpy(generator.normal(0, 0.3, (rows, K))),
         ids,
+        torch.from_numpy(generator.random((rows, K + 1))),
     )
     return batch.taken(generator.permutation(rows)) if shuffled else batch
 
@@ -132,11 +140,13 @@ def pure(batch: Batch, settings: dict) -> torch.Tensor:
     alpha = {"alpha": config.alpha}
     whose = config.credit.length_cost_for
     grouped = {"norm_by_std": True, "std_floor": config.credit.std_floor, **alpha}
-    grouped |= {"length_cost": 0.3, "length_cost_for": whose, "max_length": LONGEST}
+    priced = {"length_cost": 0.3, "length_cost_for": whose, "max_length": LONGEST}
+    grouped |= priced
     own = {
         "paper": {"ratio_clip": config.credit.ratio_clip, **alpha},
         "episode": {"gamma": config.credit.gamma, "surprise_weights": config.credit.surprise_weights, **grouped},
         "shaped": grouped,
+        "critic": {"scores": batch.scores, "weights": WEIGHTS, "decay": config.credit.critic_decay, **priced},
         "length_penalty": {"length_penalty": config.credit.length_penalty},
     }[method]
     rows = (batch.rewards.sum(-1), batch.process, batch.episode_ids, batch.mask, batch.old_log_probs, batch.index())

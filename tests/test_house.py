@@ -1,6 +1,7 @@
 """The house: imports go one way. Circles are looked for in the text, so that type checking's and functions' count too."""
 
 import ast
+import tomllib
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -68,3 +69,12 @@ def test_the_driver_and_the_workers_do_not_read_each_other_s_rooms():
                          if found.startswith("l2t_verl.plugin.") and found.count(".") > 2}  # fmt: skip
                 allowed = {room} | ({"workers", "cpu"} if name == "l2t_verl.plugin.driver.trainer" else set())
                 assert rooms <= allowed, f"{name} imports from {rooms - allowed}"
+
+
+def test_every_example_is_run():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    run = [ROOT / path for path in settings["testpaths"]]
+    with_examples = [file for file in modules().values() if ">>> " in file.read_text()]
+    assert len(with_examples) > 50
+    left_out = [file for file in with_examples if not any(file.is_relative_to(path) for path in run)]
+    assert left_out == [], "their examples run nowhere: name them in pyproject.toml's testpaths"

@@ -59,6 +59,8 @@ OTHERS = {f"bash recipes/{recipe}/run.sh": "test_recipes.py" for recipe in RECIP
     "python -m recipes.controlled.grid": "here, its arguments, and test_controlled_loop.py",
     "python -m recipes.controlled.real_text": "here, its arguments; what it found, test_controlled_loop.py",
     "python -m recipes.controlled.through_verl": "here, its arguments, and test_controlled_loop.py",
+    "python -m recipes.controlled.sparse": "here, its arguments; its table, test_controlled.py and test_controlled_loop.py",
+    "python -m recipes.controlled.table": "here, its arguments, and test_controlled_loop.py",
     "python tests/bench/shrunk.py": "test_recipes.py, its record",
 }
 GUIDES = sorted((ROOT / "l2t_verl").glob("*/*.md"))
@@ -127,7 +129,7 @@ def test_data_sets_of_the_pages_are_known():
     from l2t_verl.data.datasets import TRAINING
 
     lines = [line.split() for page in PAGES for line in (*commands(page), *sentences(page)) if "-m l2t_verl.data" in line]
-    assert {words[3] for words in lines} - {"check"} <= set(TRAINING)
+    assert {words[3] for words in lines} - {"check", "NAME"} <= set(TRAINING)
     assert len(lines) > 6
 
 
@@ -160,15 +162,35 @@ def test_the_lines_of_python_run(tmp_path, capsys):
     assert len(re.search(r"gains: \[(.*)\]", said)[1].split(",")) == 3
 
 
+def test_the_lines_that_write_data_write_what_verl_and_the_checks_read(tmp_path, monkeypatch):
+    from l2t_verl.data.problems import problem_of
+    from l2t_verl.data.rows import file_rows
+
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "l2t_verl" / "guide" / "data.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    rows = list(file_rows(tmp_path / "train.parquet"))
+    assert [row["reward_model"]["ground_truth"] for row in rows] == ["10", "56"]
+    assert all("\\boxed{}" in problem_of(row, 0).question for row in rows)
+
+
 def test_the_readme_stays_short():
     assert len(README.split()) <= 1500
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.stem}")
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#]+)(?:#[\w-]+)?\)", page.read_text()):
-        if not target.startswith("http"):
-            assert (page.parent / target).exists(), target
+    for target, heading in re.findall(r"\]\(([^)#]*)(?:#([\w-]+))?\)", page.read_text()):
+        if target.startswith("http"):
+            continue
+        assert (page.parent / target).exists(), target
+        if heading:
+            text = (page.parent / target if target else page).read_text()
+            slugs = [
+                re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-")
+                for line in re.findall(r"^#+ (.*)", text, re.MULTILINE)
+            ]
+            assert heading in slugs, f"{target}#{heading}"
 
 
 def test_the_drop_in_line_composes_with_stock_verl_and_starts_the_trainer():
@@ -206,6 +228,7 @@ def test_the_metrics_are_the_code_s():
     known = {name.removeprefix("l2t/") for name in metrics.report(TRAINER, rewards, context(rewards))}
     known = {re.sub(r"^(skipped|grading)/\w+", lambda found: f"{found[1]}/*", name) for name in known}
     known |= {"grpo_grad_norm", "displacement"}  # measured in the trainer, where they are asked for
+    known |= {f"critic/{name}" for name in ("reliability", "auc_start", "auc_middle", "auc_end")}  # of credit critic
     written = set()
     part = METRICS.split("## All metrics\n")[1]
     for names in re.findall(r"^\| (.+?) \|", part, re.MULTILINE)[1:]:

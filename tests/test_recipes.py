@@ -34,16 +34,12 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_every_arm_composes_and_would_train(recipe):
-    for arm in ARMS:
-        config = composed(recipe, [f"arm={arm}"])
+def test_every_arm_would_train_and_differs_in_the_reward_alone(recipe):
+    configs = {arm: composed(recipe, [f"arm={arm}"]) for arm in ARMS}
+    for config in configs.values():
         assert config.reward.reward_manager.name == "l2t"
         assert problems_of(config, H100) == []
-
-
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_arms_differ_in_the_reward_alone(recipe):
-    trees = {arm: run_folder.leaves(OmegaConf.to_container(composed(recipe, [f"arm={arm}"]))) for arm in ARMS}
+    trees = {arm: run_folder.leaves(OmegaConf.to_container(config)) for arm, config in configs.items()}
     for arm, tree in trees.items():
         other = {name for name in tree | trees["grpo"] if tree.get(name) != trees["grpo"].get(name)}
         assert (other != set()) == (arm != "grpo")

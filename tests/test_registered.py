@@ -66,6 +66,7 @@ def inputs(seed: int = 0, rows: int = 12, tokens: int = 9, method: str = "", **c
         "response_mask": mask,
         "old_log_probs": -torch.rand(rows, tokens, generator=generator),
         "index": np.array([f"group {row // 4}" for row in range(rows)], dtype=object),
+        "scores": torch.rand(rows, 4, generator=generator, dtype=torch.float64),
         "max_length": LONGEST,
         "length_cost": 0.3,
         "settings": load_config({}).credit,
@@ -109,7 +110,7 @@ def test_credits_do_not_depend_on_the_order_of_rows():
     def run(name):
         given, order = inputs(method=name), torch.randperm(12, generator=torch.Generator().manual_seed(1))
         moved = {key: getattr(given, key)[order] for key in
-                 ("outcome", "process", "episode_ids", "response_mask", "old_log_probs")}  # fmt: skip
+                 ("outcome", "process", "episode_ids", "response_mask", "old_log_probs", "scores")}  # fmt: skip
         found = credit.token_advantages(name, inputs(method=name, **moved, index=given.index[order.numpy()]))
         torch.testing.assert_close(found, credit.token_advantages(name, given)[order], rtol=1e-5, atol=1e-6)
 

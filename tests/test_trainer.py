@@ -7,6 +7,7 @@ import math
 from dataclasses import asdict
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from cluster import composed
@@ -20,7 +21,7 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from l2t_verl import sandbox
 from l2t_verl.config import ConfigError, load_config
-from l2t_verl.credit import LengthCost
+from l2t_verl.credit import CreditInputs, LengthCost
 from l2t_verl.plugin import fields, settings
 from l2t_verl.plugin.driver import step
 from l2t_verl.plugin.driver.rewards import ProcessRewards
@@ -543,6 +544,35 @@ def test_the_length_cost_comes_back_from_a_checkpoint(tmp_path, monkeypatch, mod
     monkeypatch.setattr(PPOTrainerSync, "_load_checkpoint", lambda self: setattr(self, "global_steps", 7))
     trainer._load_checkpoint()
     assert trainer.length_cost == kept
+
+
+def test_the_critic_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+    """What a run that was not interrupted would have: the weights, and the steps that the next fit is made on."""
+    chosen = ("algorithm.l2t.credit.method=critic", f"trainer.default_local_dir={tmp_path}")
+    trainer = L2TTrainerSync(config(*chosen))
+    ones, index = torch.ones(4, 2), np.array(["a", "a", "b", "b"], dtype=object)
+
+    def inputs(seed):
+        scores = torch.rand(4, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        rows = (torch.tensor([1.0, 0.0, 0.0, 1.0]), torch.zeros(4, 1), torch.tensor([[0, -1]] * 4), ones, -ones, index)
+        return CreditInputs(*rows, settings=trainer.l2t.credit, scores=scores)
+
+    trainer._teach_critic(inputs(1))
+    trainer.global_steps = 7
+    monkeypatch.setattr(PPOTrainerSync, "_save_checkpoint", lambda self: None)
+    trainer._save_checkpoint()
+    resumed = L2TTrainerSync(config(*chosen))
+    assert resumed.critic.weights is None
+    monkeypatch.setattr(PPOTrainerSync, "_load_checkpoint", lambda self: setattr(self, "global_steps", 7))
+    resumed._load_checkpoint()
+    for one in (trainer, resumed):
+        one._teach_critic(inputs(2))
+    assert len(resumed.critic.history) == 2 and torch.equal(resumed.critic.weights, trainer.critic.weights)
+    plain = L2TTrainerSync(config(f"trainer.default_local_dir={tmp_path}/other"))
+    plain.global_steps = 7
+    plain._teach_critic(inputs(1))
+    plain._save_checkpoint()
+    assert [file.name for file in (tmp_path / "other" / "global_step_7").iterdir()] == ["l2t_state.json"]
 
 
 def test_a_fresh_start_keeps_the_configured_length_cost(tmp_path, monkeypatch):

@@ -34,7 +34,17 @@ def beta_per_nat(config: L2TConfig, max_length: int) -> float:
 
 
 def with_beta_per_nat(config: L2TConfig, max_length: int) -> L2TConfig:
-    """The same configuration with β in J per nat (see `beta_per_nat`), as everything that multiplies by it takes it.
+    """The same configuration with β in J per nat, the unit in which the rest of the code uses it; see `beta_per_nat`.
+
+    Args:
+        config: of the method.
+        max_length: L, the longest response allowed, in tokens.
+
+    Returns:
+        A copy with `beta` converted and `beta_unit` set to `nat`.
+
+    Raises:
+        ValueError: L < 1.
 
     Example:
         >>> with_beta_per_nat(L2TConfig(), 1500).beta

@@ -58,7 +58,7 @@ def low_rank(matrix: torch.Tensor, rank_fraction: float) -> torch.Tensor:
 def shifted(
     parameters: Mapping[str, torch.Tensor], displacement: Mapping[str, torch.Tensor], scale: float
 ) -> Iterator[None]:
-    """θ + scale · Δθ inside the block; θ again afterwards, bit for bit, whatever happens inside.
+    """Shift the weights to θ + scale · Δθ inside the block, and put them back afterwards, bit for bit, even after an error.
 
     Args:
         parameters: tensors that are changed in place.
@@ -66,7 +66,15 @@ def shifted(
         scale: its factor.
 
     Raises:
-        KeyError: the displacement of something that is no parameter.
+        KeyError: `displacement` names something that is not among the parameters.
+
+    Example:
+        >>> weight = torch.tensor([2.0])
+        >>> with shifted({"w": weight}, {"w": torch.tensor([3.0])}, 0.5):
+        ...     print(weight)
+        tensor([3.5000])
+        >>> weight
+        tensor([2.])
     """
     missing = [name for name in displacement if name not in parameters]
     if missing:
@@ -86,12 +94,12 @@ def shifted(
 def directional_derivatives(
     log_probs: Callable[[], torch.Tensor], shift: Callable[[float], AbstractContextManager[None]], epsilon: float
 ) -> torch.Tensor:
-    r"""d_t = ∂_ε log π_{θ+εΔθ}(y_t) at 0, by the central difference of two passes: for all tokens of all episodes at once.
+    r"""Derivatives d_t = ∂_ε log π_{θ+εΔθ}(y_t) at ε = 0, of all tokens at once, by a central difference of two passes.
 
     Args:
-        log_probs: computes log-probs in nats under the weights as they stand.
-        shift: a context in which the weights are shifted by the given multiple of Δθ, such as `shifted`.
-        epsilon: the multiple; the error is of second order in it, and rounding errors are divided by it.
+        log_probs: computes log-probs in nats under the current weights.
+        shift: a context manager that shifts the weights by the given multiple of Δθ, such as `shifted`.
+        epsilon: the multiple; the method's error grows with its square, and rounding errors are divided by it.
 
     Returns:
         d_t in nats, float64, in the shape of the log-probs.
@@ -120,11 +128,11 @@ def exact_derivatives(
     displacement: Mapping[str, torch.Tensor],
     num_episodes: int,
 ) -> torch.Tensor:
-    r"""d_k = ⟨Δθ, ∇ log π(z_k | s_k)⟩ by one gradient for each episode: the oracle for small models.
+    r"""Derivatives d_k = ⟨Δθ, ∇ log π(z_k | s_k)⟩ by one gradient for each episode; exact, and affordable for small models.
 
     Args:
-        log_prob: log π(z_k | s_k) of an episode in nats, with its graph.
-        parameters: tensors that require gradients; theirs are left as they are.
+        log_prob: gives log π(z_k | s_k) of episode k in nats, as a tensor that can be differentiated.
+        parameters: tensors that require gradients; their `.grad` is not touched.
         displacement: for some or all of them, Δθ of the same shape.
         num_episodes: K.
 
@@ -149,7 +157,7 @@ def exact_derivatives(
 
 
 def derivative_penalty(derivatives: torch.Tensor, *, damping: float = 0.0, squared_norm: float = 0.0) -> torch.Tensor:
-    r"""C_k = ½ d_k² + ½ λ ‖Δθ̃‖² (arXiv 2505.10425, Eq. 4 with its Fisher damping; the ½ makes it nats).
+    r"""Penalty C_k = ½ d_k² + ½ λ ‖Δθ̃‖² in nats (arXiv 2505.10425, Eq. 4 with Fisher damping; the paper has no ½).
 
     Args:
         derivatives: [..., K] d_k in nats.

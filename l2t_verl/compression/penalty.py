@@ -8,7 +8,7 @@ from l2t_verl.registry import PENALTIES, register_penalty
 
 
 def sum_by_episode(values: torch.Tensor, episode_ids: torch.Tensor, num_episodes: int) -> torch.Tensor:
-    """Sums over each episode's tokens.
+    """Sum values over the tokens of each episode.
 
     Args:
         values: [B, T] values of tokens; 0 where a token does not count.

@@ -8,16 +8,16 @@ LARGEST_DELTA = 100.0  # nats; beyond it a token is impossible for one policy an
 
 
 def log_ratio_deltas(old_log_probs: torch.Tensor, ref_log_probs: torch.Tensor, response_mask: torch.Tensor) -> torch.Tensor:
-    r"""δ_t = log π_old(y_t) − log π_ref(y_t), the first-order directional derivative along θ_old − θ_0.
+    r"""Log-ratios δ_t = log π_old(y_t) − log π_ref(y_t): to first order, the directional derivative along θ_old − θ_0.
 
     Args:
         old_log_probs: [B, T] log-probs under the policy that is trained, in nats.
         ref_log_probs: [B, T] log-probs under the frozen start, in nats, at the same temperature.
-        response_mask: [B, T] 1 for sampled tokens; what stands elsewhere is ignored, whatever it is.
+        response_mask: [B, T] 1 for sampled tokens; log-probs of other tokens are ignored, even if they are not finite.
 
     Returns:
-        [B, T] float64 in nats, 0 outside the mask, clamped to ±100 (a −inf on one side would drown everything else);
-        0 where both are −inf.
+        [B, T] float64 in nats, 0 outside the mask. Clamped to ±100, because a −inf on one side would drown everything
+        else; 0 where both sides are −inf.
 
     Raises:
         ValueError: shapes differ.
@@ -36,11 +36,14 @@ def log_ratio_deltas(old_log_probs: torch.Tensor, ref_log_probs: torch.Tensor, r
 
 
 def noise_floor(token_std: float, num_tokens: float) -> float:
-    r"""½ N σ²: the penalty in nats that rounding noise alone would show.
+    r"""The penalty that rounding noise alone would show, ½ N σ².
 
     Args:
-        token_std: σ, spread of the noise of one token's log-ratio, in nats.
-        num_tokens: N, tokens.
+        token_std: σ, standard deviation of the noise in one token's log-ratio, in nats.
+        num_tokens: N, number of tokens.
+
+    Returns:
+        The penalty in nats.
 
     Example:
         >>> noise_floor(0.01, 8000)

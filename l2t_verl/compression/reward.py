@@ -6,7 +6,7 @@ import torch
 
 
 def process_rewards(gains: torch.Tensor, penalties: torch.Tensor, beta: float) -> torch.Tensor:
-    r"""r^prg_k = g_k − β C_k (arXiv 2505.10425, Eq. 3 and 4).
+    r"""Process rewards r^prg_k = g_k − β C_k (arXiv 2505.10425, Eq. 3 and 4).
 
     Args:
         gains: [B, K] fitting gains, in units of J.
@@ -29,7 +29,15 @@ def process_rewards(gains: torch.Tensor, penalties: torch.Tensor, beta: float) -
 
 
 def relative_weight(gains: torch.Tensor, penalties: torch.Tensor, beta: float) -> torch.Tensor:
-    """|βC| / (|g| + |βC|), the penalty's share of each reward in [0, 1]; 0 where both are 0.
+    """The penalty's share of each process reward, |βC| / (|g| + |βC|).
+
+    Args:
+        gains: [...] fitting gains, in units of J.
+        penalties: [...] compression penalties, in nats.
+        beta: β, in units of J per nat.
+
+    Returns:
+        [...] shares in [0, 1], float64; 0 where gain and penalty are both 0.
 
     Example:
         >>> relative_weight(torch.tensor([0.5, 0.0]), torch.tensor([0.5, 0.0]), beta=1.0)

@@ -121,7 +121,13 @@ def shrunk(deltas: torch.Tensor, noise: torch.Tensor, weights: torch.Tensor, bin
 
 
 def bins_of(levels: torch.Tensor) -> torch.Tensor:
-    """Bins of equal numbers of tokens by their log-prob.
+    """Sort tokens by their log-prob into `BINS` bins of equal size.
+
+    Args:
+        levels: [N] log-probs in nats.
+
+    Returns:
+        [N] int64, the number of each token's bin; 0 holds the least likely tokens.
 
     Example:
         >>> bins_of(torch.arange(16.0)).bincount().tolist()

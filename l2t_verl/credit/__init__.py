@@ -3,6 +3,9 @@
 Axes: B rows (rollouts), T response tokens, K episodes; a group is the rollouts of one prompt.
 """
 
+from l2t_verl.credit.calibration import calibration
+from l2t_verl.credit.critic import critic_advantages, critic_values, episodes_of, success
+from l2t_verl.credit.critic_history import Critic, learn
 from l2t_verl.credit.episode import episode_advantages
 from l2t_verl.credit.groups import outcome_advantages
 from l2t_verl.credit.health import advantage_health
@@ -14,13 +17,20 @@ from l2t_verl.credit.shaped import shaped_advantages
 
 __all__ = [
     "CreditInputs",
+    "Critic",
     "LengthCost",
     "advantage_health",
+    "calibration",
+    "critic_advantages",
+    "critic_values",
     "episode_advantages",
+    "episodes_of",
+    "learn",
     "length_penalty_advantages",
     "outcome_advantages",
     "paper_advantages",
     "shaped_advantages",
+    "success",
     "token_advantages",
     "update_length_cost",
 ]

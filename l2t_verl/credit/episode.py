@@ -29,13 +29,14 @@ def episode_advantages(
     epsilon: float = 1e-6,
     session: np.ndarray | None = None,
 ) -> torch.Tensor:
-    r"""A_{i,t} = Â^out_i + α (r^prg_{i,k(t)} − m) / max(s, s_min) − (P_{i,t} − p_i).
+    r"""Token advantages A_{i,t} = Â^out_i + α (r^prg_{i,k(t)} − m) / max(s, s_min) − (P_{i,t} − p_i).
 
-    s_min is s_floor, or more where no rollout is right (see `smallest_spread`).
-    m and s are the mean and the (population) standard deviation of r^prg over the tokens of the group's rollouts that lie
-    in episodes, so that the process part sums to 0 over them; tail tokens have no r − m. A group without episodes has
-    no process part. P_{i,t} = (λ/L) n_{i,≥t} is the price of the tokens still to come, p_i its mean over the tokens of the
-    group's other charged rollouts (see `LengthPrice`). It is not divided by s, which would raise it where gains vanish.
+    m and s are the mean and the (population) standard deviation of r^prg over those tokens of the group's rollouts that lie
+    in episodes, so that the process part sums to 0 over them. Tail tokens have no process part, and neither has a group
+    without episodes. s_min is s_floor, or more where no rollout is right (see `smallest_spread`).
+
+    P_{i,t} = (λ/L) n_{i,≥t} is the price of the tokens still to come, and p_i is its mean over the tokens of the group's
+    other charged rollouts (see `LengthPrice`). The price is not divided by s: that would raise it where gains vanish.
 
     Args:
         outcome: [B] outcome rewards.
@@ -84,7 +85,14 @@ def episode_advantages(
 
 
 def returns_to_go(process: torch.Tensor, gamma: float) -> torch.Tensor:
-    r"""G_k = Σ_{j≥k} γ^{j−k} r_j for [B, K] rewards.
+    r"""Discounted returns G_k = Σ_{j≥k} γ^{j−k} r_j.
+
+    Args:
+        process: [B, K] episode rewards.
+        gamma: γ, in [0, 1].
+
+    Returns:
+        [B, K] returns, in the unit of the rewards.
 
     Example:
         >>> returns_to_go(torch.tensor([[1.0, 2.0, 4.0]]), 0.5)

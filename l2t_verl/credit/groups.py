@@ -16,7 +16,7 @@ def outcome_advantages(
     epsilon: float = 1e-6,
     session: np.ndarray | None = None,
 ) -> torch.Tensor:
-    r"""Â^out_i = (r_i − mean_group) / (std_group + ε), as GRPO (arXiv 2402.03300) and verl compute it.
+    r"""Outcome advantages Â^out_i = (r_i − mean_group) / (std_group + ε), as GRPO (arXiv 2402.03300) and verl compute them.
 
     The standard deviation is unbiased; a group of one has mean 0 and standard deviation 1. Statistics are taken over
     the rows of each group in their order, in the outcome's own precision, so that the result equals verl's bit for bit.
@@ -57,15 +57,25 @@ def outcome_advantages(
 
 
 def smallest_spread(rollouts: Rollouts, std_floor: float) -> torch.Tensor:
-    """[G] what the process rewards of a group are divided by at least: s_floor, and 1/√n where none of n rollouts is right.
+    """The smallest number that a group's process rewards are divided by: s_floor, or 1/√n where none of n rollouts is right.
 
     1/√n is the standard deviation that the outcomes would have if one of them were right. Where all are wrong, differences
-    in J are mostly its error: divided by their own spread, they would move the policy as far as outcomes do. So a difference
-    in J counts there as much as the same difference in the outcome would, and no more.
+    in J are mostly its error; divided by their own spread, they would move the policy as far as outcomes do. With this
+    bound a difference in J counts as much as the same difference in the outcome would, and no more.
 
     Args:
-        rollouts: checked.
+        rollouts: checked rollouts; see `check_rollouts`.
         std_floor: s_floor > 0, in units of J.
+
+    Returns:
+        [G] divisors, in units of J, float64.
+
+    Example:
+        >>> from l2t_verl.credit.inputs import check_rollouts
+        >>> ids, group = torch.zeros(4, 2, dtype=torch.int64), np.array(["a"] * 4, dtype=object)
+        >>> wrong = check_rollouts(torch.zeros(4), torch.zeros(4, 1), ids, torch.ones(4, 2), torch.zeros(4, 2), group)
+        >>> smallest_spread(wrong, 0.05)
+        tensor([0.5000], dtype=torch.float64)
     """
     final, last = rollouts.last_rows()
     right = rollouts.per_group(((rollouts.outcome > 0)[final] & last).double())

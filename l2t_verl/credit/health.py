@@ -10,7 +10,7 @@ CLIPPED_FROM = 5.0
 def advantage_health(
     advantages: torch.Tensor, process: torch.Tensor, episode_ids: torch.Tensor, response_mask: torch.Tensor
 ) -> dict[str, float]:
-    """Measure explosions and inverted signs.
+    """Measure how large advantages become, and how often their sign contradicts the reward of their episode.
 
     Args:
         advantages: [B, T] token advantages.
@@ -19,9 +19,9 @@ def advantage_health(
         response_mask: [B, T] 1 for sampled tokens.
 
     Returns:
-        `abs_max`: the largest |A|; `clipped_fraction`: share of sampled tokens with |A| > 5, whose policy ratio soon meets
-        PPO's clip; `sign_flip_fraction`: share of the sampled tokens in episodes with a reward, whose advantage and reward
-        have opposite signs. NaN where there is no token to measure.
+        `abs_max`: the largest |A|. `clipped_fraction`: the share of sampled tokens with |A| > 5, whose policy ratio soon
+        meets PPO's clip. `sign_flip_fraction`: among the sampled tokens of episodes whose reward is not 0, the share whose
+        advantage and reward have opposite signs. Each is NaN where there is no token to measure.
 
     Example:
         >>> advantage_health(torch.tensor([[-6.0, 1.0]]), torch.tensor([[0.5]]), torch.tensor([[0, -1]]), torch.ones(1, 2))

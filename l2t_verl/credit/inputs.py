@@ -73,7 +73,10 @@ class Rollouts:
         return torch.nn.functional.pad(per_slot, (0, 1)).gather(1, self.slots)
 
     def spread_to_tokens(self, per_slot: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """`to_tokens` of a finished result, cast, in blocks of rows: nothing of the size of the batch but the result."""
+        """`to_tokens` of a finished [B, K+1] table, in another type.
+
+        It works through blocks of rows, so that no other tensor of the batch's size is made than the [B, T] result.
+        """
         table = torch.nn.functional.pad(to_precision(per_slot, dtype), (0, 1))
         result = torch.empty(self.response_mask.shape, dtype=dtype, device=table.device)
         for rows in row_blocks(self.response_mask):
@@ -100,7 +103,15 @@ class Rollouts:
         return last, last == rows
 
     def others_mean(self, sums: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-        """[B] mean over the group's other sessions, from [B] sums and counts of each row; 0 where they hold nothing."""
+        """The mean over the group's other sessions: a baseline that does not depend on the rollout itself.
+
+        Args:
+            sums: [B] sums of each row.
+            counts: [B] how many values each row's sum is made of.
+
+        Returns:
+            [B] means; 0 where the other sessions hold nothing.
+        """
         group = self.group
         count = self.per_group(counts)[group] - self.per_session(counts)
         total = self.per_group(sums)[group] - self.per_session(sums)
@@ -124,6 +135,18 @@ def check_rollouts(
     """Check the arguments that every credit function has.
 
     Several rows of one `session` are the outputs of one rollout, which counts once wherever rollouts are counted.
+
+    Args:
+        outcome: [B] outcome rewards.
+        process: [B, K] episode rewards, padded with 0, in units of J.
+        episode_ids: [B, T] episode of each token, −1 in the tail.
+        response_mask: [B, T] 1 for sampled tokens.
+        old_log_probs: [B, T] log π_old, in nats.
+        index: [B] NumPy object array, the group of each row.
+        session: [B] agent-loop session of each row; None: each row is a session.
+
+    Returns:
+        The rollouts, with sums over groups, sessions and episodes to be computed when they are asked for.
 
     Raises:
         ValueError: misaligned shapes (with got and expected), an episode id outside −1 … K−1, or a reward that is not
@@ -189,13 +212,29 @@ def _slot_counts(episode_ids: torch.Tensor, response_mask: torch.Tensor, episode
 
 
 def number_groups(index: np.ndarray) -> tuple[torch.Tensor, int]:
-    """Number the groups that `index` names, as they first appear: ([B] int64, G). Names that print alike are one group."""
+    """Number groups in the order in which they first appear; names that print alike are one group.
+
+    Args:
+        index: [B] names of the rows' groups.
+
+    Returns:
+        [B] int64, the number of each row's group, and G, how many groups there are.
+
+    Example:
+        >>> number_groups(np.array(["b", "a", "b"], dtype=object))
+        (tensor([0, 1, 0]), 2)
+    """
     _, first, inverse = np.unique(np.asarray(index).astype(str), return_index=True, return_inverse=True)
     appearance = first.argsort().argsort()
     return torch.from_numpy(appearance[inverse.reshape(-1)]), len(first)
 
 
 def to_precision(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Cast, keeping within the finite numbers of the target."""
+    """Cast values, clamped to the largest finite numbers of the target type.
+
+    Example:
+        >>> to_precision(torch.tensor([1e300, -2.0], dtype=torch.float64), torch.float32)
+        tensor([ 3.4028e+38, -2.0000e+00])
+    """
     limit = torch.finfo(dtype).max
     return values.clamp(-limit, limit).to(dtype)

@@ -32,15 +32,18 @@ def update_length_cost(cost: LengthCost, mean_correct_tokens: float | None, toke
 
         μ ← max(0, μ + η e),  λ = max(0, μ + 10 η e).
 
-    λ changes the slope of the length, not the length, so that μ alone goes on rising until the budget is passed, and
-    overshoots: the term in e, that of an augmented Lagrangian, falls before. The paper states the constraint and does not
-    enforce it.
+    λ changes how fast responses become shorter, not how long they are. Used alone, μ therefore goes on rising until the
+    budget has been passed, and overshoots. The second term, that of an augmented Lagrangian, falls as soon as the excess
+    does. The paper states the constraint and does not enforce it.
 
     Args:
-        cost: of the step.
+        cost: λ and μ of the step that has ended.
         mean_correct_tokens: mean length of the step's correct rollouts, in tokens; None leaves the cost as it is.
         token_budget: B, in tokens.
         rate: η, in units of λ.
+
+    Returns:
+        λ and μ of the next step.
 
     Example:
         >>> update_length_cost(LengthCost.fixed(0.5), 1250.0, 1000.0, 0.1)

@@ -19,7 +19,7 @@ def length_penalty_advantages(
     length_penalty: float,
     session: np.ndarray | None = None,
 ) -> torch.Tensor:
-    r"""A_{i,t} = r_i − mean_{j≠i} r_j with r_i = r^out_i (1 − α σ((T_i − m) / s)) (arXiv 2502.04463).
+    r"""Token advantages A_{i,t} = r_i − mean_{j≠i} r_j with r_i = r^out_i (1 − α σ((T_i − m) / s)) (arXiv 2502.04463).
 
     m and s are the mean and the (population) standard deviation of the lengths of the group's correct rollouts, those with
     r^out > 0; where they do not differ in length, s = 0, each has σ(0) = ½. The baseline is the mean of the group's other

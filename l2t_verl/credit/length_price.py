@@ -11,10 +11,11 @@ from l2t_verl.credit.inputs import Rollouts, to_precision
 
 @dataclass(frozen=True)
 class LengthPrice:
-    """P_{i,t} = (λ/L) n_{i,≥t} for a charged rollout i, 0 for another; n_{i,≥t} counts the sampled tokens from t on.
+    """The price of the tokens still to come: P_{i,t} = (λ/L) n_{i,≥t}, where n_{i,≥t} counts the sampled tokens from t on.
 
-    Charged are all rollouts, or the correct ones (r^out > 0) that have another correct one in their group to be compared
-    with: a rollout that failed is then not told to have been too long, and being wrong saves nobody the price.
+    Either all rollouts are charged, or only correct ones (r^out > 0) that can be compared with another correct one in
+    their group. In the second case a rollout that failed is not told that it was too long, and being wrong does not save
+    the price.
 
     Attributes:
         rollouts: whose tokens are priced.
@@ -25,16 +26,19 @@ class LengthPrice:
     token: torch.Tensor
 
     def against_tokens(self, advantages: torch.Tensor) -> torch.Tensor:
-        """[B, T] advantages − (P_{i,t} − p_i), p_i the mean of P over the tokens of the group's other charged rollouts."""
+        """Take P_{i,t} − p_i off [B, T] advantages, in place.
+
+        p_i is the mean of P over the tokens of the group's other charged rollouts.
+        """
         lengths = self.rollouts.counts.sum(dim=1)
         sums = self.token * lengths * (lengths + 1) / 2  # n_{≥t} runs through T … 1
         means = self.rollouts.others_mean(sums, (self.token > 0) * lengths)
         return self._taken_off(advantages, means)
 
     def against_positions(self, advantages: torch.Tensor) -> torch.Tensor:
-        """[B, T] advantages − (λ/L) (n_{i,≥t} − mean n_{j,≥t}), the mean over the group's other charged rollouts j.
+        """Take (λ/L) (n_{i,≥t} − mean_j n_{j,≥t}) off [B, T] advantages, in place; j are the group's other charged rollouts.
 
-        A rollout that has ended by t has no tokens to come. Rollouts of one length pay nothing, wherever a token stands.
+        A rollout that has ended before t counts with 0 tokens. Where all have one length, nobody pays anything.
         """
         return self._taken_off(advantages, None)
 
@@ -64,13 +68,16 @@ class LengthPrice:
 
 
 def length_price(rollouts: Rollouts, length_cost: float, length_cost_for: str, max_length: int) -> LengthPrice:
-    """The price of rollouts' tokens.
+    """Set the price of the tokens of each rollout.
 
     Args:
-        rollouts: checked.
+        rollouts: checked rollouts; see `check_rollouts`.
         length_cost: λ ≥ 0, the price of a response of length L.
         length_cost_for: which rollouts are charged, `all` or `correct`.
         max_length: L, the longest response allowed, in tokens.
+
+    Returns:
+        The price, which is taken off advantages by `against_tokens` or `against_positions`.
 
     Raises:
         ValueError: L < 1, λ < 0, an unknown `length_cost_for`.

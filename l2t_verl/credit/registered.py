@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from l2t_verl.credit.critic import critic_advantages
 from l2t_verl.credit.episode import episode_advantages
 from l2t_verl.credit.inputs import Rollouts, check_rollouts
 from l2t_verl.credit.length_penalty import length_penalty_advantages
@@ -34,6 +35,8 @@ class CreditInputs:
         norm_by_std: verl's `norm_adv_by_std_in_grpo`.
         settings: of our own credits: the section `credit` of the configuration.
         options: the credit's own, of the model that it was registered with; None if it has none.
+        scores: [B, K+1] J_0 … J_K, padded with the last; rows without episodes have none that mean anything.
+        critic_weights: of `critic`, as earlier steps' rollouts have them; None before the first step.
     """
 
     outcome: torch.Tensor
@@ -49,6 +52,8 @@ class CreditInputs:
     norm_by_std: bool = True
     settings: Any = None
     options: Any = None
+    scores: torch.Tensor | None = None
+    critic_weights: torch.Tensor | None = None
 
     def rollouts(self) -> Rollouts:
         """The same, checked, with the sums over groups, sessions and episodes that credits are made of.
@@ -115,6 +120,22 @@ def _episode(inputs: CreditInputs) -> torch.Tensor:
 @register_credit("shaped")
 def _shaped(inputs: CreditInputs) -> torch.Tensor:
     return shaped_advantages(*inputs._arguments, **inputs._grouped)
+
+
+@register_credit("critic")
+def _critic(inputs: CreditInputs) -> torch.Tensor:
+    if inputs.scores is None:
+        raise ValueError("credit 'critic' needs the scores J_0 … J_K of each row: hand them to CreditInputs as scores")
+    return critic_advantages(
+        *inputs._arguments,
+        scores=inputs.scores,
+        weights=inputs.critic_weights,
+        decay=inputs.settings.critic_decay,
+        length_cost=inputs.length_cost,
+        length_cost_for=inputs.settings.length_cost_for,
+        max_length=inputs.max_length,
+        session=inputs.session,
+    )
 
 
 @register_credit("length_penalty")

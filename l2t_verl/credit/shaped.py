@@ -28,16 +28,17 @@ def shaped_advantages(
     epsilon: float = 1e-6,
     session: np.ndarray | None = None,
 ) -> torch.Tensor:
-    r"""A_{i,t} = Â^out_i + α [(G_{i,t} − m_i) / max(s, s_min) − (λ/L) (n_{i,≥t} − mean_j n_{j,≥t})].
+    r"""Token advantages A_{i,t} = Â^out_i + α [(G_{i,t} − m_i) / max(s, s_min) − (λ/L) (n_{i,≥t} − mean_j n_{j,≥t})].
 
-    G_{i,t} = Σ_{j ≥ k(t)} r^prg_{i,j} for an episode's token, 0 in the tail. The gains telescope, so G is the potential
+    G_{i,t} = Σ_{j ≥ k(t)} r^prg_{i,j} for an episode's token, and 0 in the tail. The gains telescope, so G is the potential
     difference J_K − J_{k−1} (minus penalties) and does not depend on how the text is cut. m_i is the mean of G over the
     tokens of the group's other rollouts, so that the baseline does not depend on the action; s is the population standard
-    deviation of G over the group's tokens. A group of one has m = 0 and s = 1; a mean over nothing is 0.
-    s_min is s_floor, or more where no rollout is right (see `smallest_spread`).
+    deviation of G over the group's tokens, and s_min is s_floor, or more where no rollout is right (see
+    `smallest_spread`). A group of one has m = 0 and s = 1; a mean over nothing is 0.
 
-    The last term prices the n_{i,≥t} tokens still to come, of all rollouts or the correct ones, against the group's other
-    charged ones at the same position (see `LengthPrice`). It is not divided by a spread, so it is linear in λ.
+    The last term is the price of the n_{i,≥t} tokens still to come. All rollouts pay it, or the correct ones, compared with
+    the group's other charged rollouts at the same position (see `LengthPrice`). It is not divided by a spread, so it is
+    linear in λ.
 
     Args:
         outcome: [B] outcome rewards.
@@ -48,7 +49,7 @@ def shaped_advantages(
         index: [B] NumPy object array, the group of each row.
         alpha: α, weight of gains and price; with 0 the result is verl's GRPO, bit for bit.
         max_length: L, the longest response allowed, in tokens.
-        length_cost: λ ≥ 0, the price of a response of length L, in standard deviations of G.
+        length_cost: λ ≥ 0, the price of a response of length L, in units of the advantage before α.
         length_cost_for: which rollouts are charged, `all` or `correct`.
         std_floor: s_floor > 0, in units of J.
         norm_by_std: divide the outcome part by the group's standard deviation.

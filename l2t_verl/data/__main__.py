@@ -131,12 +131,12 @@ def _check(file: Path | None) -> None:
 
 
 def rewritten(problems: Sequence[Problem]) -> list[Problem]:
-    """The problems whose truths their file writes another way."""
+    """The problems whose answer their file writes in another way than it is read."""
     return [problem for problem in problems if problem.written and problem.answer]
 
 
 def normalisations(problems: Sequence[Problem], most: int = 10) -> list[str]:
-    """How many truths were written another way in their file, and the first of them."""
+    """Say how many answers are read in another way than their file writes them, and show the first ones."""
     other = rewritten(problems)
     if not other:
         return []
@@ -145,10 +145,17 @@ def normalisations(problems: Sequence[Problem], most: int = 10) -> list[str]:
 
 
 def benchmark_sources(against: Sequence[str] | None, task: str) -> dict[str, Path | None]:
-    """Benchmarks by name, with their files; without an option all of the task, from the hub.
+    """Read the option `--against`.
+
+    Args:
+        against: NAME, NAME=PATH or none, each; None if the option was not given.
+        task: of the data set, which a benchmark has to share to be taken by default.
+
+    Returns:
+        Benchmarks by name, each with its file, or None for the hub.
 
     Raises:
-        DataError: one that is not known.
+        DataError: a name is not known.
     """
     if against is None:
         return {key: None for key, benchmark in BENCHMARKS.items() if benchmark.task == task}
@@ -163,7 +170,7 @@ def benchmark_sources(against: Sequence[str] | None, task: str) -> dict[str, Pat
 
 
 def summary(name: str, problems: Sequence[Problem], built: Built) -> str:
-    """A line for each thing that became of the problems, with an example."""
+    """Say how many problems were kept, and why the others were dropped, with an example of each reason."""
     lines = [f"{name}: {len(problems)} problems read, {len(built.kept)} kept"]
     lines += [f"  {count:6d} dropped: {reason}; {built.examples[reason]}" for reason, count in built.dropped.most_common()]
     if TRAINING[name].note:

@@ -53,17 +53,17 @@ def build(
     seed: int = 0,
     report: Callable[[str], None] = print,
 ) -> Built:
-    """Keep the problems that can be graded, once each, and that no benchmark holds.
+    """Choose the problems of a training set: those that can be graded, once each, and that are in no benchmark.
 
     Args:
         problems: of the data set, in its order.
         benchmarks: evaluation problems by name; a problem nearly the same as one of them is dropped.
         sample: how many to draw; None keeps all, in their order.
         seed: of the draw.
-        report: where a line about each stage goes.
+        report: called with a line about each stage.
 
     Returns:
-        The problems kept, and how many were dropped why.
+        The problems that were kept, and for each reason how many were dropped.
     """
     built = Built([])
     candidates = _once(problems, built)
@@ -116,7 +116,11 @@ def _whole(problem: Problem) -> bool:
 
 
 def checked(problems: Sequence[Problem]) -> list[tuple[Problem, tuple[str, str] | None]]:
-    """Each problem with why its answer cannot be graded, if so: see `self_check`."""
+    """Check the answers of problems in processes of their own; see `self_check`.
+
+    Returns:
+        Each problem, and None if its answer can be graded, else the reason and an example.
+    """
     from pebble import ProcessPool
 
     found = []
@@ -137,7 +141,11 @@ def _quiet() -> None:
 
 
 def self_check(problem: Problem) -> str | None:
-    """What is wrong with the grading of a reference answer: it, boxed, has to be right, and with a digit changed wrong."""
+    """Check the grading of a reference answer: in a box it has to be right, and with one digit changed it has to be wrong.
+
+    Returns:
+        What is wrong; None if nothing is.
+    """
     if not _whole(problem):
         return "half a character, a lone surrogate, in its texts"
     if problem.tests is not None:
@@ -159,9 +167,12 @@ def _wins(response: str, truth: str) -> bool:
 
 
 def changed(answer: str) -> list[str]:
-    r"""The answer's value with its last digit changed, in two ways: one may be the same value, as C(5, 2) is C(5, 3).
+    r"""Change the last digit of an answer in two ways, since one of them may have the same value: C(5, 2) is C(5, 3).
 
-    Of a number with a unit the number is changed: units are not compared. Nothing where it holds no digit.
+    In a number with a unit, the number is changed, because units are not compared.
+
+    Returns:
+        Two wrong answers; none if the answer holds no digit.
 
     Example:
         >>> changed("\\frac{1}{29}"), changed("15\\mbox{ cm}^2"), changed("\\binom{5}{2}"), changed("x")
@@ -189,10 +200,20 @@ def _twin(
 
 
 def as_row(problem: Problem, name: str, split: str, index: int, instruction: str) -> dict[str, Any]:
-    """A problem as verl reads it.
+    """Make the row of a problem, as verl reads it.
 
-    Its `data_source` is none of verl's own, so that the reward manager `l2t` grades it by its tests, if it has any, else by
-    math-verify.
+    Its `data_source` is not one of verl's own, so that the reward manager `l2t` grades it: by its tests if it has any, else
+    by math-verify.
+
+    Args:
+        problem: to be written.
+        name: of the data set.
+        split: `train` or `validation`.
+        index: of the row in its file.
+        instruction: text that follows the question.
+
+    Returns:
+        The row's columns.
     """
     extra = {"index": index, "split": split, "id": problem.id, "level": problem.level}
     if problem.tests is not None:

@@ -9,7 +9,14 @@ from l2t_verl.data.problems import Problem
 
 
 def report(problems: Sequence[Problem]) -> Iterator[str]:
-    """A line for each row that is at fault, with the reason."""
+    """Find the rows that cannot be won, or that a wrong answer would win.
+
+    Args:
+        problems: in the order of their rows.
+
+    Yields:
+        A line for each such row, with the reason.
+    """
     known = [problem for problem in problems if problem.answer]
     faults = {id(problem): fault for problem, fault in checked(known)}
     for position, problem in enumerate(problems):

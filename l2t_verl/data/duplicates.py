@@ -12,9 +12,9 @@ THRESHOLD = 0.7  # of the Jaccard index from which two texts are one problem
 
 
 def normalised(text: str) -> list[str]:
-    """Words, numbers and operators; what copies of a text differ by (case, spaces, brackets, dollar signs) is dropped.
+    """Split a text into words, numbers and operators, without what copies of it may differ in.
 
-    Of scripts that put no space between words each character is one.
+    That is case, spaces, brackets and dollar signs. In scripts without spaces between words, each character is a word.
 
     Example:
         >>> normalised(r"Let $x^2 - 1=10$ !"), normalised("Сколько? 求和 π")
@@ -25,13 +25,18 @@ def normalised(text: str) -> list[str]:
 
 
 def shingles(text: str) -> frozenset[tuple[str, ...]]:
-    """All runs of `WORDS` words; a shorter text is one by itself."""
+    """All runs of `WORDS` words in a text; a shorter text is a single run.
+
+    Example:
+        >>> sorted(shingles("2 + 2 = 4"))
+        [('+', '2', '='), ('2', '+', '2'), ('2', '=', '4')]
+    """
     words = normalised(text)
     return frozenset(tuple(words[i : i + WORDS]) for i in range(max(1, len(words) - WORDS + 1)))
 
 
 class NearDuplicates:
-    """The texts of a collection, to be asked which of them is nearly another one.
+    """A collection of texts, which finds the one that is most like another text.
 
     J(a, b) = |a ∩ b| / |a ∪ b| over shingles, for all pairs exactly, by an inverted index.
 
@@ -51,7 +56,7 @@ class NearDuplicates:
                 self._index[shingle].append(position)
 
     def nearest(self, text: str) -> tuple[int, float] | None:
-        """The most similar text's position and its Jaccard index; None if nothing is shared."""
+        """Find the most similar text: its position and the Jaccard index; None if no text shares a run of words."""
         own = shingles(text)
         shared = Counter(position for shingle in own for position in self._index.get(shingle, ()))
         if not shared:

@@ -14,10 +14,14 @@ ANSWERS = {
 
 
 def check_instruction(kind: str) -> Instruction:
-    """The kind of instruction that a text names.
+    """Check the name of a kind of instruction.
 
     Raises:
-        ValueError: with those that there are.
+        ValueError: there is no such kind; the message lists those that there are.
+
+    Example:
+        >>> check_instruction("fixed")
+        'fixed'
     """
     if kind not in get_args(Instruction):
         raise ValueError(f"--instruction {kind}: take one of {', '.join(get_args(Instruction))}")
@@ -32,7 +36,7 @@ def instruction(
     task: Literal["math", "code"] = "math",
     marks: Marks = MARKS,
 ) -> str:
-    r"""The text that follows a problem.
+    r"""Write the instruction that follows a problem.
 
     Args:
         kind: `adaptive`, as many episodes as the problem needs; `fixed`, at most `episodes`; `none`, no episodes at all,
@@ -60,7 +64,11 @@ def instruction(
 
 
 def opens_thinking(tokenizer: Any, marks: Marks = MARKS) -> bool:
-    """Whether the chat template ends inside a thought.
+    """Whether a chat template opens a thought at the end of the prompt.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        marks: of the thought.
 
     Raises:
         ValueError: the tokenizer has no chat template.

@@ -60,9 +60,14 @@ class MissingColumn(ValueError):
 
 
 def problem_of(row: Mapping[str, Any], position: int) -> Problem:
-    r"""Read a row: the first column of each kind that it has counts.
+    r"""Read a row of a data set; of several columns of one kind, the first counts.
 
-    An answer is the last `\boxed{…}` of a solution, what follows `####`, or the column as it is; of a list its first entry.
+    An answer is the last `\boxed{…}` of a solution, what follows `####`, or the column as it is. Of a list, its first entry
+    is taken.
+
+    Args:
+        row: columns by name.
+        position: of the row in its file, which names it if it has no name of its own.
 
     Raises:
         MissingColumn: there is no question or no answer among the columns.
@@ -87,7 +92,12 @@ def problem_of(row: Mapping[str, Any], position: int) -> Problem:
 
 
 def column(row: Mapping[str, Any], *names: str, what: str = "") -> Any:
-    """The first column of these names that the row has.
+    """Get the first of several columns that a row has.
+
+    Args:
+        row: columns by name.
+        names: to look for, in this order.
+        what: what the column holds, for the error message.
 
     Raises:
         MissingColumn: it has none of them.
@@ -103,7 +113,7 @@ def column(row: Mapping[str, Any], *names: str, what: str = "") -> Any:
 
 
 def question_of(value: Any) -> str:
-    r"""The text of a question; of a list of messages what the user says in it.
+    r"""Get the text of a question; from a list of messages, what the user says.
 
     Raises:
         ValueError: a list without a message of a user, or with one that is no text.

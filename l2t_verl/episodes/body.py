@@ -30,15 +30,25 @@ class Body:
 def find_body(text: str, answer_markers: Sequence[str], thinking: bool | None, marks: Marks = MARKS) -> Body:
     """Find the reasoning in a response's text.
 
-    With thinking marks, the tail begins at the mark that closes the last thought; a thought that is still open
-    (a truncated response) has no tail; a closing mark without an open thought is text. Without marks, a response that is
-    known to think has no tail, any other has its tail from the last answer marker on (case ignored), if there is one.
+    With thinking marks, the tail begins at the mark that closes the last thought. A thought that is still open, as in a
+    truncated response, has no tail, and a closing mark without an open thought is ordinary text. Without marks, a response
+    that is known to think has no tail; in any other the tail begins at the last answer marker (case ignored), if there is
+    one.
 
     Args:
         text: the response.
         answer_markers: texts that announce the final answer.
-        thinking: whether the prompt has opened a thought already; None: it has if the first mark closes one.
-        marks: of the thought.
+        thinking: whether the prompt has already opened a thought. None: it has if the first mark closes one.
+        marks: texts that open and close a thought.
+
+    Returns:
+        The body: where it ends, and where its thoughts close.
+
+    Example:
+        >>> find_body("<think>2 + 2</think> 4", ANSWER_MARKERS, None)
+        Body(end=12, closings=(12,), has_thoughts=True)
+        >>> find_body("2 + 2 = 4. #### 4", ANSWER_MARKERS, None).end
+        11
     """
     thought = find_thought(text, marks, thinking)
     if not thought.has_marks:
@@ -55,14 +65,26 @@ def body_end(
     thinking: bool | None = None,
     marks: Marks = MARKS,
 ) -> int:
-    """The first token of the tail, T if there is none.
+    """Find the first token of the tail.
 
     Args:
         token_ids: T response token ids.
-        tokenizer: a Hugging Face tokenizer.
+        tokenizer: the Hugging Face tokenizer that they belong to.
         answer_markers: see `find_body`.
         thinking: see `find_body`.
-        marks: of the thought.
+        marks: texts that open and close a thought.
+
+    Returns:
+        Its position, 0 … T; T if there is no tail.
+
+    Example:
+        >>> from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+        >>> from transformers import PreTrainedTokenizerFast
+        >>> letters = Tokenizer(models.BPE({c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, []))
+        >>> letters.pre_tokenizer, letters.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+        >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=letters)
+        >>> body_end(tokenizer.encode("1 + 1. #### 2"), tokenizer)
+        7
     """
     response = token_text(list(map(int, token_ids)), tokenizer)
     return response.token_end(find_body(response.text, answer_markers, thinking, marks).end)

@@ -23,7 +23,7 @@ def segment_as_configured(
     marks: Marks = MARKS,
     log_probs: torch.Tensor | None = None,
 ) -> list[int]:
-    """End positions of a response's episodes, see `segment`, by `config.episodes` and the options of its segmenters.
+    """Cut a response into episodes as the configuration says: `segment` with `config.episodes` and `config.options`.
 
     Args:
         token_ids: T response token ids.
@@ -33,8 +33,22 @@ def segment_as_configured(
         marks: texts that open and close a thought.
         log_probs: [T] log-probs of the tokens in nats, for `surprise`.
 
+    Returns:
+        End positions b_1 < … < b_K in tokens, 0 < b_k ≤ T; empty if there is no episode.
+
     Raises:
         ValueError: `surprise` without log-probs.
+
+    Example:
+        >>> from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+        >>> from transformers import PreTrainedTokenizerFast
+        >>> letters = Tokenizer(models.BPE({c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, []))
+        >>> letters.pre_tokenizer, letters.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+        >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=letters)
+        >>> from l2t_verl.config import load_config
+        >>> config = load_config({"episodes": {"method": "fixed_tokens", "tokens_per_episode": 4}})
+        >>> segment_as_configured(tokenizer.encode("ten tokens"), tokenizer, config)
+        [4, 8, 10]
     """
     settings = config.episodes
     markers = {"markers": settings.markers, "answer_markers": settings.answer_markers}

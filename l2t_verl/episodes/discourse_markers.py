@@ -12,12 +12,24 @@ MARKERS = (
 
 
 def discourse_markers(text: str, body_end: int, markers: Sequence[str] = MARKERS) -> list[int]:
-    """Cuts before sentences that open with a marker, as character positions.
+    """Cut before each sentence that opens with a marker.
 
     The cut stands before the white space in front of the marker, because tokenizers join that space to the word.
 
+    Args:
+        text: the response.
+        body_end: length of its reasoning, in characters.
+        markers: words or phrases that may open a sentence.
+
+    Returns:
+        Cuts, as character positions.
+
     Raises:
         ValueError: there is no marker, or an empty one.
+
+    Example:
+        >>> discourse_markers("It is 3. Wait, no. So it is 4.", 30)
+        [8, 18]
     """
     if isinstance(markers, str) or not markers or not all(markers):
         raise ValueError(f"markers must be a list of sentence openings such as 'Wait', got {markers!r}")

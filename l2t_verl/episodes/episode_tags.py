@@ -8,12 +8,24 @@ TAGS = re.compile(r"<(?P<close>/?)episode_(?P<number>\d+)>")
 
 
 def episode_tags(text: str, body_end: int) -> list[int] | None:
-    """Cuts at tagged episodes (arXiv 2505.10425, section 4.1), as character positions; None if no episode is opened.
+    """Cut at tagged episodes (arXiv 2505.10425, section 4.1).
 
     An episode ends at its closing tag; one that is not closed ends where the next opens, or at the body's end. A closing
-    tag without an open episode is text, so of nested episodes the inner one cuts the outer. Numbers are not looked at:
-    repeated or out of order, the text's order counts (`format_ok` is what judges them). Text between episodes joins the
-    following one.
+    tag without an open episode is ordinary text, so of nested episodes the inner one cuts the outer. The order of the text
+    counts, whatever the numbers are (`format_ok` judges them). Text between episodes joins the following one.
+
+    Args:
+        text: the response.
+        body_end: length of its reasoning, in characters.
+
+    Returns:
+        Cuts, as character positions; None if no episode is opened.
+
+    Example:
+        >>> episode_tags("<episode_1>a</episode_1><episode_2>b", 36)
+        [24]
+        >>> episode_tags("no tags", 7) is None
+        True
     """
     cuts: list[int] = []
     found_any = is_open = False

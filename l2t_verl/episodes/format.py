@@ -9,7 +9,9 @@ from l2t_verl.thought import MARKS, Marks
 def format_ok(text: str, marks: Marks = MARKS) -> bool:
     """Whether the text is one closed thought made of episodes 1 … K, numbered in order, each closed, none nested.
 
-    The opening mark may stand in the prompt.
+    Args:
+        text: the response. The mark that opens its thought may stand in the prompt instead.
+        marks: texts that open and close a thought.
 
     Example:
         >>> format_ok("<think><episode_1>a</episode_1> <episode_2>b</episode_2></think> 7")

@@ -8,14 +8,14 @@ import torch
 
 
 def episode_ids(episode_ends: Sequence[Sequence[int]], length: int) -> torch.Tensor:
-    """The episode of each token.
+    """Number the tokens of each row by their episode.
 
     Args:
         episode_ends: for each of B rows its ends b_1 < … < b_K ≤ T, in tokens; rows may be empty.
         length: T.
 
     Returns:
-        [B, T] int64: k for b_k ≤ t < b_{k+1} (counting from b_0 = 0), −1 from the last end on.
+        [B, T] int64: k where b_k ≤ t < b_{k+1} with b_0 = 0, so that the first episode is 0; −1 from the last end on.
 
     Raises:
         ValueError: an end outside 1 … T.
@@ -39,11 +39,14 @@ def episode_ids(episode_ends: Sequence[Sequence[int]], length: int) -> torch.Ten
 def drop_masked(episode_ends: Sequence[int], response_mask: torch.Tensor | Sequence[int]) -> list[int]:
     """Drop episodes that hold no sampled token, such as a tool's output; their gain goes to the next episode.
 
-    Dropping the last one leaves its tokens to the tail, and its gain to nobody.
+    If the last episode is dropped, its tokens belong to the tail, and its gain goes to no episode.
 
     Args:
         episode_ends: ends b_1 < … < b_K, in tokens.
         response_mask: [T] 1 for sampled tokens.
+
+    Returns:
+        The ends that are left, in tokens.
 
     Example:
         >>> drop_masked([2, 4, 6], [1, 1, 0, 0, 1, 1])

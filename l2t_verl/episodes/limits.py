@@ -8,15 +8,18 @@ MAX_EPISODES = 30  # the paper's "fixed" setting
 
 
 def apply_limits(ends: Iterable[int], *, max_episodes: int = MAX_EPISODES, min_episode_tokens: int = 1) -> list[int]:
-    """Merge what is too short or too much.
+    """Merge episodes that are too short, and those that are too many.
 
-    An episode shorter than `min_episode_tokens` joins the following one, the last one the one before it; episodes beyond
-    `max_episodes` join the last that is allowed. The last end always stays.
+    An episode shorter than `min_episode_tokens` joins the following one; if it is the last, it joins the one before it.
+    Episodes beyond `max_episodes` join the last one that is allowed. The last end always stays.
 
     Args:
         ends: end positions in tokens, in any order; 0 and repetitions are dropped.
         max_episodes: at least 1.
         min_episode_tokens: at least 1.
+
+    Returns:
+        End positions in increasing order; empty if there were none.
 
     Raises:
         ValueError: a limit below 1.

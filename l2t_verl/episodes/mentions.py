@@ -12,6 +12,10 @@ _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 def states_answer(text: str, answer: str) -> bool:
     """Whether `text` holds `answer` as a whole number or expression, whatever its spacing and thousands separators.
 
+    Args:
+        text: of an episode or a response.
+        answer: the reference answer. If nothing is left of it once spaces are gone, it is stated nowhere.
+
     Example:
         >>> states_answer("so it is 1,234.", "1234"), states_answer("17 and 3.5", "1"), states_answer("3.5", "5")
         (True, False, False)

@@ -29,9 +29,11 @@ class TokenText:
     ends: list[int]
 
     def token_end(self, characters: int) -> int:
-        """The number of tokens that hold the first `characters` characters: text decides, tokens follow.
+        """The number of tokens that hold the first `characters` characters; a boundary inside a token moves to its end.
 
-        A boundary inside a token moves to that token's end.
+        Example:
+            >>> TokenText("ten tokens", [3, 4, 10]).token_end(6)
+            3
         """
         return 0 if characters <= 0 else min(bisect_left(self.ends, characters) + 1, len(self.ends))
 
@@ -41,7 +43,19 @@ def token_text(token_ids: Sequence[int], tokenizer: Any) -> TokenText:
 
     Args:
         token_ids: T response token ids.
-        tokenizer: a Hugging Face tokenizer.
+        tokenizer: the Hugging Face tokenizer that they belong to.
+
+    Returns:
+        The text, with the end of each of the T tokens in it, in characters.
+
+    Example:
+        >>> from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+        >>> from transformers import PreTrainedTokenizerFast
+        >>> letters = Tokenizer(models.BPE({c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, []))
+        >>> letters.pre_tokenizer, letters.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+        >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=letters)
+        >>> token_text(tokenizer.encode("a é"), tokenizer)  # é is two bytes, and so two tokens
+        TokenText(text='a é', ends=[1, 2, 2, 3])
     """
     pieces = _pieces_by_token(token_ids, tokenizer)
     if "".join(pieces) != _decode(tokenizer, token_ids):

@@ -49,7 +49,14 @@ class Uncut:
         return self.response.text[: self.body.end]
 
     def to_tokens(self, cuts: Iterable[int]) -> list[int]:
-        """Cuts after so many characters of `text` as positions in tokens; what is nothing but white space is no episode."""
+        """Turn cuts in `text`, as character positions, into positions in tokens; episodes of white space alone are left out.
+
+        Args:
+            cuts: character positions, in any order.
+
+        Returns:
+            Ends of episodes in tokens, in increasing order.
+        """
         return _to_tokens(sorted(cuts), self.response, self.body)
 
 
@@ -112,10 +119,10 @@ def segment(
 ) -> list[int]:
     r"""Cut a response into episodes (arXiv 2505.10425, section 4.1).
 
-    Every token of the reasoning belongs to exactly one episode; the last episode ends where the tail (`</think>`, or the
-    final answer of a model that does not think) begins. Text decides and tokens follow: a boundary inside a token moves to
-    that token's end. Text between episodes joins the following one, and so does an episode of white space. Malformed text
-    has a defined result, never an exception; see each segmenter.
+    Every token of the reasoning belongs to exactly one episode. The last episode ends where the tail begins: at `</think>`,
+    or at the final answer of a model that does not think. Boundaries are found in the decoded text, and one that falls
+    inside a token moves to that token's end. Text between episodes joins the following one, and so does an episode that is
+    only white space. Malformed text never raises; each segmenter says what becomes of it.
 
     Args:
         token_ids: T response token ids.

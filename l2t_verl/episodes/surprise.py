@@ -17,7 +17,7 @@ def surprise_ends(
     max_episodes: int = MAX_EPISODES,
     min_episode_tokens: int = 1,
 ) -> list[int]:
-    """Episode ends from log-probs alone: a token with −log p ≥ the threshold opens an episode.
+    """Cut by log-probs alone: a token with −log p ≥ the threshold opens an episode.
 
     Args:
         log_probs: [T] log-probs of the response's tokens, in nats.

@@ -13,7 +13,7 @@ ANSWER_TOKENS = 64  # a forced answer is short
 
 @dataclass(frozen=True)
 class Cut:
-    """A thought, cut.
+    """A thought that was cut after some tokens.
 
     Attributes:
         text: what is kept of it, with the text that forces an answer.
@@ -27,7 +27,7 @@ class Cut:
 def cut(
     tokenizer: Any, response: str, budget: int, template: ForcingTemplate, opened: bool, ended: bool = True
 ) -> Cut | None:
-    """Where a response stands after `budget` tokens; None if it has ended by then, so that its own answer counts.
+    """Cut a response after `budget` tokens and force its answer.
 
     Args:
         tokenizer: the model's.
@@ -35,7 +35,10 @@ def cut(
         budget: tokens, ≥ 1.
         template: of forced answers.
         opened: whether the prompt ends inside a thought.
-        ended: whether it came to its end; else the limit on its length cut it off, and its answer is forced there.
+        ended: whether it came to its end. If the limit on its length has cut it off, its answer is forced there.
+
+    Returns:
+        What is kept; None if the response has ended by then, so that its own answer counts.
     """
     response = whole_characters(response)  # earlier versions stored halves of characters
     ids = tokenizer.encode(response, add_special_tokens=False)

@@ -16,7 +16,7 @@ COMPARED = ("kind", "samples", "temperature", "top_p", "max_tokens", "max_model_
 
 
 def unlike(runs: Sequence[Evaluation]) -> list[str]:
-    """What makes runs hard to compare: settings of the sampling, or problems, that are not the same in all of them."""
+    """List what makes runs hard to compare: settings of the sampling, or problems, that differ between them."""
     lines = []
     for setting in COMPARED:
         values = {run.name: run.settings.get(setting) for run in runs}
@@ -30,7 +30,12 @@ def unlike(runs: Sequence[Evaluation]) -> list[str]:
 
 
 def comparison(runs: Sequence[Evaluation], published: Mapping[str, Any] | None = None) -> str:
-    """The table, as Markdown: each run against the first, on the questions that both have."""
+    """Write the table as Markdown: each run against the first, on the questions that both have.
+
+    Args:
+        runs: at least one; the first is compared with.
+        published: the paper's numbers for the model; see `published_of`.
+    """
     base, *others = runs
     differing = [f"- {line}" for line in unlike(runs)]
     lines = [

@@ -19,7 +19,7 @@ PUBLISHED = Path(__file__).parent / "published.json"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One run's folder, read.
+    """The evaluation of one run, as its folder has it.
 
     Attributes:
         name: of the folder; the whole path where two folders have one name.
@@ -48,7 +48,15 @@ def read(folder: Path) -> Evaluation:
 
 
 def paired(one: Evaluation, other: Evaluation, benchmark: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Accuracy and tokens of each question that both have: accuracies a, b and tokens a, b, [Q] each.
+    """Accuracy and tokens of each question that two evaluations share.
+
+    Args:
+        one: an evaluation.
+        other: another.
+        benchmark: name of the benchmark that the questions are of.
+
+    Returns:
+        Accuracies of both in [0, 1], then tokens of both, each [Q], means over samples.
 
     Raises:
         FileError: they share no question.
@@ -67,7 +75,7 @@ def published_of(model: str) -> dict[str, Any]:
     """The paper's numbers for a model.
 
     Raises:
-        ValueError: it has none; with the names that there are.
+        ValueError: the paper has none; the message lists the models that it has.
     """
     everything = json.loads(PUBLISHED.read_text())
     if model not in everything["pass@1"]:

@@ -21,10 +21,10 @@ def grades(
     opened: Sequence[bool | None],
     marks: Marks = MARKS,
 ) -> list[GradeResult]:
-    """The grade of each response to its problem: by its tests if it has any, else by math-verify.
+    """Grade each response to its problem: by the problem's tests if it has any, else by math-verify.
 
     Args:
-        grader: runs them.
+        grader: runs the grading functions.
         responses: with the marks of their thoughts.
         problems: one for each.
         opened: whether the prompt of each has opened a thought.
@@ -43,10 +43,10 @@ def grades(
 
 
 def vote(response: str, problem: Problem, opened: bool | None = None, marks: Marks = MARKS) -> str | None:
-    r"""What a response votes for in maj@k: the text of its last box, or what follows its last `####`.
+    r"""The text by which a response votes in maj@k: that of its last box, or what follows its last `####`.
 
-    Spaces, dollar signs and the many ways to write a fraction are taken out, and numbers are written one way; answers that
-    are equal only by mathematics count as two. Programs vote for nothing.
+    Differences in spaces, dollar signs and the writing of fractions and numbers are removed. Answers that are equal only
+    by mathematics count as two. Programs do not vote.
 
     Example:
         >>> problem = Problem("0", "?", "1000")

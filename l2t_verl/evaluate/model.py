@@ -49,9 +49,12 @@ def resolved(model: str, cache: Path) -> str:
 
 
 def fingerprint(model: str) -> str:
-    """A hash by which a folder's model is known again: of its files' names, sizes, and first and last MiB.
+    """Hash a model so that it is recognised again.
 
-    A model that the hub names is known by its name.
+    The hash of a folder is made of its files' names, sizes, and first and last MiB. A model on the hub is known by its name.
+
+    Args:
+        model: a folder, or a name on the hub.
     """
     folder = Path(model)
     if not folder.is_dir():

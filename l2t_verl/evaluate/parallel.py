@@ -20,10 +20,17 @@ from l2t_verl.evaluate.engines import Engine, EngineError, Generated, Request
 def generate_each(
     engine: Engine | EngineProcesses, batches: Iterable[Sequence[Request]]
 ) -> Iterator[tuple[int, list[Generated]]]:
-    """Each batch's number and what was generated for it, as they are done; batches are taken one by one, when wanted.
+    """Generate batches, on one engine or several.
+
+    Args:
+        engine: what generates.
+        batches: taken one by one, when an engine is free.
+
+    Yields:
+        The number of each batch and what was generated for it, as soon as it is done.
 
     Raises:
-        EngineError: an engine fails or ends; what the others had begun has been given out before.
+        EngineError: an engine failed or ended; batches that the others had begun are yielded first.
     """
     if isinstance(engine, EngineProcesses):
         yield from engine.generate_each(batches)
@@ -33,10 +40,13 @@ def generate_each(
 
 
 def groups_of_gpus(per_engine: int) -> list[str]:
-    """The GPUs of each engine that this machine has room for, as CUDA_VISIBLE_DEVICES names them; none without a GPU.
+    """Divide this machine's GPUs among engines.
 
     Args:
         per_engine: GPUs that one engine takes.
+
+    Returns:
+        The GPUs of each engine, as CUDA_VISIBLE_DEVICES names them; empty without a GPU.
     """
     import torch
 
@@ -48,7 +58,7 @@ def groups_of_gpus(per_engine: int) -> list[str]:
 
 
 def engines_wanted(asked: str, groups: Sequence[str], batches: int, per_engine: int) -> int:
-    """How many engines are started: as many as asked for, `auto` one for each GPU; never more than there are batches.
+    """Decide how many engines to start: as many as asked for, or one for each GPU (`auto`), but no more than batches.
 
     Args:
         asked: a number or `auto`.

@@ -22,12 +22,12 @@ def results(
     left_out: Mapping[str, int],
     settings: Settings,
 ) -> dict[str, Any]:
-    """Numbers of each benchmark, and of each tier of those that have tiers.
+    """Compute the numbers of each benchmark, and of each of its tiers if it has some.
 
     Args:
         samples: of the run.
         benchmarks: their problems.
-        left_out: problems of each whose own answer is not graded as right, so that nobody is asked.
+        left_out: for each benchmark, how many problems were left out because their own answer is not graded as right.
         settings: of the run.
     """
     found: dict[str, Any] = {}
@@ -49,7 +49,9 @@ def results(
 
 
 def tiers_of(problems: Sequence[Problem]) -> dict[str, str]:
-    """The tier of each problem that has a level: the level; of levels with fractions (Omni-MATH's 1 to 10) the whole part.
+    """Find the tier of each problem that has a level.
+
+    The tier is the level itself, or its whole part if levels have fractions, as Omni-MATH's have (1 to 10).
 
     Example:
         >>> tiers_of([Problem("a", "?", "1", "4.5"), Problem("b", "?", "1", "10.0"), Problem("c", "?", "1")])

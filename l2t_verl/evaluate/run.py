@@ -71,7 +71,7 @@ class Task:
 
 
 def seed_of(seed: int, task: Task) -> int:
-    """A sample's own seed, the same whenever and beside whatever it is drawn.
+    """The seed of one sample: the same whenever it is drawn, and whatever else is drawn.
 
     Example:
         >>> seed_of(0, Task("b", Problem("1", "?", "2"), 0)) == seed_of(0, Task("b", Problem("1", "?", "2"), 0))
@@ -82,7 +82,7 @@ def seed_of(seed: int, task: Task) -> int:
 
 
 def tasks_of(benchmarks: Mapping[str, Sequence[Problem]], settings: Settings) -> tuple[list[Task], list[Task]]:
-    """Every sample that is wanted: whole responses, and the forced answers that go on from them."""
+    """List every sample that is wanted: whole responses, and the forced answers that continue them."""
     whole = [
         Task(name, problem, index)
         for name, problems in benchmarks.items()
@@ -99,12 +99,12 @@ def tasks_of(benchmarks: Mapping[str, Sequence[Problem]], settings: Settings) ->
 
 
 def batches_of(tasks: Sequence[Task], settings: Settings) -> list[Sequence[Task]]:
-    """The batches, which are always the same, whatever is there already."""
+    """Divide tasks into batches, always in the same way, whichever samples exist already."""
     return [tasks[start : start + settings.batch] for start in range(0, len(tasks), settings.batch)]
 
 
 def lacking(tasks: Sequence[Task], settings: Settings, store: Store) -> list[Sequence[Task]]:
-    """The batches of which the store lacks something."""
+    """The batches of which the store lacks a sample."""
     return [batch for batch in batches_of(tasks, settings) if any(task.key not in store.samples for task in batch)]
 
 

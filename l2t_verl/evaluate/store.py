@@ -66,7 +66,7 @@ class Store:
         self.samples = {sample.key: sample for sample in self._read()}
 
     def add(self, samples: Sequence[Sample]) -> None:
-        """Append samples and see them on the disk; those that are there already are left as they are.
+        """Append samples and wait until they are on the disk; samples that are there already are left as they are.
 
         Raises:
             FileError: the disk is full, or the file cannot be written.
@@ -76,7 +76,7 @@ class Store:
         self.samples |= new
 
     def arrange(self, batches: Mapping[tuple[str, str, int, int], int]) -> None:
-        """Bring the file into the order of the batches, each batch as it is, where it is not; whole or not at all.
+        """Sort the file by batch, if it is not sorted, keeping the order within each batch; whole or not at all.
 
         Args:
             batches: the number of each sample's batch, by its key.
@@ -98,7 +98,7 @@ class Store:
 
 
 def without_nan(value: Any) -> Any:
-    """The same with None for what is not a number, which JSON has no word for.
+    """Replace NaN by None, since JSON has no word for it.
 
     Example:
         >>> without_nan({"interval": [math.nan, 1.0]})

@@ -6,7 +6,7 @@ import torch
 
 
 def fitting_gains(scores: torch.Tensor) -> torch.Tensor:
-    r"""Gain of each episode, g_k = J_k − J_{k−1} (arXiv 2505.10425, Eq. 3, first term).
+    r"""Fitting gain of each episode, g_k = J_k − J_{k−1} (arXiv 2505.10425, Eq. 3, first term).
 
     The gains telescope: Σ_k g_k = J_K − J_0. Rows with fewer than K episodes are padded with their last score, so that
     the gains of the padding are 0.
@@ -31,7 +31,9 @@ def fitting_gains(scores: torch.Tensor) -> torch.Tensor:
 
 
 def best_of_answers(scores: torch.Tensor) -> torch.Tensor:
-    """J_k of several accepted answers: their maximum at each k, which is a function of the state and so telescopes too.
+    """J_k where several answers are accepted: the largest of their scores at each k.
+
+    The maximum is a function of the prefix alone, so gains of it telescope too.
 
     Args:
         scores: [N, K+1] scores of N ≥ 1 accepted answers.

@@ -17,10 +17,19 @@ def expanded_log_probs(
     answers: list[list[int]],
     max_tokens: int,
 ) -> list[torch.Tensor]:
-    """Log-probs of each prefix's answer tokens, in nats.
+    """Log-probs of each prefix's answer tokens, in nats; `l2t_verl.gain.answer_scores` is the way in.
 
-    Sequences are padded on the right and batched, the longest first, so that a batch holds neighbours in length. Logits
-    are asked for at the answers' positions only, where the model's forward can (`logits_to_keep`).
+    Sequences are padded on the right and batched, the longest first, so that a batch holds sequences of similar length.
+    Logits are computed at the answers' positions only, if the model's forward can do that (`logits_to_keep`).
+
+    Args:
+        model: a causal language model in Hugging Face's interface.
+        prompt: prompt tokens.
+        response: T response tokens.
+        ends: b_0 = 0 < b_1 < … < b_K ≤ T, in tokens.
+        suffixes: for each of the K+1 prefixes, the tokens that force an answer.
+        answers: for each prefix, the A_k ≥ 1 tokens that are scored.
+        max_tokens: most tokens in one forward, padding included, unless one sequence alone is longer.
 
     Returns:
         K+1 tensors [A_k], float32 on the CPU.

@@ -40,16 +40,27 @@ class ForcingTemplate:
 
     @classmethod
     def from_config(cls, gain: GainConfig) -> ForcingTemplate:
-        """The template that the configuration's section `gain` describes."""
+        """The template that the configuration's section `gain` describes.
+
+        Example:
+            >>> from l2t_verl.config import load_config
+            >>> ForcingTemplate.from_config(load_config({"gain": {"closing": "."}}).gain).closing
+            '.'
+        """
         return cls(gain.forcing_suffix, gain.closing, gain.think_open, gain.think_close, gain.thinks)
 
     @property
     def marks(self) -> Marks:
-        """The marks of the thought, as text is searched for them."""
+        """The marks that open and close a thought, without white space around them."""
         return Marks.of(self.think_open, self.think_close)
 
     def forcing(self, state: State) -> str:
-        r"""The text for a prefix: an open thought is closed; a model that thinks gets an empty thought where none is open.
+        r"""The text that forces an answer after a prefix.
+
+        It closes a thought that is open. For a model that thinks but has not begun to, it holds an empty thought.
+
+        Args:
+            state: where the thinking stands after the prefix; see `thinking_states`.
 
         Example:
             >>> ForcingTemplate(suffix=" Answer:").forcing("open"), ForcingTemplate(suffix=" Answer:").forcing("absent")
@@ -62,9 +73,13 @@ class ForcingTemplate:
         return self.suffix
 
     def cut(self, text: str, start: int) -> str:
-        r"""A text without what follows the closing of a sampled answer that begins at `start`.
+        r"""Cut a text after the closing of the sampled answer that begins at `start`.
 
-        A closing brace counts where it closes the suffix's own, not one of the answer's.
+        A brace closes the answer only if it belongs to the suffix, not if the answer itself has opened it.
+
+        Args:
+            text: suffix and sampled answer, and what the model wrote after it.
+            start: where the answer begins, in characters.
 
         Example:
             >>> ForcingTemplate().cut(r"\boxed{\frac{1}{2}}. So \boxed{3}", 7)
@@ -88,18 +103,28 @@ def thinking_states(
 ) -> list[State]:
     """Where the thinking stands after (prompt, response_{≤ b_k}), for k = 0 … K.
 
-    `open`: a thought is open. `closed`: one was closed and none is open. `none`: no thought yet, but the model thinks
-    (`template.thinks`). `absent`: it does not.
+    `open`: a thought is open. `closed`: one was closed, and none is open. `none`: there is no thought yet, but the model
+    thinks (`template.thinks`). `absent`: the model does not think.
 
     Args:
         tokenizer: a Hugging Face tokenizer.
-        prompt_ids: prompt tokens; only its end decides, an example thought in the middle is over.
+        prompt_ids: prompt tokens. Only the end of the prompt counts; a thought in an example further up is over.
         response_ids: response tokens.
         episode_ends: K ends b_1 < … < b_K, in tokens.
         template: the texts of the marks.
 
     Returns:
         K+1 states.
+
+    Example:
+        >>> from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+        >>> from transformers import PreTrainedTokenizerFast
+        >>> letters = Tokenizer(models.BPE({c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, []))
+        >>> letters.pre_tokenizer, letters.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+        >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=letters)
+        >>> prompt, response = tokenizer.encode("1 + 1?<think>"), tokenizer.encode("2.</think>")
+        >>> thinking_states(tokenizer, prompt, response, [2, 10], ForcingTemplate())
+        ['open', 'open', 'closed']
     """
     marks = template.marks
     opening, closing = marks.opening, marks.closing
@@ -131,10 +156,32 @@ def answer_targets(
     answer: str,
     template: ForcingTemplate,
 ) -> list[AnswerTarget]:
-    """The K+1 targets of one response: what is appended after each prefix, and what of it is scored.
+    """The K+1 targets of one response: the tokens that are appended after each prefix, and which of them are scored.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        prompt_ids: prompt tokens.
+        response_ids: T response tokens.
+        episode_ends: K ends b_1 < … < b_K ≤ T, in tokens.
+        answer: the reference answer; a box or other wrapping around it is taken off.
+        template: the texts that force an answer.
+
+    Returns:
+        K+1 targets, for the prefixes that end at b_0 = 0, b_1, … b_K.
 
     Raises:
         ValueError: the answer is empty.
+
+    Example:
+        >>> from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+        >>> from transformers import PreTrainedTokenizerFast
+        >>> letters = Tokenizer(models.BPE({c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, []))
+        >>> letters.pre_tokenizer, letters.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+        >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=letters)
+        >>> template = ForcingTemplate(suffix=" Answer: ", closing=".", thinks=False)
+        >>> first, last = answer_targets(tokenizer, tokenizer.encode("1 + 1?"), tokenizer.encode("Two"), [3], "2", template)
+        >>> tokenizer.decode(list(last.suffix_ids)), tokenizer.decode(list(last.answer_ids))
+        (' Answer: ', '2.')
     """
     answer = normalised_truth(answer) if answer.strip() else answer  # a box in the box would make J many times too small
     prompt = prompt_ids.tolist() if isinstance(prompt_ids, torch.Tensor) else list(prompt_ids)

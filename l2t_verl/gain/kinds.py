@@ -26,7 +26,10 @@ def _mean_logprob(log_probs: torch.Tensor, inside: torch.Tensor) -> torch.Tensor
 
 
 def check_kind(kind: str) -> None:
-    """Refuse a kind that teacher forcing cannot give.
+    """Refuse a kind of J that cannot be computed by teacher forcing.
+
+    Args:
+        kind: its name.
 
     Raises:
         NotImplementedError: `monte_carlo`, which samples answers; see `sampled_scores`.

@@ -21,7 +21,16 @@ def packed_log_probs(
     answers: list[list[int]],
     max_tokens: int,
 ) -> list[torch.Tensor]:
-    """Log-probs of each prefix's answer tokens, in nats; see `l2t_verl.gain.answer_scores`.
+    """Log-probs of each prefix's answer tokens, in nats; `l2t_verl.gain.answer_scores` is the way in.
+
+    Args:
+        model: a causal language model in Hugging Face's interface for which `why_not_packed` is None.
+        prompt: prompt tokens.
+        response: T response tokens.
+        ends: b_0 = 0 < b_1 < … < b_K ≤ T, in tokens.
+        suffixes: for each of the K+1 prefixes, the tokens that force an answer.
+        answers: for each prefix, the A_k ≥ 1 tokens that are scored.
+        max_tokens: most tokens in one forward; see `PackedRow.split`.
 
     Returns:
         K+1 tensors [A_k], float32 on the CPU.

@@ -18,7 +18,7 @@ def forced_prompts(
     episode_ends: Sequence[int],
     template: ForcingTemplate,
 ) -> list[list[int]]:
-    """The K+1 sequences (prompt, response_{≤ b_k}, suffix) after which an answer is sampled.
+    """Make the K+1 sequences (prompt, response_{≤ b_k}, suffix) after which answers are sampled.
 
     Args:
         tokenizer: a Hugging Face tokenizer.
@@ -29,6 +29,17 @@ def forced_prompts(
 
     Returns:
         K+1 sequences of token ids.
+
+    Example:
+        >>> from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+        >>> from transformers import PreTrainedTokenizerFast
+        >>> letters = Tokenizer(models.BPE({c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, []))
+        >>> letters.pre_tokenizer, letters.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+        >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=letters)
+        >>> template = ForcingTemplate(suffix=" Answer: ", thinks=False)
+        >>> first, last = forced_prompts(tokenizer, tokenizer.encode("1 + 1? "), tokenizer.encode("Two."), [4], template)
+        >>> tokenizer.decode(last)
+        '1 + 1? Two. Answer: '
     """
     prompt, response = (ids.tolist() if isinstance(ids, torch.Tensor) else list(ids) for ids in (prompt_ids, response_ids))
     states = thinking_states(tokenizer, prompt, response, episode_ends, template)
@@ -42,9 +53,10 @@ async def sampled_scores(
     prefixes: int,
     samples: int,
 ) -> list[float]:
-    r"""J_k = (1/n) Σ_i r(z_{k,i}), z_{k,i} ~ π(· | s_k, suffix): an unbiased estimate of E_{z~π}[r(z)] (appendix D.1).
+    r"""Answer scores J_k = (1/n) Σ_i r(z_{k,i}) with z_{k,i} ~ π(· | s_k, suffix).
 
-    All answers are sampled at once; each distinct text is graded once.
+    This is an unbiased estimate of E_{z~π}[r(z)] (arXiv 2505.10425, appendix D.1). All answers are sampled at once, and
+    each distinct text is graded once.
 
     Args:
         sample: the text of a response that ends in the n-th answer sampled after prefix k.

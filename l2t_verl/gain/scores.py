@@ -48,8 +48,8 @@ def answer_scores(
         suffix_ids: tokens that force an answer, unscored; or K+1 such sequences, one for each prefix.
         answer_ids: A ≥ 1 scored tokens; or K+1 such sequences.
         kind: `geometric` (default), `probability` or `mean_logprob`; see `reduce_log_probs`.
-        backend: how the prefixes are run: `packed`, sharing what they have in common; `expanded`, one plain sequence each,
-            for any model; None (default) for `packed` where the model can do it.
+        backend: how the prefixes are computed. `packed`: they share what they have in common. `expanded`: one plain
+            sequence each, for any model. None (default): `packed` if the model allows it, else `expanded`.
         max_tokens_per_micro_batch: most tokens in one forward, padding included, unless one sequence alone is longer.
 
     Returns:

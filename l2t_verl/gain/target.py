@@ -20,11 +20,11 @@ class AnswerTarget:
 
 
 def answer_target(tokenizer: Any, answer: str, *, suffix: str, closing: str) -> AnswerTarget:
-    r"""Tokenise `suffix + answer + closing` together and find the scored tokens.
+    r"""Tokenise `suffix + answer + closing` together, and find the tokens that are scored.
 
-    Together, because tokenizers merge across the seams (`{\`, `}}`). Every token that overlaps the answer is scored, and
-    the first that closes it, without which `1` would score as a prefix of `17`; a token that holds the answer's end and
-    closing text is that closing token already.
+    The texts are tokenised together because tokenizers merge characters across their borders (`{\`, `}}`). Every token that
+    overlaps the answer is scored, and so is the first one that closes it; without that, `1` would score as a prefix of
+    `17`. If one token holds the end of the answer and closing text, it is both.
 
     Args:
         tokenizer: a Hugging Face tokenizer.
@@ -37,6 +37,16 @@ def answer_target(tokenizer: Any, answer: str, *, suffix: str, closing: str) -> 
 
     Raises:
         ValueError: the answer or the closing is empty.
+
+    Example:
+        >>> from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+        >>> from transformers import PreTrainedTokenizerFast
+        >>> letters = Tokenizer(models.BPE({c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, []))
+        >>> letters.pre_tokenizer, letters.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+        >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=letters)
+        >>> target = answer_target(tokenizer, "17", suffix="It is ", closing=".")
+        >>> tokenizer.decode(list(target.suffix_ids)), tokenizer.decode(list(target.answer_ids))
+        ('It is ', '17.')
     """
     if not answer.strip():
         raise ValueError("the reference answer is empty; there is nothing to score")

@@ -58,14 +58,17 @@ class Answer:
 
 
 def final_answer(response: str, marks: Marks = MARKS, opened: bool | None = None) -> Answer:
-    r"""The final answer: of `<answer>` tags, else boxes, else what follows `####`, else "answer is", else the end.
+    r"""Find the final answer: in `<answer>` tags, else in boxes, else after `####`, else after "answer is", else at the end.
 
-    The thought is left out. A last box that is not closed is no answer; one that is empty points to the one before it.
+    The thought is left out. If the last box is not closed, there is no answer; if it is empty, the box before it counts.
 
     Args:
         response: the text.
         marks: of the thought.
-        opened: whether the prompt has opened a thought; None where it is not known.
+        opened: whether the prompt has opened a thought; None if that is not known.
+
+    Returns:
+        The answer's texts, and whether they are the answer and nothing else.
 
     Raises:
         Unparsable: the response ends in its thought, says nothing after it, or its last box is cut off.
@@ -87,7 +90,10 @@ def final_answer(response: str, marks: Marks = MARKS, opened: bool | None = None
 
 
 def boxes(text: str) -> list[str] | None:
-    r"""What stands in the last boxes: one, or several that are joined; None where there is none with anything in it.
+    r"""The content of the last box, or of the last several boxes that are joined; None if no box holds anything.
+
+    Args:
+        text: where boxes are looked for.
 
     Raises:
         Unparsable: the last box is not closed.
@@ -125,7 +131,7 @@ def boxes(text: str) -> list[str] | None:
 
 
 def last_box(text: str) -> str | None:
-    r"""What stands in the last `\boxed{…}`; None where there is none, or where it is not closed.
+    r"""The content of the last `\boxed{…}`; None if there is none, or if it is not closed.
 
     Example:
         >>> last_box("\\boxed{1}, no, \\boxed{\\frac{1}{2}}."), last_box("\\boxed{1")

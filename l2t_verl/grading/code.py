@@ -22,10 +22,10 @@ LIMITS = Limits(seconds=5.0)  # well within what a grading process has for a sam
 def program_of(
     response: str, tests: Mapping[str, Any] | None = None, marks: Marks = MARKS, opened: bool | None = None
 ) -> str:
-    r"""The program in a response, the thought left out: the last fenced block that defines what the tests call.
+    r"""Find the program in a response: the last fenced block after the thought that defines what the tests call.
 
-    Where none does, or nothing is known of the tests, it is the last block of Python. Blocks of usage, asserts or output
-    may follow the program.
+    If no block does, or the tests are not known, it is the last block of Python. Blocks with examples of use, asserts or
+    output may follow the program.
 
     Args:
         response: the text.
@@ -79,7 +79,18 @@ def judge(
 
 
 def grade_code_score(response: str, tests: Mapping[str, Any], marks: Marks = MARKS, opened: bool | None = None) -> float:
-    """The outcome reward: 1 if the program passes all its tests, else 0."""
+    """The outcome reward of a program: 1 if it passes all its tests, else 0.
+
+    Args:
+        response: the text that holds the program.
+        tests: see `judge`.
+        marks: of the thought.
+        opened: whether the prompt has opened a thought.
+
+    Raises:
+        Unparsable: there is no program.
+        SandboxError: nothing can be sandboxed on this machine.
+    """
     return float(judge(response, tests, LIMITS, marks, opened).passed)
 
 

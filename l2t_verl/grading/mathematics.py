@@ -20,7 +20,7 @@ def grade_math(response: str, ground_truth: str | Sequence[str], marks: Marks = 
     r"""Whether the response's final answer equals the ground truth, or one of several.
 
     The final answer is what `l2t_verl.grading.answer.final_answer` finds after the thought. It is compared as a whole:
-    nothing is taken out of a formula that is not read.
+    where a formula cannot be read, no part of it is taken for the answer.
 
     Args:
         response: the text, special tokens of the thought included.
@@ -54,7 +54,21 @@ def grade_math(response: str, ground_truth: str | Sequence[str], marks: Marks = 
 def grade_math_score(
     response: str, ground_truth: str | Sequence[str], marks: Marks = MARKS, opened: bool | None = None
 ) -> float:
-    """`grade_math` as an outcome reward: 1 or 0."""
+    r"""The outcome reward of a mathematical answer: 1 if `grade_math` says that it is right, else 0.
+
+    Args:
+        response: the text, special tokens of the thought included.
+        ground_truth: the truth, or several that are accepted.
+        marks: of the thought.
+        opened: whether the prompt has opened a thought.
+
+    Raises:
+        Unparsable: see `grade_math`.
+
+    Example:
+        >>> grade_math_score("so \\boxed{3}", "3"), grade_math_score("so \\boxed{4}", "3")
+        (1.0, 0.0)
+    """
     return float(grade_math(response, ground_truth, marks, opened))
 
 

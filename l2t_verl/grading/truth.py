@@ -19,10 +19,13 @@ _NO_TEXT = {"nan", "<na>", "nat"}
 
 
 def accepted_answers(value: Any) -> list[str]:
-    r"""The texts of a cell that count as the reference answer, one for each entry of a list; empty if there is none.
+    r"""The texts that a data set's cell accepts as the reference answer.
 
     Args:
-        value: a text, a number, a list or array of them; what data frames write for nothing (None, NaN) is nothing.
+        value: a text, a number, or a list or array of them. None and NaN, which data frames write for nothing, are nothing.
+
+    Returns:
+        One text for each entry, without what stands around it; empty if there is no answer.
 
     Example:
         >>> accepted_answers(" 72 "), accepted_answers(["1/2", "", "0.5"]), accepted_answers(None), accepted_answers(7)
@@ -42,7 +45,13 @@ def accepted_answers(value: Any) -> list[str]:
 
 
 def rewritten(value: Any) -> list[tuple[str, str]]:
-    r"""The truths of a cell that are taken out of what stands around them: as written, and as read.
+    r"""Find the reference answers of a cell that are read in another way than they are written.
+
+    Args:
+        value: see `accepted_answers`.
+
+    Returns:
+        Each such answer as it is written, and as it is read.
 
     Example:
         >>> rewritten("\\[ 98 \\]"), rewritten(["98", "$97$"]), rewritten(" 98"), rewritten(None)
@@ -55,10 +64,10 @@ def rewritten(value: Any) -> list[tuple[str, str]]:
 
 
 def normalised_truth(text: str) -> str:
-    r"""A reference answer without what is around it; a whole solution is cut to its answer.
+    r"""Take a reference answer out of what stands around it; a whole solution is cut to its answer.
 
-    J is the probability of this text in a box: delimiters and boxes of its own would make it many times too small.
-    What is a matter of spelling (units, thousands, fractions) stays for the grader's rules.
+    J is the probability of this text in a box, so delimiters and boxes of its own would make J many times too small.
+    Differences of spelling (units, thousands, fractions) are left to the grader's rules.
 
     Example:
         >>> [normalised_truth(text) for text in ("98", "\\[ 98 \\]", "\\boxed{98}", "$98$.", "\\(\\boxed{98}\\)")]
@@ -86,7 +95,7 @@ def normalised_truth(text: str) -> str:
 
 
 def unwrapped(text: str) -> str:
-    r"""A text without the delimiters, the box or the tags that hold all of it.
+    r"""Remove delimiters, a box or tags that enclose a whole text.
 
     Example:
         >>> unwrapped("\\[\n\\boxed{2, 3}\n\\]"), unwrapped("$x$ and $y$"), unwrapped("def f(x): return x")

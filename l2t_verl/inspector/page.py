@@ -37,17 +37,17 @@ class Entry:
 
     @property
     def rollout(self) -> Rollout:
-        """What it is found and sorted by: the first side that is there."""
+        """The rollout by which the article is found and sorted: that of the first side that has one."""
         return next(side for side in self.sides if side is not None)
 
     @property
     def verdicts(self) -> list[str]:
-        """Of each side."""
+        """The verdict on each side's final answer; `missing` where a side has no rollout."""
         return [verdict(side) if side else "missing" for side in self.sides]
 
 
 def page(found: Inspected, beside: Inspected | None, *, names: Sequence[str], about: Sequence[tuple[str, str]]) -> str:
-    """The HTML of a page.
+    """Write the page as HTML.
 
     Args:
         found: the rollouts, and what was skipped.
@@ -85,12 +85,12 @@ def page(found: Inspected, beside: Inspected | None, *, names: Sequence[str], ab
 
 
 def singles(rollouts: Sequence[Rollout]) -> list[Entry]:
-    """An article for each rollout."""
+    """Make an article of each rollout."""
     return [Entry(number, (rollout,)) for number, rollout in enumerate(rollouts, 1)]
 
 
 def matched(rollouts: Sequence[Rollout], others: Sequence[Rollout]) -> Iterator[Entry]:
-    """An article for each pair that answers the same problem; the i-th of one side goes with the i-th of the other."""
+    """Make an article of each pair of rollouts to one problem; the i-th of one side goes with the i-th of the other."""
     by_problem: dict[str, tuple[list[Rollout], list[Rollout]]] = defaultdict(lambda: ([], []))
     for side, of_side in enumerate((rollouts, others)):
         for rollout in of_side:
@@ -101,20 +101,20 @@ def matched(rollouts: Sequence[Rollout], others: Sequence[Rollout]) -> Iterator[
 
 
 def verdict(rollout: Rollout) -> str:
-    """Of its final answer."""
+    """What the final answer is: `correct`, `wrong` or `ungraded`."""
     if rollout.outcome is None:
         return "ungraded"
     return "correct" if rollout.outcome > 0 else "wrong"
 
 
 def scale(rollouts: Sequence[Rollout]) -> float:
-    """The |reward| that gets the full colour."""
+    """The size of a reward that is drawn in full colour."""
     sizes = sorted(abs(episode.reward) for rollout in rollouts for episode in rollout.episodes)
     return max(sizes[int(STRONGEST * (len(sizes) - 1))] if sizes else 0.0, 1e-6)
 
 
 def summary(rollouts: Sequence[Rollout]) -> list[tuple[str, str]]:
-    """The few numbers that describe a side."""
+    """The numbers that describe one side, as names and values."""
     if not rollouts:
         return [("rollouts", "0")]
     graded = [rollout.outcome > 0 for rollout in rollouts if rollout.outcome is not None]

@@ -46,10 +46,13 @@ def inspect_all(
     Args:
         records: as they were read.
         results: where rollouts are kept as they come; those that are there are not scored again.
-        scorer: None takes recorded rewards only.
+        scorer: of responses; None: only recorded rewards are taken.
         grader: of answers whose outcome is not recorded.
-        report: told of each record that is skipped, at once.
-        keep_known: whether recorded rewards are kept though there is a scorer.
+        report: called at once with a line about each record that is skipped.
+        keep_known: whether recorded rewards are kept even if there is a scorer.
+
+    Returns:
+        The rollouts with their rewards, and the records that were skipped.
     """
     found = Inspected()
     items = list(records)

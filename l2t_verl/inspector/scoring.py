@@ -58,10 +58,15 @@ class Scorer:
 
     @torch.no_grad()
     def rollout(self, record: Record, outcome: float | None, grading: str) -> Rollout:
-        """Score a record.
+        """Score one recorded response.
+
+        Args:
+            record: the response, with its problem and answers.
+            outcome: whether its answer is right; None if that is not known.
+            grading: how the outcome came about.
 
         Raises:
-            ValueError: it cannot be scored, with the reason.
+            ValueError: it cannot be scored; the message says why.
         """
         prompt, response = self._prompt(record), self._response(record)
         self._check_length(prompt, response, record.answers)
@@ -101,11 +106,11 @@ class Scorer:
         )
 
     def thinking(self, record: Record) -> bool | None:
-        """True where the prompt has opened a thought; else the response's own marks decide."""
+        """True if the prompt has opened a thought; None: the response's own marks decide."""
         return self._opened(self._prompt(record))
 
     def text(self, record: Record) -> str:
-        """What is graded: of recorded tokens their text with the marks of the thought, which some tokenizers drop."""
+        """The text that is graded: recorded tokens are decoded with the marks of the thought, which some tokenizers drop."""
         ids = (record.known or {}).get("response_ids")
         return record.response if ids is None else decode(ids, self.tokenizer, self.template.marks)
 
@@ -201,7 +206,7 @@ class Scorer:
 
 
 def load(name: str, device: str, dtype: str) -> torch.nn.Module:
-    """A model from a folder or the hub, ready to score.
+    """Load a model from a folder or the hub, ready to score.
 
     Raises:
         SourceError: it cannot be loaded.
@@ -216,7 +221,7 @@ def load(name: str, device: str, dtype: str) -> torch.nn.Module:
 
 
 def load_tokenizer(name: str) -> Any:
-    """The tokenizer of a model.
+    """Load the tokenizer of a model.
 
     Raises:
         SourceError: it cannot be loaded.

@@ -44,7 +44,7 @@ class Sparkline:
         return cls(min([0.0, *scores]), max([0.0, *scores]))
 
     def draw(self, rollout: Rollout) -> Drawing:
-        """The picture of one rollout, from its first token to its last.
+        """Draw one rollout, from its first token to its last.
 
         Example:
             >>> from l2t_verl.inspector.rollouts import Episode

@@ -14,7 +14,7 @@ HIDDEN = re.compile(
 
 
 def visible(text: str) -> Markup:
-    r"""HTML of a text in which nothing acts: markup is escaped, hidden characters are named.
+    r"""Turn a text into HTML that does nothing: markup is escaped, and hidden characters are shown by name.
 
     Example:
         >>> print(visible("<b>\x07 \u202e"))
@@ -24,7 +24,7 @@ def visible(text: str) -> Markup:
 
 
 def plain(text: str) -> str:
-    r"""The same for places where no markup can stand, such as labels.
+    r"""Name the hidden characters of a text, for places such as labels where no markup can stand.
 
     Example:
         >>> plain("a\u202eb")

@@ -67,6 +67,9 @@ def branch_groups(
         visible: context tokens that each branch sees, not decreasing; the branch's own first token comes after them.
         sizes: tokens of each branch.
         device: of the masks.
+
+    Yields:
+        Groups of branches that see nearly as much of the context, each with its mask.
     """
     groups = 1 if device.type == "cuda" else GROUPS
     reach = max(SHORT, -(-visible[-1] // groups))
@@ -88,7 +91,11 @@ def branch_groups(
 
 @contextmanager
 def packed_attention(config: Any, layout: Layout) -> Iterator[None]:
-    """Let the model of this configuration attend by `layout` inside the block.
+    """Let a model attend by `layout` inside the block: each branch to its prefix and to itself.
+
+    Args:
+        config: the model's configuration.
+        layout: where contexts and branches stand in the packed sequence.
 
     Raises:
         NotImplementedError: the model did not ask for its attention once a layer.

@@ -41,7 +41,18 @@ class PackedLogProbs:
 
 
 def why_not_packed(model: torch.nn.Module) -> str | None:
-    """Why the rows of this model cannot be packed; None if they can."""
+    """Say why forced answers cannot share a forward with the response in this model.
+
+    Args:
+        model: a causal language model, wrapped by FSDP or PEFT or not.
+
+    Returns:
+        The reason; None if they can.
+
+    Example:
+        >>> why_not_packed(torch.nn.Linear(2, 2))
+        "the model has no configuration in Hugging Face's interface"
+    """
     if not hasattr(model, "config"):
         return "the model has no configuration in Hugging Face's interface"
     config, inner = _text_config(model), _inner(model)
@@ -72,7 +83,8 @@ def packed_forward(
 ) -> PackedLogProbs:
     """Log-probs of the rows' forced answers, and of the rows' own tokens where asked for, in exactly one forward.
 
-    The answers' logits are float32 whatever the model computes in; the tokens' are the model's, as verl's update has them.
+    The answers' logits are computed in float32, whatever the model's precision is. Those of the rows' own tokens are the
+    model's own, as in verl's update.
 
     Args:
         model: a causal language model in Hugging Face's interface for which `why_not_packed` is None; wrapped by FSDP or

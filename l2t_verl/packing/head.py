@@ -19,10 +19,12 @@ def token_log_probs(
     temperature: float = 1.0,
     entropy: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    r"""Log p(y) = z_y − log Σ_v exp z_v with z = head(h) / temperature, in float32 whatever the head computes in.
+    r"""Log-probs of tokens, log p(y) = z_y − log Σ_v exp z_v with z = head(h) / temperature.
+
+    The sums are taken in float32, whatever precision the head computes in.
 
     Args:
-        head: the output head, from hidden states to logits; where no gradient is recorded, its result is overwritten.
+        head: the output head, from hidden states to logits; if no gradient is recorded, its result is overwritten.
         hidden: [N, D] hidden states of the tokens before the targets.
         targets: [N] token ids.
         temperature: what the logits are divided by.
@@ -52,14 +54,14 @@ def token_log_probs(
 
 
 def in_float32(head: Callable[[torch.Tensor], torch.Tensor], module: torch.nn.Module) -> Callable[..., torch.Tensor]:
-    r"""The output head computed in float32 from its weights and hidden states as they are, for few tokens.
+    r"""The output head, computed in float32 from weights and hidden states of lower precision; meant for few tokens.
 
-    In bfloat16 a logit of 20 is rounded to a multiple of 1/8, which every gain inherits. The products are made for a part of
-    the vocabulary at a time, so that no whole copy of the weights ever exists.
+    In bfloat16 a logit of 20 is rounded to a multiple of 1/8, and every gain inherits that error. The products are made for
+    a part of the vocabulary at a time, so that a whole float32 copy of the weights never exists.
 
     Args:
-        head: the head as it is called where it computes in float32 already, bit for bit, or is no plain linear layer (an
-            adapter on it, weights in fewer bits).
+        head: the head as the model has it. It is called unchanged if it computes in float32 already, or if it is no plain
+            linear layer (it has an adapter, or weights in fewer bits).
         module: the head's module, whose weights are whole while the result is called.
 
     Returns:

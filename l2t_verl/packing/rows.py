@@ -45,10 +45,21 @@ class PackedRow:
         return len(self.context) + sum(branch.size for branch in self.branches)
 
     def split(self, max_tokens: int) -> list[PackedRow]:
-        """The same branches on several copies of the context where all at once are more than `max_tokens`.
+        """Distribute the branches over several copies of the context, if all of them together exceed `max_tokens`.
 
-        Each copy takes branches of a quarter of its own length at least, whatever the bound: else a context that nearly
-        fills it would be read again for every branch.
+        Each copy takes branches of at least a quarter of its own length, even beyond the bound. Otherwise a context that
+        nearly fills the bound would be read again for every branch.
+
+        Args:
+            max_tokens: most tokens of one row, context and branches together.
+
+        Returns:
+            Rows that hold all branches in their order; the first one also asks for the context's own log-probs.
+
+        Example:
+            >>> row = PackedRow([0] * 8, [Branch(8, [], [1]) for _ in range(4)])
+            >>> [len(part.branches) for part in row.split(10)]
+            [2, 2]
         """
         max_tokens = max(max_tokens, len(self.context) * 5 // 4)
         parts: list[list[Branch]] = [[]]
@@ -65,7 +76,14 @@ class PackedRow:
 
 
 def micro_batches(rows: list[PackedRow], max_tokens: int) -> list[list[int]]:
-    """Rows that share a forward, the longest first, within `max_tokens` tokens unless one row alone is longer.
+    """Group rows that share a forward, the longest first.
+
+    Args:
+        rows: to be grouped.
+        max_tokens: most tokens of one group, unless one row alone is longer.
+
+    Returns:
+        The numbers of each group's rows.
 
     Example:
         >>> micro_batches([PackedRow([0] * n) for n in (3, 9, 4)], 12)

@@ -21,9 +21,10 @@ from verl.workers.utils.losses import ppo_loss
 
 from l2t_verl.compression.beta import with_beta_per_nat
 from l2t_verl.config import L2TConfig, load_config
-from l2t_verl.credit import LengthCost, advantage_health, update_length_cost
+from l2t_verl.credit import CreditInputs, Critic, LengthCost, advantage_health, learn, update_length_cost
 from l2t_verl.packing import PackedRow, packed_forward
 from l2t_verl.plugin.driver.estimator import CreditContext, credit_context, l2t_advantages
+from l2t_verl.plugin.driver.metrics import critic_calibration
 from recipes.controlled.sampling import Rollout, sample
 from recipes.controlled.scoring import Scored, score
 from recipes.controlled.settings import FORCING, Settings
@@ -64,7 +65,7 @@ def train(
     config, loss_config = method(settings), actor_config(settings)
     optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=WEIGHT_DECAY)
     source = source or problems("train", 1_000_000 + settings.seed)  # the starts were trained on other draws
-    curve, length_cost = [], LengthCost.fixed(config.credit.length_cost)
+    curve, length_cost, critic = [], LengthCost.fixed(config.credit.length_cost), Critic()
     for step in range(settings.steps):
         started = time.perf_counter()
         asked = [problem for problem in itertools.islice(source, settings.prompts) for _ in range(settings.group)]
@@ -73,9 +74,18 @@ def train(
         scored = score(
             policy, reference, tokenizer, rollouts, config, change=settings.change, seed=1000 * settings.seed + step
         )
-        advantages = compute_advantages(settings, config, scored, length_cost.value)
+        advantages, inputs = credited(settings, config, scored, length_cost.value, critic)
         loss = update(policy, optimiser, loss_config, rollouts, scored, advantages, model)
         measured = _measures(rollouts, scored, advantages) | loss | {"length cost": length_cost.value}
+        if inputs is not None and config.credit.method == "critic":
+            measured |= {f"critic {name}": value for name, value in critic_calibration(inputs).items()}
+            critic = learn(
+                critic,
+                inputs.rollouts(),
+                scored.scores,
+                ridge=config.credit.critic_ridge,
+                steps=config.credit.critic_steps,
+            )
         curve.append(measured | {"seconds": time.perf_counter() - started})
         if (budget := config.credit.token_budget) is not None:
             length_cost = update_length_cost(
@@ -112,7 +122,14 @@ def computing(model: torch.nn.Module, settings: Settings) -> torch.nn.Module:
 def compute_advantages(
     settings: Settings, config: L2TConfig, scored: Scored, length_cost: float | None = None
 ) -> torch.Tensor:
-    """[B, T] advantages of the run's estimator, by verl's hook; λ as configured where none is given."""
+    """[B, T] advantages of the run's estimator as at its first step; λ as configured where none is given."""
+    return credited(settings, config, scored, length_cost, Critic())[0]
+
+
+def credited(
+    settings: Settings, config: L2TConfig, scored: Scored, length_cost: float | None, critic: Critic
+) -> tuple[torch.Tensor, CreditInputs | None]:
+    """[B, T] advantages of the run's estimator, by verl's hook, and what this project's credit was made of, if it is one."""
     rows, index = len(scored.outcome), group_index(settings, len(scored.outcome))
     lengths = scored.mask.sum(dim=1)
     outcome = scored.outcome / lengths if settings.change == "length_factor" else scored.outcome
@@ -121,7 +138,7 @@ def compute_advantages(
     if settings.kl_in_reward:
         rewards -= settings.kl_in_reward * kl_penalty(scored.old_log_probs, scored.ref_log_probs, "kl") * scored.mask
     if settings.estimator == "grpo":
-        return compute_grpo_outcome_advantage(rewards, scored.mask, index)[0]
+        return compute_grpo_outcome_advantage(rewards, scored.mask, index)[0], None
     context = CreditContext(
         config=config,
         process=scored.process,
@@ -133,9 +150,11 @@ def compute_advantages(
         length_cost=config.credit.length_cost if length_cost is None else length_cost,
         max_length=settings.limit,
         norm_by_std=True,
+        scores=scored.scores,
+        critic_weights=critic.weights,
     )
     with credit_context(context):
-        return l2t_advantages(rewards, scored.mask, index)[0]
+        return l2t_advantages(rewards, scored.mask, index)[0], context.inputs
 
 
 def group_index(settings: Settings, rows: int) -> np.ndarray:

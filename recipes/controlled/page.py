@@ -1,4 +1,4 @@
-"""Tables and plots of RESULTS.md from the table of runs; the text between them is left as it is.
+"""Tables and plots of RESULTS.md from the tables of runs; the text between them is left as it is.
 
 python -m recipes.controlled.page
 """
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from l2t_verl.files import write_whole
-from recipes.controlled import plots, tables
+from recipes.controlled import plots, sparse, tables
 from recipes.controlled.comparison import Run, load, of_starts
 from recipes.controlled.plans import ARMS, BEST, MEASURED, OTHERS, STARTS
 from recipes.controlled.real_text import FILE as REAL_TEXT
@@ -67,6 +67,7 @@ def all_tables(every: list[Run], real: Run, through: list[Run]) -> dict[str, str
 def pages(every: list[Run]) -> dict[Path, str]:
     """The pages with the tables that belong in them, and the drawing that both show."""
     whole = all_tables(every, json.loads(REAL_TEXT.read_text()), load(THROUGH_VERL))
+    whole["sparse"] = sparse.table(load(sparse.TABLE))
     of_page = {
         FOLDER / "RESULTS.md": whole,
         FOLDER.parents[1] / "README.md": {"controlled comparison": tables.short_table(of_starts(every, STARTS))},

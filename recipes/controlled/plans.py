@@ -147,6 +147,18 @@ OTHERS = {
     "gamma_1": _variant("own gain and all later ones (γ = 1)", "credit.gamma", 1.0),
 }
 
+# Further credits, each tuned as the main arms are; off by default until one of them is ahead
+CANDIDATES = {
+    "critic": Arm(
+        "J as a critic, with a length price",
+        "l2t",
+        {"beta": 0.0, "credit": {"method": "critic"}},
+        "credit.length_cost",
+        (),
+        3.0,
+    ),
+}
+
 
 LONG_STEPS = 240
 LONG = {
@@ -165,7 +177,7 @@ LONG[GUARD] = Arm(
     1.0,
     {"steps": LONG_STEPS},
 )
-ALL = ARMS | OTHERS | LONG
+ALL = ARMS | OTHERS | CANDIDATES | LONG
 
 
 def arm_settings(name: str, seed: int, start: int, strength: float | None = None, **changes: Any) -> Settings:
@@ -213,6 +225,7 @@ PLANS: dict[str, list[Settings]] = {
         *(Settings("start", seed, start_of(seed), steps=0) for seed in ACROSS[: len(FRESH_STARTS)]),
         *(arm_settings(name, seed, start_of(seed)) for seed in ACROSS for name in ACROSS_ARMS),
     ],
+    "candidates": [arm_settings(name, seed, start_of(seed)) for seed in SEEDS for name in CANDIDATES],
     "others": [arm_settings(name, seed, start_of(seed)) for seed in FEW for name in OTHERS],
     "long": [arm_settings(name, seed, start_of(seed)) for seed in SEEDS[: len(STARTS)] for name in LONG],
 }

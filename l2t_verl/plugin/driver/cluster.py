@@ -15,12 +15,15 @@ SECONDS = 120.0  # for a node to start a process and import the package
 
 
 def gpus_problem(nodes: Sequence[Mapping[str, Any]], count: int, gpus: int) -> str | None:
-    """Why these nodes are too few; None if they are enough.
+    """Say why these nodes are too few.
 
     Args:
         nodes: as `ray.nodes()` gives them.
-        count: nodes that are wanted.
-        gpus: of each.
+        count: how many nodes are wanted.
+        gpus: GPUs that each of them needs.
+
+    Returns:
+        The reason with the remedy; None if they are enough.
     """
     held = [(node["NodeName"], int(node["Resources"].get("GPU", 0))) for node in nodes if node["Alive"]]
     if sum(number // gpus for _, number in held) >= count:
@@ -33,11 +36,14 @@ def gpus_problem(nodes: Sequence[Mapping[str, Any]], count: int, gpus: int) -> s
 
 
 def versions_problem(found: Mapping[str, str], expected: str) -> str | None:
-    """Why the package on these nodes is not the trainer's; None if it is.
+    """Say on which nodes another version of this package is installed than the trainer's.
 
     Args:
         found: each node's version, or why it has none.
         expected: the trainer's version.
+
+    Returns:
+        The reason with the remedy; None if all versions agree.
     """
     others = [f"{name} ({what})" for name, what in found.items() if what != expected]
     if not others:
@@ -48,8 +54,11 @@ def versions_problem(found: Mapping[str, str], expected: str) -> str | None:
 def check(config: Any) -> None:
     """Refuse a cluster that cannot train, before a worker is placed; for trainers that run inside it.
 
+    Args:
+        config: verl's whole configuration.
+
     Raises:
-        ConfigError: with the nodes and the remedy.
+        ConfigError: there are too few GPUs, or another version of this package; the message names the nodes and the remedy.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]
     problems = [gpus_problem(nodes, config.trainer.nnodes, config.trainer.n_gpus_per_node)]

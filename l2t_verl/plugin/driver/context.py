@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
 
 from l2t_verl.config import L2TConfig
@@ -27,6 +28,7 @@ class StepContext:
         packs_rows: whether a response and its forced answers share a forward; None where no answer is forced.
         fuses_scores: whether the answer scores come from the forward that gives the old log-probs.
         rollouts: that the batch should have, without padding.
+        critic_weights: of credit `critic`, as earlier steps' rollouts have them; None before the first step, and elsewhere.
     """
 
     l2t: L2TConfig
@@ -41,3 +43,4 @@ class StepContext:
     packs_rows: bool | None
     fuses_scores: bool
     rollouts: int
+    critic_weights: torch.Tensor | None = None

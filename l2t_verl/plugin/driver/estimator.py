@@ -37,6 +37,9 @@ class CreditContext:
         length_cost: λ of `episode` and `shaped`.
         max_length: longest response allowed, in tokens.
         norm_by_std: verl's `norm_adv_by_std_in_grpo`.
+        scores: [B, K+1] J_0 … J_K, padded with the last; only `critic` reads them.
+        critic_weights: of `critic`, as earlier steps' rollouts have them; None before the first step.
+        inputs: set by the estimator: what the credit was made of, without padding rows.
         outcome: [B], set by the estimator: the outcome reward (after KL, if KL is in the reward).
         response_mask: [B, T], set by the estimator: the mask after rollout correction.
         advantages: [B, T], set by the estimator.
@@ -52,6 +55,9 @@ class CreditContext:
     length_cost: float
     max_length: int
     norm_by_std: bool
+    scores: torch.Tensor | None = None
+    critic_weights: torch.Tensor | None = None
+    inputs: credit.CreditInputs | None = None
     outcome: torch.Tensor | None = None
     response_mask: torch.Tensor | None = None
     advantages: torch.Tensor | None = None
@@ -120,5 +126,8 @@ def _credit(
         norm_by_std=context.norm_by_std,
         settings=config.credit,
         options=config.options.get(config.credit.method),
+        scores=None if context.scores is None else context.scores[rows],
+        critic_weights=context.critic_weights,
     )
+    context.inputs = inputs
     return credit.token_advantages(config.credit.method, inputs)

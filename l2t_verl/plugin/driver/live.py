@@ -14,14 +14,14 @@ logger = logging.getLogger(__name__)
 
 
 def log_distributions(backends: Mapping[str, Any], rewards: ProcessRewards, step: int) -> None:
-    """Histograms of gain, penalty and reward over the episodes of a step, to TensorBoard and W&B where verl logs to them.
+    """Send histograms of gain, penalty and reward over a step's episodes to TensorBoard and W&B, if verl logs to them.
 
-    Never raises: a picture is not worth a run.
+    It never raises: a picture is not worth a run.
 
     Args:
         backends: verl's `Tracking.logger`, by name.
         rewards: of the step.
-        step: number of it.
+        step: its number.
     """
     try:
         for name, values in distributions(rewards).items():
@@ -35,7 +35,7 @@ def log_distributions(backends: Mapping[str, Any], rewards: ProcessRewards, step
 
 
 def distributions(rewards: ProcessRewards) -> dict[str, torch.Tensor]:
-    """Finite gains, penalties and rewards of all episodes that are not padding, [N] each, by the name of their histogram."""
+    """Finite gains, penalties and rewards of all real episodes, [N] each, by the names of their histograms."""
     rows = ~rewards.is_padding
     live = (torch.arange(rewards.gains.shape[1]) < rewards.num_episodes[:, None]) & rows[:, None]
     parts = {"fitting_gain": rewards.gains, "compression": rewards.penalty, "process_reward": rewards.process}

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from l2t_verl import compression
-from l2t_verl.credit import advantage_health
+from l2t_verl.credit import CreditInputs, advantage_health, calibration, critic_values, episodes_of, success
 from l2t_verl.plugin import fields
 from l2t_verl.plugin.driver.context import StepContext
 from l2t_verl.plugin.driver.estimator import CreditContext
@@ -64,11 +64,21 @@ def report(context: StepContext, rewards: ProcessRewards, credit: CreditContext)
         credit.advantages[rows], rewards.process[rows], rewards.episode_ids[rows], credit.response_mask[rows]
     )
     found |= {f"l2t/advantage/{name}": value for name, value in health.items()}
+    if credit.inputs is not None and credit.config.credit.method == "critic":
+        found |= {f"l2t/critic/{name}": value for name, value in critic_calibration(credit.inputs).items()}
     found |= {f"l2t/skipped/{reason}/total": float(count) for reason, count in rewards.skipped.items()}
     for status in ("timeout", "error", "unparsable", "no_ground_truth"):
         graded = sum(rewards.info[row].get(fields.GRADING) == status for row in real)
         found[f"l2t/grading/{status}/total"] = float(graded)
     return found
+
+
+def critic_calibration(inputs: CreditInputs) -> dict[str, float]:
+    """How far the values of credit `critic` can be believed, on rollouts that it was not fitted on; see `calibration`."""
+    rollouts = inputs.rollouts()
+    assert inputs.scores is not None  # the credit had them
+    values = critic_values(rollouts, inputs.scores, inputs.critic_weights)
+    return calibration(values, success(rollouts), episodes_of(rollouts))
 
 
 def _mean(values: torch.Tensor | list[float]) -> float:

@@ -14,7 +14,16 @@ from l2t_verl.plugin.driver.rewards import ProcessRewards
 
 
 def rollout_records(context: StepContext, rewards: ProcessRewards, credit: CreditContext) -> dict[str, dict[str, Any]]:
-    """What the dump says of each rollout: its episodes with text, J, gain, penalty and reward."""
+    """Make the entries of the rollout dump: each rollout's episodes with text, J, gain, penalty and reward.
+
+    Args:
+        context: of the step.
+        rewards: of the step's batch.
+        credit: with the advantages that were computed.
+
+    Returns:
+        An entry for each rollout by its key; padding has none.
+    """
     decode = lambda ids: context.tokenizer.decode(ids, skip_special_tokens=False)  # noqa: E731
     records = {}
     for row, key in enumerate(rewards.keys):

@@ -36,7 +36,7 @@ class ProcessRewards:
         info: each row's extra info from the reward manager.
         outcome: [B] the outcome reward before any KL.
         scores: [B, K+1] J_0 … J_K, padded with the last.
-        score_gaps: [B] how far J of one prefix is off by another forward; NaN where it was not asked twice.
+        score_gaps: [B] how far J_0 and J_K are off in a second forward, in units of J; NaN for rows without one.
         gains: [B, K] fitting gains, padded with 0.
         penalty: [B, K] compression penalty in nats, padded with 0.
         process: [B, K] g − βC.

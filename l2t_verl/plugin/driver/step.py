@@ -282,6 +282,8 @@ def credit_inputs(context: StepContext, rewards: ProcessRewards) -> CreditContex
         length_cost=context.length_cost,
         max_length=context.config.data.max_response_length,
         norm_by_std=context.config.algorithm.get("norm_adv_by_std_in_grpo", True),
+        scores=rewards.scores,
+        critic_weights=context.critic_weights,
     )
 
 

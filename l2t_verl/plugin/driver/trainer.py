@@ -23,7 +23,7 @@ import l2t_verl
 from l2t_verl.compression import ESTIMATORS
 from l2t_verl.compression.beta import with_beta_per_nat
 from l2t_verl.config import ConfigError
-from l2t_verl.credit import LengthCost, update_length_cost
+from l2t_verl.credit import CreditInputs, Critic, LengthCost, learn, update_length_cost
 from l2t_verl.files import write_whole
 from l2t_verl.plugin import settings, stopping
 from l2t_verl.plugin.cpu import weight_sync
@@ -38,6 +38,7 @@ from l2t_verl.plugin.workers.worker import L2TDetachWorker, L2TWorker
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "l2t_state.json"
+CRITIC_FILE = "l2t_critic.pt"
 LARGE_SHARE = 0.9  # of the penalty in the process reward
 
 if TYPE_CHECKING:  # what the mixin is mixed into
@@ -73,6 +74,7 @@ class L2TMixin(_Trainer):
             config.trainer.v1.trainer_mode = settings.base_mode(config.trainer.v1.trainer_mode)
         self.l2t = with_beta_per_nat(self.l2t, config.data.max_response_length)
         self.length_cost = LengthCost.fixed(self.l2t.credit.length_cost)
+        self.critic = Critic()
         self.corrects_rounding = settings.corrects_rounding(config, self.l2t)
         if self.corrects_rounding:
             changes.provide_log_probs(config)
@@ -221,6 +223,7 @@ class L2TMixin(_Trainer):
             packs_rows=self.packs_rows,
             fuses_scores=self.fuses_scores,
             rollouts=rollouts,
+            critic_weights=self.critic.weights,
         )
 
     def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
@@ -254,6 +257,7 @@ class L2TMixin(_Trainer):
             if self.config.trainer.get("rollout_data_dir", None):
                 self.rollout_records.update(records.rollout_records(context, rewards, credit))
             self._adapt_length_cost(rewards)
+            self._teach_critic(credit.inputs)
         return batch
 
     def _warn_of_penalty(self, share: float) -> None:
@@ -276,6 +280,14 @@ class L2TMixin(_Trainer):
                 self.length_cost, rewards.mean_correct_tokens(), settings.token_budget, settings.length_cost_rate
             )
 
+    def _teach_critic(self, inputs: CreditInputs | None) -> None:
+        """Fit the critic on the step's rollouts too, now that it has judged them; nothing where another credit is chosen."""
+        settings = self.l2t.credit
+        if settings.method == "critic" and inputs is not None and inputs.scores is not None:
+            self.critic = learn(
+                self.critic, inputs.rollouts(), inputs.scores, ridge=settings.critic_ridge, steps=settings.critic_steps
+            )
+
     def _dump_generations(self, inputs: list, outputs: list, gts: list, scores: list, **kwargs: Any) -> None:
         """Add each rollout's episodes to verl's dump."""
         extra = kwargs.get("reward_extra_infos_dict", {})
@@ -288,7 +300,7 @@ class L2TMixin(_Trainer):
     # ---- checkpoints
 
     def _save_checkpoint(self) -> None:
-        """Keep λ beside verl's checkpoint; written first, because verl's last file marks the checkpoint as complete.
+        """Keep λ and the critic beside verl's checkpoint; written first, for verl's last file marks it as complete.
 
         The mark is held back until the step's metrics and rollouts are on the disk.
         """
@@ -297,6 +309,8 @@ class L2TMixin(_Trainer):
         folder.mkdir(parents=True, exist_ok=True)
         state = {"length_cost": asdict(self.length_cost), "version": l2t_verl.__version__}
         write_whole(folder / STATE_FILE, json.dumps(state))
+        if self.critic.history:
+            self.critic.save(folder / CRITIC_FILE)
         before = checkpoints.marked(every)
         super()._save_checkpoint()
         self.step_saved = self.step_to_count = self.global_steps
@@ -335,19 +349,23 @@ class L2TMixin(_Trainer):
             checkpoints.mend_mark(Path(trainer.default_local_dir))
         try:
             super()._load_checkpoint()
-            if self.global_steps == 0:
-                return
-            resumed = trainer.resume_from_path if trainer.resume_mode == "resume_path" else None
-            state = Path(resumed or Path(trainer.default_local_dir) / f"global_step_{self.global_steps}") / STATE_FILE
-            if state.exists():
-                kept = json.loads(state.read_text())["length_cost"]
-                of = kept if isinstance(kept, dict) else {"multiplier": kept, "value": kept}
-                self.length_cost = LengthCost(**{name: float(value) for name, value in of.items()})
+            if self.global_steps > 0:
+                resumed = trainer.resume_from_path if trainer.resume_mode == "resume_path" else None
+                self._restore(Path(resumed or Path(trainer.default_local_dir) / f"global_step_{self.global_steps}"))
         except Exception as error:  # torch's, Ray's and json's, of many kinds
             raise checkpoints.CheckpointError(
                 f"the checkpoint of step {self.global_steps} cannot be loaded: {type(error).__name__}: {str(error)[-300:]}; "
                 "go on from an older one by trainer.resume_mode=resume_path and trainer.resume_from_path=…/global_step_N"
             ) from error
+
+    def _restore(self, folder: Path) -> None:
+        """λ and the critic of a checkpoint; one that was written without L2T has neither."""
+        if (state := folder / STATE_FILE).exists():
+            kept = json.loads(state.read_text())["length_cost"]
+            of = kept if isinstance(kept, dict) else {"multiplier": kept, "value": kept}
+            self.length_cost = LengthCost(**{name: float(value) for name, value in of.items()})
+        if (critic := folder / CRITIC_FILE).exists():
+            self.critic = Critic.load(critic)
 
 
 @register_trainer("l2t_sync")

@@ -23,10 +23,12 @@ SEQUENCES_PER_CALL = 128
 def sequence_log_probs(
     actor: TrainingWorker, sequences: list[list[int]], max_tokens: int = 0, *, temperature: float = 1.0
 ) -> list[torch.Tensor] | None:
-    """Log-probs of the tokens 1 … of each sequence (the first has no context) by the policy itself.
+    """Log-probs of all tokens of each sequence but the first, which has no context, by the policy itself.
+
+    Every rank has to call it.
 
     Args:
-        actor: the worker of any engine of verl's.
+        actor: a worker of verl's, with any engine.
         sequences: token ids; may be empty on some ranks.
         max_tokens: most tokens in one forward, unless a single sequence is longer.
         temperature: of the softmax.
@@ -53,7 +55,7 @@ def sequence_log_probs(
 
 
 def as_batch(rows: list[torch.Tensor], max_tokens: int, settings: dict[str, Any]) -> TensorDict:
-    """Sequences as verl's engines take them, with the settings of a plain forward of the policy itself."""
+    """Make a batch of sequences for verl's engines, with the settings of a plain forward of the policy itself."""
     nested = {
         "input_ids": rows,
         "position_ids": [torch.arange(len(ids)) for ids in rows],
@@ -73,12 +75,12 @@ def as_batch(rows: list[torch.Tensor], max_tokens: int, settings: dict[str, Any]
 
 
 def largest(actor: TrainingWorker, *numbers: float) -> list[Any]:
-    """The largest of each number over the data-parallel group."""
+    """The maximum of each number over the data-parallel group; every rank has to call it."""
     return _reduced(actor, torch.tensor(numbers), torch.distributed.ReduceOp.MAX)
 
 
 def summed(actor: TrainingWorker, *numbers: float) -> list[float]:
-    """The sum of each number over the data-parallel group."""
+    """The sum of each number over the data-parallel group; every rank has to call it."""
     return _reduced(actor, torch.tensor(numbers, dtype=torch.float64), torch.distributed.ReduceOp.SUM)
 
 

@@ -12,7 +12,7 @@ from l2t_verl.packing import Branch, PackedRow
 
 
 class ScoringPlan:
-    """What has to be scored for the rows of a batch.
+    """What has to be scored for the rows of a batch: rows become prefixes with forced answers, and log-probs become J.
 
     Attributes:
         rows: one for each row of the batch, with the branches of all its accepted answers that fit the model's context.
@@ -54,18 +54,25 @@ class ScoringPlan:
         self._prefixes.append(len(ends) + 1)
 
     def asked_twice(self) -> list[PackedRow]:
-        """The first row that is scored, with J_0's and J_K's branches alone; nothing where no row is."""
+        """The row whose J_0 and J_K are computed a second time, by another forward, to see how exact J is.
+
+        Returns:
+            The first row that is scored, with the branches of its J_0 and J_K alone; empty if no row is scored.
+        """
         for row, prefixes in zip(self.rows, self._prefixes, strict=True):
             if row.branches:
                 return [PackedRow(row.context, [row.branches[0], row.branches[prefixes - 1]])]
         return []
 
     def score_gaps(self, answers: list[list[torch.Tensor]], again: list[list[torch.Tensor]]) -> torch.Tensor:
-        """[B] root mean square difference of a row's J_0 and J_K between two forwards; NaN but for the row asked twice.
+        """How far J_0 and J_K of the row that was asked twice differ between two forwards: `l2t/score_floor`.
 
         Args:
             answers: log-probs for each branch of each row, in nats.
-            again: the same of `asked_twice`, by another forward.
+            again: log-probs for the branches of `asked_twice`, by another forward.
+
+        Returns:
+            [B] root mean square of the two differences, in units of J; NaN for all other rows.
         """
         gaps = torch.full((len(self.rows),), float("nan"))
         for values in again:
@@ -79,10 +86,13 @@ class ScoringPlan:
         return reduce_log_probs(padded, torch.tensor([len(of) for of in values]), kind=self.config.kind)
 
     def scores(self, answers: list[list[torch.Tensor]]) -> torch.Tensor:
-        """Nested J, [K+1] for each row; NaN where nothing was scored.
+        """Reduce the log-probs of the answers' tokens to J.
 
         Args:
             answers: [A] log-probs for each branch of each row, in order, in nats.
+
+        Returns:
+            Nested J_0 … J_K, float32 [K+1] for each row; NaN where nothing was scored.
         """
         flat = [values for row in answers for values in row]
         if flat:
@@ -95,7 +105,7 @@ class ScoringPlan:
 
 
 def as_verl(rows: list[PackedRow], values: list[torch.Tensor]) -> torch.Tensor:
-    """Values of the rows' own tokens as verl's engines give them: nested, the entry at position t is that of token t + 1."""
+    """Arrange values of the rows' own tokens as verl's engines do: nested, with the value of token t + 1 at position t."""
     columns = []
     for row, of_row in zip(rows, values, strict=True):
         column = torch.zeros(len(row.context))
@@ -106,6 +116,6 @@ def as_verl(rows: list[PackedRow], values: list[torch.Tensor]) -> torch.Tensor:
 
 
 def first_own(row: PackedRow) -> int:
-    """Index of the first of the row's own tokens, for rows made to have them."""
+    """Index of the first token of a row whose own log-prob is wanted; the row has to have been made with `own_tokens`."""
     assert row.first is not None
     return row.first
