@@ -54,7 +54,7 @@ PARTS = {  # name or command line of a part's process
     "the raylet": "raylet/raylet",
     "Ray's store": "gcs_server",
 }
-AGENTS = {"ray::RuntimeEnvAgent", "ray::DashboardAgent"}  # Ray's own, which hold nothing and end when they notice
+AGENTS = {"ray::RuntimeEnvAgent", "ray::DashboardAgent"}  # Ray's own; a minute after the driver they were still there
 BUSY, TRIES = "timed out during startup", 3  # what Ray says where a machine is so busy that it gives up; starts, then
 LONGEST = 600.0  # seconds of a start with its training
 SOON = 60.0  # seconds within which a death is to end a run
