@@ -341,14 +341,20 @@ think_close, thinks, max_tokens_per_micro_batch, samples, sample_temperature, sa
                 position = "".join(f"[{part}]" for part in item["loc"][len(path) :] if isinstance(part, int))
                 problems.setdefault(".".join((ROOT, *path)) + position, _describe(item, path))
                 _drop(values, path)
+            if any(path == () for _, path in found):  # of all of it, such as a name that is no text: nothing to drop
+                raise _refusal(problems) from None
     config, of_options = _with_options(config)
     problems.update(of_options)
     problems.update(_contradictions(config, broken=problems.keys()))
     if problems:
-        plural = "problem" if len(problems) == 1 else "problems"
-        lines = "\n".join(f"  {path}: {text}" for path, text in problems.items())
-        raise ConfigError(f"the L2T configuration has {len(problems)} {plural}:\n{lines}")
+        raise _refusal(problems)
     return config
+
+
+def _refusal(problems: Mapping[str, str]) -> ConfigError:
+    plural = "problem" if len(problems) == 1 else "problems"
+    lines = "\n".join(f"  {path}: {text}" for path, text in problems.items())
+    return ConfigError(f"the L2T configuration has {len(problems)} {plural}:\n{lines}")
 
 
 def _plug_in(values: dict[str, Any]) -> dict[str, str]:
