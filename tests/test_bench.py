@@ -106,6 +106,10 @@ def test_the_page_of_costs_has_the_committed_results():
     results = json.loads(RESULTS.read_text())
     assert run.table(results) in page
     assert results["machine"]["versions"]["torch"] in page
+    studied = json.loads(precision.RESULTS.read_text())
+    assert precision.table(studied) in page
+    assert precision.shares_table(studied) in page
+    assert studied["versions"]["torch"] in page
 
 
 @pytest.fixture(scope="module")

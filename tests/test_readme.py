@@ -43,6 +43,7 @@ OTHERS = {f"bash recipes/{recipe}/run.sh": "test_recipes.py" for recipe in RECIP
     "bash tests/gpu/run.sh": "test_gpu_check.py, on a CPU, and test_setup_script.py, on stub machines",
     "python tests/bench/run.py": "test_bench.py",
     "python tests/bench/grading.py": "test_bench.py",
+    "python tests/bench/precision.py": "test_bench.py",
     "python tests/soak": "test_soak.py",
     "python -m l2t_verl.guide parts": "test_config.py",
     "PLUGINS=my_credit bash tests/": "test_registered.py, with the module that the page shows",
