@@ -3,7 +3,7 @@
 One step, in order:
 
 1. `rollout/` (vLLM servers, agent loops, reward workers): samples, grades, cuts into episodes; samples answers where J is
-   made of them.
+   made of them. `transfer.py` names the socket that new weights come by.
 2. `driver/` (verl's TaskRunner): `trainer.py` and `step.py` ask the workers for old log-probs and answer scores.
 3. `workers/` (one process per GPU): J after each episode, or derivatives of the log-probs, from the engine.
 4. `driver/`: `step.py` makes gains, penalty and process rewards of them (`rewards.py`).
