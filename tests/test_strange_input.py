@@ -222,6 +222,7 @@ KNOWN = {
 
 @given(name=st.sampled_from([*KNOWN, *KNOWN["episodes"][0]]), value=VALUES)
 @example(name="end", value=0)
+@example(name="tokens", value=10**400)
 def test_recorded_rewards_of_any_form_are_shown_or_refused(name, value):
     known = json.loads(json.dumps(KNOWN))
     (known if name in known else known["episodes"][0])[name] = value

@@ -151,7 +151,7 @@ def _fault(rollout: Rollout) -> str | None:
     if wrong := [name for name, number in numbers if not _is_finite(number)]:
         return f"{wrong[0]} is no finite number"
     places = [0, *(place for episode in rollout.episodes for place in (episode.start, episode.end)), rollout.tokens]
-    if not all(type(place) is int for place in places) or sorted(places) != places:
+    if not all(type(place) is int and _is_finite(place) for place in places) or sorted(places) != places:
         return "its episodes' tokens do not follow each other"
     if any(episode.start == episode.end for episode in rollout.episodes):
         return "an episode has no token"
