@@ -1,4 +1,4 @@
-"""Breaks a copy of the code on purpose, one place in each package, and says which tests of the fast suite see it.
+"""Breaks a copy of the code on purpose, in each package and as it was broken once; says which fast tests see it.
 
     python tests/faults.py             each fault against the files that are meant to see it: minutes
     python tests/faults.py --whole     against the whole fast suite, until its first failure
@@ -119,6 +119,126 @@ FAULTS = (
         "problems += _batches(config, model)",
         "",
         ("tests/test_recipes.py",),
+    ),
+    # from here on, what went wrong once on GPUs and clusters
+    Fault(
+        "the pins of the stack for GPUs are not there",
+        "recipes/setup.sh",
+        "constraints=$root/constraints-$kind.txt",
+        "constraints=$root/pins-$kind.txt",
+        ("tests/test_setup_script.py",),
+    ),
+    Fault(
+        "a rank without output goes while the others make further calls",
+        "l2t_verl/plugin/workers/collectives.py",
+        "has_output = output is not None  # the same in every call",
+        "has_output = output is not None\n        if not has_output:\n            return None",
+        ("tests/test_collectives.py", "tests/test_ulysses.py"),
+    ),
+    Fault(
+        "Slurm's step gets one CPU",
+        "recipes/slurm.sh",
+        'on=(srun --overlap --nodes=1 --ntasks=1 --cpus-per-task="$cpus" -w)',
+        "on=(srun --overlap --nodes=1 --ntasks=1 -w)",
+        ("tests/test_slurm_script.py",),
+    ),
+    Fault(
+        "paths of a job are those of whoever started the raylets",
+        "recipes/workers.py",
+        "if absolute != value:",
+        "if value is None:",
+        ("recipes/workers.py", "tests/test_launch_environment.py"),
+    ),
+    Fault(
+        "the launcher's variables stay with the driver",
+        "recipes/workers.py",
+        "if _matters(name)}",
+        "if not name}",
+        ("recipes/workers.py", "tests/test_launch_environment.py"),
+    ),
+    Fault(
+        "without flash-attn the launcher advises to pad",
+        "recipes/launch.py",
+        "attn_implementation=sdpa (padding stays removed)",
+        "use_remove_padding=False",
+        ("tests/test_recipes.py::test_attention_that_is_not_installed_is_asked_for_before_anything_starts",),
+    ),
+    Fault(
+        "of eight GPUs one evaluates",
+        "l2t_verl/evaluate/parallel.py",
+        'number = max(1, len(groups)) if asked == "auto" else int(asked)',
+        "number = 1",
+        ("l2t_verl/evaluate/parallel.py", "tests/test_evaluate.py"),
+    ),
+    Fault(
+        "checkpoints are never deleted",
+        "l2t_verl/plugin/driver/checkpoints.py",
+        "removed = sorted(set(found) - kept)",
+        "removed: list[int] = []",
+        ("tests/test_checkpoints.py",),
+    ),
+    Fault(
+        "a run that was out of memory may not go on with less",
+        "recipes/run_folder.py",
+        " or MEMORY.search(name) is not None",
+        "",
+        ("tests/test_recipes.py::test_after_running_out_of_memory_a_run_goes_on_with_less",),
+    ),
+    Fault(
+        "a run may go on with another end",
+        "recipes/run_folder.py",
+        "name.startswith(FREE) and not name.startswith(FIXED)",
+        "name.startswith(FREE)",
+        ("tests/test_recipes.py::test_what_makes_another_run_of_it_is_refused",),
+    ),
+    Fault(
+        "the first step trains with a learning rate of 0",
+        "recipes/base.yaml",
+        "zero_indexed_step: False",
+        "zero_indexed_step: True",
+        ("tests/test_recipes.py::test_no_step_trains_with_a_learning_rate_of_0",),
+    ),
+    Fault(
+        "nothing says that scores fell back",
+        "l2t_verl/plugin/driver/metrics.py",
+        "NAN if context.packs_rows is None else float(context.packs_rows)",
+        "NAN",
+        ("tests/test_metrics.py",),
+    ),
+    Fault(
+        "weights are read while they are offloaded",
+        "l2t_verl/plugin/workers/worker.py",
+        "with torch.no_grad(), now.eval_mode(), start.eval_mode():",
+        "with torch.no_grad():",
+        ("tests/test_displacement.py",),
+    ),
+    Fault(
+        "the logits of the old log-probs take no memory",
+        "recipes/arithmetic.py",
+        "logits = (2 + 2 * plan.scaled + 8 * (not plan.chunked))",
+        "logits = 0 * (2 + 2 * plan.scaled + 8 * (not plan.chunked))",
+        ("tests/test_recipes.py::test_the_old_log_probs_logits_decide_on_small_cards",),
+    ),
+    Fault(
+        "each sampled answer crosses Ray by itself",
+        "l2t_verl/plugin/rollout/agent_loop.py",
+        'getattr(server, "l2t_generate_after", None)',
+        'getattr(server, "none", None)',
+        ("tests/test_agent_loop.py",),
+    ),
+    Fault(
+        "a CUDA build on the path for CPUs is let through",
+        "recipes/environment.py",
+        "    if cuda is not None:",
+        "    if cuda == version:",
+        ("tests/test_setup_script.py",),
+    ),
+    Fault(
+        "two clusters of one machine share the socket of weights",
+        "l2t_verl/plugin/rollout/transfer.py",
+        'return job if job.endswith(f"-{cluster}") else f"{job}-{cluster}"',
+        "return job",
+        ("tests/test_transfer.py",),
     ),
 )
 

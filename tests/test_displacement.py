@@ -18,6 +18,7 @@ def rank_main(rank: int, world: int, model: Path, overrides: list[str], result: 
     from cluster import composed
 
     from l2t_verl.plugin.driver.changes import provide_reference_config
+    from l2t_verl.plugin.workers import worker as module
     from l2t_verl.plugin.workers.displacement import local_part
     from l2t_verl.plugin.workers.worker import L2TWorker
 
@@ -41,7 +42,16 @@ def rank_main(rank: int, world: int, model: Path, overrides: list[str], result: 
 
     found, before = {}, parts()
     worker.l2t_log_probs([[5, 6, 7, 8]])
+    modes = set()
+
+    def watched(parameter: torch.Tensor) -> torch.Tensor:
+        modes.add((engine.mode, reference.ref.engine.mode))
+        return local_part(parameter)
+
+    module.local_part = watched
     found["at the start"] = worker.l2t_displacement()
+    module.local_part = local_part
+    found["modes"] = modes
     worker.l2t_perturb_weights(0.1)
     worker.l2t_log_probs([[5, 6, 7, 8]])
     found["perturbed"] = worker.l2t_displacement()
@@ -66,4 +76,5 @@ def test_displacement_is_read_where_the_parameters_are(name, tmp_path):
         assert found["perturbed"] == pytest.approx(0.1, rel=0.05)  # noise of a tenth of each parameter's root mean square
         assert found["restored"]
         assert found["mode"] is None
+        assert found["modes"] == {("eval", "eval")}  # on a GPU, offloaded parameters are there only then
     assert ranks[0] == ranks[1]
