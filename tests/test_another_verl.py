@@ -44,6 +44,7 @@ def test_each_symbol_that_moved_is_named_with_its_user_and_where_it_may_be_now(t
     assert second.endswith(f"; nothing in {tmp_path / 'verl'} has its name")
 
 
+@of_cpu_stack
 def test_a_folder_without_verl_is_refused(tmp_path):
     done = contracts(tmp_path)
     assert done.returncode == 2

@@ -1,6 +1,7 @@
 """The benchmark runs and measures the same thing in all ways; its times are nobody's business here."""
 
 import json
+import re
 import math
 import sys
 from pathlib import Path
@@ -110,6 +111,10 @@ def test_the_page_of_costs_has_the_committed_results():
     assert precision.table(studied) in page
     assert precision.shares_table(studied) in page
     assert studied["versions"]["torch"] in page
+    on_gpu = json.loads(RESULTS.with_name("h200.json").read_text())["machine"]["versions"]
+    pins = (Path(__file__).parent.parent / "constraints-gpu.txt").read_text()
+    trained_with = re.search(r"^transformers==(.*)$", pins, re.MULTILINE)[1]
+    assert f"torch {on_gpu['torch']} and transformers {on_gpu['transformers']}, newer than the {trained_with}" in page
 
 
 @pytest.fixture(scope="module")
