@@ -1,8 +1,8 @@
 """The benchmark runs and measures the same thing in all ways; its times are nobody's business here."""
 
 import json
-import re
 import math
+import re
 import sys
 from pathlib import Path
 
