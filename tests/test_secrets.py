@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import typer
 from openai import OpenAI  # noqa: F401 - what the engine imports, before the clock runs
-from soak.server import Handler, served
+from soak.server import Handler, SaysJson, served
 from typer.testing import CliRunner
 
 from l2t_verl.evaluate import __main__ as evaluate
@@ -37,19 +37,11 @@ class Leads(BaseHTTPRequestHandler):
         pass
 
 
-class Repeats(BaseHTTPRequestHandler):
+class Repeats(SaysJson):
     """Says what it was told, the key too."""
 
     def do_POST(self):
-        body = json.dumps({"error": {"message": f"no such key: {self.headers['authorization']}"}}).encode()
-        self.send_response(401)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
+        self.say({"error": {"message": f"no such key: {self.headers['authorization']}"}}, status=401)
 
 
 class Hears(Handler):

@@ -2,10 +2,11 @@
 
 import json
 import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import HTTPServer
 from types import SimpleNamespace
 
 import pytest
+from soak.server import SaysJson
 from tiny import byte_tokenizer
 from typer.testing import CliRunner
 
@@ -50,7 +51,7 @@ def test_instructions_and_templates_go_by_the_marks():
     assert not opens_thinking(tokenizer)
 
 
-class Chat(BaseHTTPRequestHandler):
+class Chat(SaysJson):
     """A server as vLLM's: special tokens are left out unless they are asked for; it keeps what it was asked."""
 
     def do_POST(self):
@@ -62,15 +63,7 @@ class Chat(BaseHTTPRequestHandler):
         message = {"role": "assistant", "content": text} | self.server.message
         choice = {"index": 0, "finish_reason": "stop", "message": message}
         body = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
-        data = json.dumps(body | {"usage": {"prompt_tokens": 1, "completion_tokens": 9, "total_tokens": 10}}).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_):
-        pass
+        self.say(body | {"usage": {"prompt_tokens": 1, "completion_tokens": 9, "total_tokens": 10}})
 
 
 @pytest.fixture

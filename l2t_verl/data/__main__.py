@@ -117,7 +117,7 @@ def _check(file: Path | None) -> None:
         rows.check_rows(found)
         read = code_problem_of if "entry_point" in found[0] or "test_list" in found[0] else problem_of
         problems = [read(row, position) for position, row in enumerate(found)]
-    except (DataError, OSError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+    except (DataError, OSError, *rows.OF_ANOTHER_FORM) as error:
         typer.echo(f"l2t_verl.data: {file or 'check'} cannot be checked: {error}", err=True)
         raise typer.Exit(2) from error
     faults = 0

@@ -9,7 +9,7 @@ from typing import Literal
 
 from l2t_verl.data.code import code_problem_of
 from l2t_verl.data.problems import Problem, column, problem_of
-from l2t_verl.data.rows import DataError, Row, check_rows, file_rows, hub_rows
+from l2t_verl.data.rows import OF_ANOTHER_FORM, DataError, Row, check_rows, file_rows, hub_rows
 from l2t_verl.files import did_you_mean
 
 
@@ -112,7 +112,7 @@ def load(name: str, source: Path | None = None) -> list[Problem]:
         kept = [row for row in rows if dataset.keep is None or dataset.keep(row)]
         read = code_problem_of if dataset.task == "code" else problem_of
         found = [read(row, position) for position, row in enumerate(kept)]
-    except (TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+    except OF_ANOTHER_FORM as error:
         raise DataError(f"{where} is not in the form of {name} ({dataset.repository}): {error}") from error
     if not found:
         raise DataError(f"{where} has no row for {name}: all {len(rows)} were left out")

@@ -52,6 +52,10 @@ def file_rows(path: Path) -> list[Row]:
     return rows
 
 
+# What reading a row of another form may raise
+OF_ANOTHER_FORM = (TypeError, ValueError, AttributeError, OverflowError, RecursionError)
+
+
 def check_rows(rows: Sequence[Any]) -> None:
     """See that rows are objects.
 

@@ -7,7 +7,20 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
-class Handler(BaseHTTPRequestHandler):
+class SaysJson(BaseHTTPRequestHandler):
+    def say(self, said, status=200):
+        body = json.dumps(said).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+class Handler(SaysJson):
     def do_POST(self):
         asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
         number = zlib.crc32(json.dumps([asked.get("messages") or asked["prompt"], asked["seed"]]).encode())
@@ -18,15 +31,7 @@ class Handler(BaseHTTPRequestHandler):
         )
         said = {"id": "x", "object": "x", "created": 0, "model": asked["model"], "choices": [choice]}
         said["usage"] = {"prompt_tokens": 9, "completion_tokens": 9 + number % 9, "total_tokens": 30}
-        body = json.dumps(said).encode()
-        self.send_response(200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
+        self.say(said)
 
 
 @contextmanager

@@ -20,12 +20,13 @@ from cluster import Run, start
 from soak.record import Record
 from tiny import read_jsonl, write_data
 
+from l2t_verl.plugin.driver.checkpoints import HELD, MARK
+
 TESTS = Path(__file__).parents[1].resolve()
 STEPS, SAVED, AT_ONCE = 4, 2, 4  # a run has so many steps, a checkpoint each so many, and so many kills
 # Of tensors, as a share of their largest entry, and of metrics: rollouts come in any order, and Adam makes whole steps of
 # what rounding leaves of a gradient near 0. Two runs that nobody stopped were 1.5e-4 apart.
 APART = 1e-3
-MARK = "latest_checkpointed_iteration.txt"
 TRAINS = "weight update checked"
 SETTINGS = [
     "actor_rollout_ref.actor.optim.lr=1e-3",
@@ -180,7 +181,7 @@ def rollouts(folder: Path) -> dict[int, list]:
 def differences(folder: Path, whole: Path) -> list[str]:
     """In what a run differs from one that was not stopped."""
     found = []
-    marks = [(path / "checkpoints" / "latest_checkpointed_iteration.txt").read_text() for path in (folder, whole)]
+    marks = [(path / "checkpoints" / MARK).read_text() for path in (folder, whole)]
     if marks[0] != marks[1]:
         return [f"its last checkpoint is {marks[0]!r}"]
     last = f"checkpoints/global_step_{marks[0]}"
@@ -245,7 +246,7 @@ def moment_of(run: Run, draw: random.Random, seconds: float) -> str:
         wait_for(run, lambda: is_new(folder / f"global_step_{done + SAVED}" / "actor"))
         text = f"{delay:.2f} s after step {done + SAVED}'s checkpoint was begun"
     else:
-        wait_for(run, lambda: is_new(folder / f".{MARK}.held"))
+        wait_for(run, lambda: is_new(folder / HELD))
         text = f"{delay:.2f} s after step {done + SAVED}'s checkpoint was whole and its step not logged"
     time.sleep(delay)
     return f"{text}, behind step {done}; {len(run.metrics())} steps were logged"
