@@ -21,6 +21,7 @@ from l2t_verl.grading.reading import number
 from l2t_verl.grading.rules import normalised
 
 SECONDS = 10.0  # for checking one answer
+WORTH_A_PROCESS = 32  # problems: one that is still starting when all answers are checked fails, and prints how
 UNGRADED = "answer that cannot be graded"
 WON_BY_WRONG = "is graded as right too"
 
@@ -124,7 +125,8 @@ def checked(problems: Sequence[Problem]) -> list[tuple[Problem, tuple[str, str] 
     from pebble import ProcessPool
 
     found = []
-    with ProcessPool(context=multiprocessing.get_context("spawn"), initializer=_quiet) as pool:
+    processes = min(multiprocessing.cpu_count(), 1 + len(problems) // WORTH_A_PROCESS)
+    with ProcessPool(processes, context=multiprocessing.get_context("spawn"), initializer=_quiet) as pool:
         results = pool.map(self_check, problems, timeout=SECONDS, chunksize=1).result()
         for problem in problems:
             try:
