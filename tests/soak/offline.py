@@ -71,7 +71,7 @@ def tools(work: Path, server: str) -> list[Tool]:
 
 
 def begun(tool: Tool, out: Path, most_bytes: int | None = None) -> subprocess.Popen:
-    """Start a tool; where a file of its grows beyond the limit, its disk is full."""
+    """Start a tool; where a file of its grows beyond the limit, its disk is full, and what it says comes by a pipe."""
 
     def limited() -> None:
         if most_bytes is not None:
@@ -83,20 +83,24 @@ def begun(tool: Tool, out: Path, most_bytes: int | None = None) -> subprocess.Po
             [*tool.line, str(out)],
             cwd=TESTS.parent,
             env=os.environ | VARIABLES,
-            stdout=log,
-            stderr=log,
+            stdout=log if most_bytes is None else subprocess.PIPE,  # the log is a file, too
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
             start_new_session=True,
             preexec_fn=limited,
         )
 
 
-def finished(tool: Tool, out: Path, most_bytes: int | None = None) -> int:
+def finished(tool: Tool, out: Path, most_bytes: int | None = None) -> tuple[int, str]:
+    """Let a tool come to its end: its status, and what it said where it did not say it to the log."""
     process = begun(tool, out, most_bytes)
     try:
-        return process.wait(LONGEST)
+        said, _ = process.communicate(timeout=LONGEST)
+        return process.returncode, said or ""
     except subprocess.TimeoutExpired:
         kill(process)
-        return 124
+        return 124, ""
 
 
 def kill(process: subprocess.Popen) -> None:
@@ -153,8 +157,7 @@ def killed(tool: Tool, out: Path, draw: random.Random, seconds: float, changes: 
 def full_disk(tool: Tool, out: Path, draw: random.Random, largest: int) -> tuple[str, str]:
     """Run a tool whose files may not grow beyond a random size; it has to say so and end."""
     most = draw.randint(0, max(1, largest - 1))
-    status = finished(tool, out, most)
-    said = out.with_suffix(".log").read_text(errors="replace")
+    status, said = finished(tool, out, most)
     problem = "" if status and "Traceback" not in said else f", {WRONG}: status {status}, its last words {said[-300:]!r}"
     return "no room" + problem, f"for a file of more than {most} bytes"
 
@@ -182,7 +185,7 @@ def trials(
             faults.append(full_disk(tool, out, draw, largest))
         else:
             faults.append(killed(tool, out, draw, seconds, max(1, changes // AT_ONCE)))
-    status = finished(tool, out)
+    status, _ = finished(tool, out)
     again = files(out)
     differing = sorted(name for name in {*again, *whole} if again.get(name) != whole.get(name))
     if status or differing or any(WRONG in fault for fault, _ in faults):
