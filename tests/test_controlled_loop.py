@@ -24,6 +24,7 @@ from recipes.controlled import comparison, evaluation, grid, loop, page, quality
 from recipes.controlled.measure import is_right
 from recipes.controlled.plans import ALL, ARMS, BEST, PLANS, SEEDS, arm_settings, start_of
 from recipes.controlled.sampling import Rollout, prompt_ids, sample
+from recipes.controlled.scoring import score
 from recipes.controlled.settings import Settings
 from recipes.controlled.task import problems
 
@@ -225,6 +226,34 @@ def test_bfloat16_computes_and_float32_weights_are_moved(tiny_start):
     policy = loop.computing(master, half)
     assert all(torch.equal(p, w.bfloat16()) for p, w in zip(policy.parameters(), master.parameters(), strict=True))
     assert {table.dtype for table in policy.buffers()} == {torch.float32}
+
+
+def test_log_probs_of_the_sampling_take_the_rounding_off_the_penalty(tiny_start):
+    """In float32 they are the scoring's; in bfloat16 the reference's rounding, which is no penalty, is taken off."""
+    settings = dataclasses.replace(arm_settings("episode", 5, 1), compute="bfloat16")
+    config = loop.method(settings)
+    assert loop.takes_rounding_off(settings, config)
+    assert not loop.takes_rounding_off(arm_settings("episode", 5, 1), config)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_start)
+    model = AutoModelForCausalLM.from_pretrained(tiny_start, dtype=torch.float32)
+    asked = [problem for problem in itertools.islice(problems("train", 0), 8) for _ in range(8)]
+    torch.manual_seed(0)
+    rollouts = sample(model, tokenizer, asked, limit=60, log_probs=True)
+    scored = score(model, model, tokenizer, rollouts, config)
+    for rollout, old in zip(rollouts, scored.old_log_probs, strict=True):
+        assert len(rollout.log_probs) == len(rollout.response)
+        torch.testing.assert_close(torch.tensor(rollout.log_probs), old[: len(rollout.response)], atol=1e-4, rtol=0)
+    before = copy.deepcopy(model)
+    for weight in model.parameters():
+        weight.data += 1e-4 * torch.randn_like(weight)
+    policy, reference = (loop.computing(weights, settings) for weights in (model, before))
+    rollouts = sample(policy, tokenizer, asked, limit=60, log_probs=True)
+    left_in = [dataclasses.replace(rollout, log_probs=None) for rollout in rollouts]
+    exact = [copy.deepcopy(weights).float() for weights in (policy, reference)]  # what is rounded away of weights is gone
+    truth = score(*exact, tokenizer, left_in, config).penalty.sum()
+    corrected, raw = (score(policy, reference, tokenizer, each, config).penalty.sum() for each in (rollouts, left_in))
+    # by no more: sampling and scoring share kernels here, so that much of their rounding is the same
+    assert abs(corrected - truth) < 0.85 * abs(raw - truth)
 
 
 def test_a_grid_names_the_run_that_fails(tmp_path):

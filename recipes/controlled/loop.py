@@ -70,7 +70,7 @@ def train(
         started = time.perf_counter()
         asked = [problem for problem in itertools.islice(source, settings.prompts) for _ in range(settings.group)]
         torch.manual_seed(1000 * settings.seed + step)
-        rollouts = sample(policy, tokenizer, asked, limit=settings.limit)
+        rollouts = sample(policy, tokenizer, asked, limit=settings.limit, log_probs=takes_rounding_off(settings, config))
         scored = score(
             policy, reference, tokenizer, rollouts, config, change=settings.change, seed=1000 * settings.seed + step
         )
@@ -98,6 +98,12 @@ def train(
                 + ", ".join(f"{k} {v:.3g}" for k, v in last.items())
             )
     return reference, curve
+
+
+def takes_rounding_off(settings: Settings, config: L2TConfig) -> bool:
+    """Whether the penalty is corrected for rounding: as configured, else below float32, as in verl's pipeline."""
+    configured = config.compression.rounding_correction
+    return settings.compute != "float32" if configured is None else configured
 
 
 def mean_correct_tokens(scored: Scored) -> float | None:

@@ -177,7 +177,14 @@ LONG[GUARD] = Arm(
     1.0,
     {"steps": LONG_STEPS},
 )
-ALL = ARMS | OTHERS | CANDIDATES | LONG
+# What the precision of the forwards does: beside the runs of `main` with the same seeds
+ROUNDED = {
+    f"bfloat16_{name}": dataclasses.replace(
+        ARMS[name], title=f"{ARMS[name].title}, in bfloat16", tried=(), changes={"compute": "bfloat16"}
+    )
+    for name in MEASURED
+}
+ALL = ARMS | OTHERS | CANDIDATES | LONG | ROUNDED
 
 
 def arm_settings(name: str, seed: int, start: int, strength: float | None = None, **changes: Any) -> Settings:
@@ -225,6 +232,7 @@ PLANS: dict[str, list[Settings]] = {
         *(Settings("start", seed, start_of(seed), steps=0) for seed in ACROSS[: len(FRESH_STARTS)]),
         *(arm_settings(name, seed, start_of(seed)) for seed in ACROSS for name in ACROSS_ARMS),
     ],
+    "bfloat16": [arm_settings(name, seed, start_of(seed)) for seed in SEEDS[: len(STARTS)] for name in ROUNDED],
     "candidates": [arm_settings(name, seed, start_of(seed)) for seed in SEEDS for name in CANDIDATES],
     "others": [arm_settings(name, seed, start_of(seed)) for seed in FEW for name in OTHERS],
     "long": [arm_settings(name, seed, start_of(seed)) for seed in SEEDS[: len(STARTS)] for name in LONG],

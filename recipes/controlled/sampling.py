@@ -19,11 +19,13 @@ class Rollout:
         problem: what was asked.
         prompt: its token ids, the opened thought included.
         response: sampled token ids, with the end mark unless it was cut off.
+        log_probs: of these tokens as they were sampled, in nats; None where nobody asked.
     """
 
     problem: Problem
     prompt: list[int]
     response: list[int]
+    log_probs: list[float] | None = None
 
 
 def prompt_ids(tokenizer: Any, problem: Problem) -> list[int]:
@@ -41,6 +43,7 @@ def sample(
     temperature: float = 1.0,
     limit: int = LIMIT,
     rows: int = 256,
+    log_probs: bool = False,
 ) -> list[Rollout]:
     """One response to each problem, sampled from the whole distribution; greedy at temperature 0.
 
@@ -51,6 +54,7 @@ def sample(
         temperature: of the sampling.
         limit: longest response, in tokens.
         rows: responses that are generated together.
+        log_probs: whether they are kept; of the whole distribution, at temperature 1.
     """
     model.eval()
     generate: Any = model.generate  # of transformers' models; torch's do not declare it
@@ -63,9 +67,13 @@ def sample(
     for start in range(0, len(problems), rows):
         chosen = slice(start, start + rows)
         batch = tokenizer.pad({"input_ids": prompts[chosen]}, padding_side="left", return_tensors="pt").to(model.device)
-        output = generate(**batch, max_new_tokens=limit, **options)
-        width = batch["input_ids"].shape[1]
-        for problem, prompt, ids in zip(problems[chosen], prompts[chosen], output[:, width:].tolist(), strict=True):
+        output = generate(**batch, max_new_tokens=limit, return_dict_in_generate=True, output_logits=log_probs, **options)
+        sampled = output.sequences[:, batch["input_ids"].shape[1] :]
+        kept: list[Any] = [None] * len(sampled)
+        if log_probs:
+            levels = torch.stack(output.logits, dim=1).float().log_softmax(dim=-1)
+            kept = levels.gather(2, sampled[:, :, None])[:, :, 0].tolist()
+        for problem, prompt, ids, of_row in zip(problems[chosen], prompts[chosen], sampled.tolist(), kept, strict=True):
             end = ids.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in ids else len(ids)
-            found.append(Rollout(problem, prompt, ids[:end]))
+            found.append(Rollout(problem, prompt, ids[:end], of_row[:end] if log_probs else None))
     return found

@@ -149,10 +149,19 @@ def _penalty(
     width: int,
     settings: CompressionConfig,
 ) -> torch.Tensor:
-    """[B, K] compression penalty; `directional` along the displacement as it is now, decomposed in each step."""
+    """[B, K] compression penalty, without its rounding where the log-probs of the sampling are known.
+
+    `directional` is along the displacement as it is now, decomposed in each step.
+    """
     old, ref, ids, mask = columns
     if settings.estimator != "directional":
         deltas = compression.log_ratio_deltas(old, ref, mask)
+        sampled = [torch.tensor(rollout.log_probs) for rollout in rollouts if rollout.log_probs is not None]
+        if len(sampled) == len(rollouts):
+            noise = compression.log_ratio_deltas(old, pad_sequence(sampled, batch_first=True), mask)
+            return compression.corrected_penalty(
+                deltas, noise, (old + ref) / 2, ids, mask, num_episodes=width, estimator=settings.estimator
+            )
         return compression.compression_penalty(deltas, ids, mask, num_episodes=width, estimator=settings.estimator)
     before = dict(reference.named_parameters())
     moved = {name: weight for name, weight in model.named_parameters() if re.search(settings.parameters, name)}
