@@ -296,7 +296,7 @@ def test_an_arm_goes_through_verl_itself(tmp_path):
     rows = read_jsonl(tmp_path / "run" / "rollouts" / "1.jsonl")
     seen = [(row["input"], row["l2t"]["answer_score_start"]) for row in rows if row["l2t"]["episodes"]]
     assert len(rows) == settings.prompts * settings.group and len(seen) > len(rows) / 2
-    of_problem = {str(rollout.problem): score for rollout, score in zip(unanswered, before, strict=True)}
-    for text, score in seen:
-        assert score == pytest.approx(of_problem[text.removesuffix("<think>")], abs=1e-4)
-    assert first["J start"] == pytest.approx(sum(score for _, score in seen) / len(seen), abs=1e-5)
+    of_problem = {str(rollout.problem): value for rollout, value in zip(unanswered, before, strict=True)}
+    for text, value in seen:
+        assert value == pytest.approx(of_problem[text.removesuffix("<think>")], abs=1e-4)
+    assert first["J start"] == pytest.approx(sum(value for _, value in seen) / len(seen), abs=1e-5)

@@ -28,9 +28,10 @@ def test_killed_tools_leave_the_files_of_those_that_were_not(work):
 def test_a_driver_killed_before_its_checkpoint_counts_does_the_same_again(work):
     """In its last step, whose checkpoint is whole and which is not logged: it goes on from the one before."""
     training.prepare(work)
-    run = training.begin(work, "killed")
-    checkpoints = run.folder / "checkpoints"
+    checkpoints = work / "killed" / "checkpoints"
     last = checkpoints / f"global_step_{training.STEPS}"
+    # the validation between the checkpoint and the log waits, so that the kill cannot come too late
+    run = training.begin(work, "killed", variables={"NO_SAMPLES_WHILE": str(last)})
     held = checkpoints / f".{training.MARK}.held"
     try:
         assert training.wait_for(run, lambda: last.exists() and held.exists()), run.tail()
