@@ -3,7 +3,7 @@
 verl promises the same samples again for `rollout.full_determinism` only (its #3126, #6572), which gives all rollouts of a
 prompt one seed, and so makes them equal. With this a run can be compared with itself, stopped and not.
 
-Where the variable `NO_SAMPLES_WHILE` names a path, nothing is sampled while it exists: a step's validation waits for as long.
+Where the variable `NO_SAMPLES_WHILE` names a path, nothing is sampled while it exists: a validation waits for as long.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What happens at `import verl`: light, complete, never fatal. Every case runs in fresh processes."""
+"""What happens at `import verl`: light, complete, never fatal. Every case runs in processes that have imported neither."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from warm import Warm
 
 # All that the plugin runs in each process that imports verl; tests/bench/imports.py has the seconds
 LIGHT = {"l2t_verl", "l2t_verl.patches", "l2t_verl.plugin", "l2t_verl.plugin.entry", "l2t_verl.plugin.stopping"}
@@ -21,22 +22,27 @@ NAMES = dict(zip(REGISTRIES, ("l2t", "l2t", "l2t_sync"), strict=True))
 OURS = dict(zip(REGISTRIES, ("driver.estimator", "rollout.reward_manager", "driver.trainer"), strict=True))
 
 
-def fresh(code: str, **environment: str) -> subprocess.CompletedProcess:
-    """Run code in a new interpreter without this process's verl settings; -P keeps the working folder off its path."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("VERL_", "L2T_", "PYTHONWARN"))}
-    return subprocess.run(
-        [sys.executable, "-P", "-c", code], env=clean | environment, capture_output=True, text=True, timeout=300
-    )
+def environment(**more: str) -> dict[str, str]:
+    """This process's without its verl settings."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("VERL_", "L2T_", "PYTHONWARN"))}
+    return kept | more
 
 
-def answer(code: str, **environment: str):
-    """What the code prints as its last line, read as JSON."""
-    done = fresh(f"import json, sys\n{code}", **environment)
+def read(done: subprocess.CompletedProcess):
+    """What a process printed as its last line, read as JSON."""
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.fixture(scope="module")
+def warm():
+    process = Warm(environment())
+    yield process
+    process.end()
+
+
 IMPORTED = """
+import json, sys
 import verl
 modules = list(sys.modules)
 from verl.plugin.platform.platform_manager import PlatformRegistry
@@ -46,8 +52,12 @@ print(json.dumps({"modules": modules, "platforms": PlatformRegistry.registered_n
 
 @pytest.fixture(scope="module")
 def imports():
-    """What importing verl loads without the plugin and with it."""
-    return {policy: answer(IMPORTED, VERL_USE_EXTERNAL_PLUGINS=policy) for policy in ("none", "auto")}
+    """What importing verl loads without the plugin and with it; -P keeps the working folder off the path."""
+    line = [sys.executable, "-P", "-c", IMPORTED]
+    run = lambda policy: subprocess.run(  # noqa: E731
+        line, env=environment(VERL_USE_EXTERNAL_PLUGINS=policy), capture_output=True, text=True, timeout=300
+    )
+    return {policy: read(run(policy)) for policy in ("none", "auto")}
 
 
 def test_importing_verl_loads_nothing_heavy(imports):
@@ -66,10 +76,9 @@ def test_without_being_asked_for_the_cpu_is_no_platform(imports):
         assert "cpu" not in run["platforms"]
 
 
-def test_each_part_is_registered_once_its_registry_is_there():
-    found = answer(
-        f"""
-import importlib
+def test_each_part_is_registered_once_its_registry_is_there(warm):
+    code = f"""
+import importlib, json, sys
 import verl
 steps = []
 for name, registry in {REGISTRIES!r}.items():
@@ -83,8 +92,7 @@ config = OmegaConf.create({{"reward": {{"reward_manager": {{"name": "l2t", "sour
 chosen = [resolve_reward_manager_cls(config), get_trainer_cls("l2t_sync")]
 print(json.dumps([steps, [f"{{cls.__module__}}.{{cls.__qualname__}}" for cls in chosen]]))
 """
-    )
-    steps, chosen = found
+    steps, chosen = read(warm.run(code, environment()))
     for (registered, _), name in zip(steps, NAMES.values(), strict=True):
         assert name in registered
     assert steps[0][1] == ["driver.estimator"]  # and nothing of the others yet
@@ -94,15 +102,16 @@ print(json.dumps([steps, [f"{{cls.__module__}}.{{cls.__qualname__}}" for cls in 
     ]
 
 
-def test_a_part_that_fails_leaves_the_others():
+def test_a_part_that_fails_leaves_the_others(warm):
     """Reached through a submodule, as a worker that unpickles a function may do."""
-    registered = answer(
-        "sys.modules['l2t_verl.plugin.driver.estimator'] = None  # importing it raises\n"
-        "import verl.trainer.ppo.core_algos\n"
-        "from verl.experimental.reward_loop.reward_manager.registry import REWARD_MANAGER\n"
-        "print(json.dumps(sorted(REWARD_MANAGER)))"
-    )
-    assert "l2t" in registered
+    code = """
+import json, sys
+sys.modules["l2t_verl.plugin.driver.estimator"] = None  # importing it raises
+import verl.trainer.ppo.core_algos
+from verl.experimental.reward_loop.reward_manager.registry import REWARD_MANAGER
+print(json.dumps(sorted(REWARD_MANAGER)))
+"""
+    assert "l2t" in read(warm.run(code, environment()))
 
 
 BROKEN = {
@@ -116,7 +125,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("missing", "imported", "named"), BROKEN.values(), ids=BROKEN)
-def test_a_broken_plugin_warns_once_and_verl_works(missing, imported, named):
+def test_a_broken_plugin_warns_once_and_verl_works(warm, missing, imported, named):
     """Once for the process and those that it starts: a Ray cluster would repeat it fifty times."""
     code = f"""
 import importlib, sys
@@ -127,7 +136,7 @@ for name in {imported!r}:
 print("verl", verl.DataProto.__name__)
 """
     child = f"import subprocess\nsubprocess.run([sys.executable, '-P', '-c', {code!r}], check=True)"
-    done = fresh(code + child)
+    done = warm.run(code + child, environment())
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("verl DataProto") == 2
     assert done.stderr.count("RuntimeWarning: l2t_verl: ") == 1, done.stderr
@@ -136,11 +145,10 @@ print("verl", verl.DataProto.__name__)
     assert "VERL_USE_EXTERNAL_PLUGINS=none" in message
 
 
-def test_a_patch_that_refuses_ends_the_import():
+def test_a_patch_that_refuses_ends_the_import(warm):
     """verl changes before the patches see it, because hooks of one module run in the order of their registration."""
-    refused = answer(
-        """
-import importlib, wrapt
+    code = """
+import importlib, json, wrapt
 changes = {
     "verl.utils.distributed": lambda module: setattr(module, "get_nccl_backend", lambda: "nccl"),
     "verl.workers.engine.fsdp.transformer_impl": lambda module: delattr(module, "CPUOffloadPolicy"),
@@ -156,17 +164,16 @@ for target in changes:
     except RuntimeError as error:
         found.append(f"{type(error).__name__}: {error}")
 print(json.dumps(found))
-""",
-        VERL_PLATFORM="cpu",
-    )
+"""
+    refused = read(warm.run(code, environment(VERL_PLATFORM="cpu")))
     assert refused[0].startswith("PatchRefused: patch gloo_backend: verl.utils.distributed ")
     assert refused[1].startswith("PatchRefused: patch unpinned_offload: verl.workers.engine.fsdp.transformer_impl ")
 
 
-def test_the_cpu_platform_is_whole_where_it_is_asked_for():
+def test_the_cpu_platform_is_whole_where_it_is_asked_for(warm):
     """Spelled as verl accepts it. What can refuse is imported after the plugin: before, verl would swallow the refusal."""
-    found = answer(
-        """
+    code = """
+import json, sys
 import verl
 from verl.plugin.platform.platform_manager import get_platform
 from l2t_verl import patches
@@ -180,9 +187,8 @@ print(json.dumps({
     "marks": [getattr(torch.distributed.init_process_group, "_l2t_gloo", False),
               getattr(engine.CPUOffloadPolicy, "_l2t_unpinned", False)],
 }))
-""",
-        VERL_PLATFORM=" CPU ",
-    )
+"""
+    found = read(warm.run(code, environment(VERL_PLATFORM=" CPU ")))
     assert found["platform"] == "CpuPlatform"
     assert found["early"] == ["verl.utils.import_utils"]  # vllm_distribution, which never refuses
     assert found["engine"] == "FSDPEngineWithLMHead"

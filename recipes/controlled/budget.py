@@ -20,7 +20,8 @@ from recipes.controlled.run import run
 from recipes.controlled.settings import Settings
 
 RESULTS = Path(__file__).parents[2] / "runs" / "controlled" / "budget"
-BUDGET, STEPS, LAST = 45, 120, 30  # tokens of a right response; updates; of which the last are averaged
+BUDGET, STEPS, LAST = 30, 120, 30  # tokens of a right response; updates; of which the last are averaged
+# Below the 36 that `shaped` comes to without a price: no price makes responses longer, so that 45 is not kept from below
 # λ at the first step: without a price right responses are longer than the budget, at this one they become shorter
 FROM = {"above": 0.0, "below": 4.0}
 

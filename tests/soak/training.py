@@ -69,7 +69,9 @@ def prepare(work: Path) -> None:
 def begin(work: Path, name: str, steps: int = STEPS, *overrides: str, variables: dict[str, str] | None = None) -> Run:
     data = work / "data" / "train.parquet", work / "data" / "val.parquet"
     agents = f"actor_rollout_ref.rollout.agent.agent_loop_config_path={work / 'agents.yaml'}"
-    return start(work / name, work / "model", data, steps, *SETTINGS, agents, *overrides, variables=SECRETS | (variables or {}))
+    return start(
+        work / name, work / "model", data, steps, *SETTINGS, agents, *overrides, variables=SECRETS | (variables or {})
+    )
 
 
 def wait_for(run: Run, is_there, seconds: float = LONGEST) -> bool:
