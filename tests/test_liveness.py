@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from cluster import QUICKSTART
+from ray.core.generated import common_pb2
 
 from l2t_verl.plugin.driver import liveness
 
@@ -72,15 +73,14 @@ def test_a_proxy_of_the_environment_does_not_answer_for_the_cluster(monkeypatch)
             running.server_close()
 
 
+def actor(name: str, reason: str) -> dict:
+    kind = common_pb2.ActorDiedErrorContext.Reason.Value(reason)
+    context = common_pb2.ActorDiedErrorContext(reason=kind, error_message=reason.lower())
+    cause = common_pb2.ActorDeathCause(actor_died_error_context=context)
+    return {"ActorID": name, "ActorClassName": "Worker", "Name": name, "Pid": 1, "DeathCause": cause}
+
+
 def test_only_the_actors_that_the_run_stands_on_count(monkeypatch):
-    from ray.core.generated import common_pb2
-
-    def actor(name: str, reason: str) -> dict:
-        kind = common_pb2.ActorDiedErrorContext.Reason.Value(reason)
-        context = common_pb2.ActorDiedErrorContext(reason=kind, error_message=reason.lower())
-        cause = common_pb2.ActorDeathCause(actor_died_error_context=context)
-        return {"ActorID": name, "ActorClassName": "Worker", "Name": name, "Pid": 1, "DeathCause": cause}
-
     dead = [actor("tool", "WORKER_DIED"), actor("ended", "OUT_OF_SCOPE"), actor("dropped", "REF_DELETED")]
     monkeypatch.setattr(liveness, "_actors", lambda state: dead)
     own = liveness.Watch(trainer(), actors=frozenset({"ended", "dropped", "worker"}))
@@ -88,6 +88,17 @@ def test_only_the_actors_that_the_run_stands_on_count(monkeypatch):
     dead.append(actor("worker", "WORKER_DIED"))
     assert own.look() == "the Ray actor Worker worker (pid 1) died: worker_died"
     assert "tool" in liveness.Watch(trainer()).look()  # while it starts, every actor counts
+
+
+def test_an_error_ends_with_the_death_that_caused_it(monkeypatch):
+    """verl's own words may be about rollouts that nobody sent; the last line on the screen is why."""
+    monkeypatch.setattr(liveness, "_actors", lambda state: [actor("a", "WORKER_DIED")] if state == "DEAD" else [])
+    with pytest.raises(liveness.ClusterDied) as raised, liveness.watch(trainer()):
+        raise RuntimeError("a traceback\nat all")
+    assert str(raised.value).splitlines() == [
+        "the trainer saw RuntimeError: at all",
+        "the Ray actor Worker a (pid 1) died: worker_died",
+    ]
 
 
 def test_the_poll_raises_what_the_watch_has_found():

@@ -98,7 +98,9 @@ def watch(trainer: Any, only_present: bool = False) -> Iterator[None]:
         reason = found.look()
         if reason is None:
             raise
-        raise ClusterDied(f"{reason}\nThe trainer saw: {type(error).__name__}: {error}") from error
+        said = str(error).strip().splitlines() or [""]  # Ray's errors are whole tracebacks; they stand above
+        # the cause last: it is what stands at the end of the screen
+        raise ClusterDied(f"the trainer saw {type(error).__name__}: {said[-1]}\n{reason}") from error
     finally:
         done.set()
         trainer.cluster_watch = None
@@ -133,7 +135,7 @@ def _death_cause(actor: dict[str, Any]) -> tuple[str, str]:
     if kind is None:
         return "INTENDED", "no cause given"
     context = getattr(cause, kind)
-    message = str(getattr(context, "error_message", "") or context).strip()
+    message = " ".join(str(getattr(context, "error_message", "") or context).split())
     if "intended" in message.lower() or "exit_actor" in message:
         return "INTENDED", message
     if kind == "actor_died_error_context":
