@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import OmegaConf
-from tiny import qwen2, write_data, write_model
+from tiny import qwen2, read_jsonl, write_data, write_model
 from verl.utils import torch_functional
 from verl.utils.torch_functional import get_cosine_schedule_with_warmup
 
@@ -437,6 +437,7 @@ def test_a_sweep_trains_evaluates_and_compares(tmp_path):
         done = sweep(
             *("gsm8k_3b", "shrink=cpu", f"actor_rollout_ref.model.path={write_model(tmp_path / 'model')}"),
             *(f"data.train_files={train}", f"data.val_files={validation}", "trainer.save_freq=2"),
+            "algorithm.l2t.diagnostics.compare_grpo=True",
             ARMS="grpo l2t_paper",
             BENCHMARKS=f"gsm8k_test={tmp_path / 'rows.jsonl'}",
             EVALUATE="--samples 2 --max-tokens 20 --max-model-len 512 --instruction none --budget 5",
@@ -449,6 +450,14 @@ def test_a_sweep_trains_evaluates_and_compares(tmp_path):
             assert len(metrics.read_text().splitlines()) == 2
             assert '"l2t/compression/mean"' in metrics.read_text()
             assert (run / "rollouts" / "2.jsonl").exists()
+        of_grpo = read_jsonl(next(runs[0].glob("metrics-*.jsonl")))
+        for row in (line["data"] for line in of_grpo):  # another estimator, all else unchanged: L2T is measured beside it
+            assert row["l2t/fitting_gain/std"] > 0
+            # the random model answers nothing correctly: GRPO has no advantage, and so no gradient
+            assert row["critic/score/max"] == row["critic/score/min"]
+            assert row["l2t/advantage/abs_max"] == row["actor/grad_norm"] == row["l2t/grpo_grad_norm"] == 0.0
+        for dumped in read_jsonl(runs[0] / "rollouts" / "1.jsonl"):
+            assert all(episode["mean_advantage"] == 0.0 for episode in dumped["l2t"]["episodes"])
         table = (runs[2] / "compare.md").read_text()
         assert "| gsm8k_test | grpo | 3 |" in table
         assert "| gsm8k_test | l2t_paper | 3 |" in table

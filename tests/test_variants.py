@@ -100,21 +100,6 @@ def test_lora_two_turns_kl_loss_the_paper_s_credit_and_a_worker_that_dies(folder
         run.end()
 
 
-def test_the_outcome_reward_baseline_has_the_metrics_of_l2t_beside_it(folder):
-    """The README's: another estimator, everything else unchanged."""
-    data = folder / "data" / "train.parquet", folder / "data" / "val.parquet"
-    run = start(folder / "baseline", folder / "model", data, 1, "algorithm.adv_estimator=grpo")
-    assert run.wait(600) == 0, run.tail()
-    (row,) = [row["data"] for row in run.metrics()]
-    assert row["l2t/fitting_gain/std"] > 0
-    # the random model answers nothing correctly: GRPO has no advantage, and so no gradient
-    assert row["critic/score/max"] == row["critic/score/min"]
-    assert row["l2t/advantage/abs_max"] == 0.0
-    assert row["actor/grad_norm"] == row["l2t/grpo_grad_norm"] == 0.0
-    for dumped in read_jsonl(run.folder / "rollouts" / "1.jsonl"):
-        assert all(episode["mean_advantage"] == 0.0 for episode in dumped["l2t"]["episodes"])
-
-
 def test_alpha_0_is_grpo_and_a_rollout_server_that_dies(folder):
     run = begin(
         folder,
