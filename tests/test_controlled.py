@@ -1,6 +1,7 @@
 """The controlled comparison's test bed: problems, written solutions, the labeller, the tokenizer, the start."""
 
 import itertools
+import math
 import random
 
 import pytest
@@ -191,16 +192,19 @@ def test_the_sparse_bed_counts_right_digits(tail, share):
 
 
 def test_the_sparse_bed_s_table_has_intervals_over_problems():
-    def found(arm: str, right: float) -> dict:
+    def found(arm: str, right: float, steps: int = sparse.TRAINED) -> dict:
         shares = {"accuracy": right, "digits": 2 * right, "tokens": 60}
-        return {"settings": {"arm": arm, "test": 50}, "curve": [{"kl": 2.0}], "evaluation": shares}
+        return {"settings": {"arm": arm, "test": 50, "steps": steps}, "curve": [{"kl": 50 * right}], "evaluation": shares}
 
-    header, _, start, grpo, critic = sparse.table(
-        [{**found("start", 0.02), "curve": []}, found("grpo", 0.02), found("grpo", 0.06), found("critic", 0.05)]
-    ).splitlines()
-    assert header.startswith("| arm | seeds | right, % | digits right, % | tokens | KL, nats |")
+    runs = [{**found("start", 0.02, 0), "curve": []}, found("grpo", 0.02), found("grpo", 0.06), found("critic", 0.05)]
+    runs += [found("grpo", 0.02, sparse.LONG), found("default", 0.03, sparse.LONG)]
+    header, _, start, grpo, critic, *long = sparse.table(runs).splitlines()
+    assert header.startswith("| arm | steps | seeds | right, % | digits right, % | tokens | KL, nats |")
     assert start.startswith(
-        "| the start | 1 | 2.0 ± 3.9 | 4.0 ± 5.4 | 60 | 0 |"
+        "| the start | 0 | 1 | 2.0 ± 3.9 | 4.0 ± 5.4 | 60 | 0 |"
     )  # 1.96 √(.02 · .98 / 50), 1.96 √(.04 · .96 / 50)
-    assert grpo == "| GRPO | 2 | 4.0 ± 3.8 | 8.0 ± 5.3 | 60 | 2.0 | – | – |"
+    assert [line.split(" | ")[1] for line in long] == [str(sparse.LONG)] * 2
+    assert sparse.moved_against_grpo(runs, "default", sparse.LONG) == pytest.approx(1.5)
+    assert math.isnan(sparse.moved_against_grpo(runs, "default", sparse.TRAINED))
+    assert grpo == "| GRPO | 30 | 2 | 4.0 ± 3.8 | 8.0 ± 5.3 | 60 | 2.0 | – | – |"
     assert critic.endswith("| +1.0 ± 7.2 | +2.0 ± 9.9 |")

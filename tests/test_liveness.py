@@ -92,13 +92,29 @@ def test_only_the_actors_that_the_run_stands_on_count(monkeypatch):
 
 def test_an_error_ends_with_the_death_that_caused_it(monkeypatch):
     """verl's own words may be about rollouts that nobody sent; the last line on the screen is why."""
-    monkeypatch.setattr(liveness, "_actors", lambda state: [actor("a", "WORKER_DIED")] if state == "DEAD" else [])
+    monkeypatch.setattr(liveness, "_actors", lambda state: [actor("a", "WORKER_DIED")])
     with pytest.raises(liveness.ClusterDied) as raised, liveness.watch(trainer()):
         raise RuntimeError("a traceback\nat all")
     assert str(raised.value).splitlines() == [
         "the trainer saw RuntimeError: at all",
         "the Ray actor Worker a (pid 1) died: worker_died",
     ]
+
+
+def test_an_actor_that_was_still_starting_is_watched(monkeypatch):
+    """verl's agent-loop workers are asked for last, and training begins while they start."""
+    actors = [
+        actor("starting", "WORKER_DIED") | {"State": "PENDING_CREATION"},
+        actor("gone", "WORKER_DIED") | {"State": "DEAD"},
+    ]
+    monkeypatch.setattr(
+        liveness, "_actors", lambda state=None: [one for one in actors if state is None or one["State"] == state]
+    )
+    watched = trainer()
+    with liveness.watch(watched, only_present=True):
+        assert watched.cluster_watch.look() is None
+        actors[0]["State"] = "DEAD"
+        assert "starting" in watched.cluster_watch.look()
 
 
 def test_the_poll_raises_what_the_watch_has_found():

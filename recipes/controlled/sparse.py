@@ -6,6 +6,7 @@ wrong: what an arm moves there is noise.
 
 python -m recipes.controlled.sparse start
 python -m recipes.controlled.sparse run start grpo critic length_penalty default --seeds 0
+python -m recipes.controlled.sparse run grpo default --seeds 0 --steps 100
 python -m recipes.controlled.table runs/controlled/sparse --table recipes/controlled/sparse.parquet
 python -m recipes.controlled.sparse table
 """
@@ -44,7 +45,7 @@ COMPUTED = 2  # values of a chain
 RATES = Rates(restate=0.15, recheck=0.2, detour=0.0, mistake=0.45, correction=0.3, closing=0.0)
 LIMIT = 180  # tokens of a response
 TEST = 1200  # validation problems of the evaluation; nothing is tuned on them
-TRAINED = 30  # updates of a run
+TRAINED, LONG = 30, 100  # updates of a run
 STEPS, RATE = 800, 5e-4  # of the start's fine-tuning, from the comparison's first start
 IMMEDIATE = {"beta": 0.0, "credit": {"method": "episode"}}
 ARMS: dict[str, dict[str, Any]] = {
@@ -157,25 +158,33 @@ def moved(found: Run) -> float:
     return sum(point["kl"] for point in last) / len(last)
 
 
+def of_arm(runs: list[Run], arm: str, steps: int) -> list[Run]:
+    """An arm's runs of so many updates."""
+    return [run for run in runs if (run["settings"]["arm"], run["settings"]["steps"]) == (arm, steps)]
+
+
+def moved_against_grpo(runs: list[Run], arm: str, steps: int) -> float:
+    """How far an arm moves from the start, as a multiple of what GRPO does in as many updates; NaN without either."""
+    own, base = (of_arm(runs, name, steps) for name in (arm, "grpo"))
+    return statistics.mean(map(moved, own)) / statistics.mean(map(moved, base)) if own and base else math.nan
+
+
 def table(runs: list[Run]) -> str:
-    """Means over runs, and differences from GRPO; ± is over the evaluation's problems, not over seeds."""
-    base, rows = [run for run in runs if run["settings"]["arm"] == "grpo"], []
-    for arm, title in TITLES.items():
-        own = [run for run in runs if run["settings"]["arm"] == arm]
+    """Means over runs, and differences from GRPO of as many updates; ± is over the evaluation's problems, not over seeds."""
+    rows = []
+    for steps, (arm, title) in itertools.product((0, TRAINED, LONG), TITLES.items()):
+        own, base = of_arm(runs, arm, steps), of_arm(runs, "grpo", steps or TRAINED)
         if not own:
             continue
         means = [over_problems(own, accuracy), over_problems(own, digits)]
-        row = [title, str(len(own)), *(f"{mean:.1f} ± {half:.1f}" for mean, half in means)]
-        row += [
-            f"{statistics.mean(map(tokens, own)):.0f}",
-            f"{statistics.mean(map(moved, own)):.1f}" if arm != "start" else "0",
-        ]
+        row = [title, str(steps), str(len(own)), *(f"{mean:.1f} ± {half:.1f}" for mean, half in means)]
+        row += [f"{statistics.mean(map(tokens, own)):.0f}", f"{statistics.mean(map(moved, own)):.1f}" if steps else "0"]
         for (mean, half), read in zip(means, (accuracy, digits), strict=True):
             of_base, half_of_base = over_problems(base, read) if base and arm != "grpo" else (mean, math.nan)
             half = math.hypot(half, half_of_base)
             row.append("–" if math.isnan(half) else f"{mean - of_base:+.1f} ± {half:.1f}")
         rows.append(row)
-    header = ["arm", "seeds", "right, %", "digits right, %", "tokens", "KL, nats"]
+    header = ["arm", "steps", "seeds", "right, %", "digits right, %", "tokens", "KL, nats"]
     return tables.table([*header, "Δ right, points", "Δ digits, points"], rows)
 
 

@@ -33,6 +33,7 @@ from recipes.controlled.plans import (
     LONG,
     LONG_STEPS,
     OTHERS,
+    ROUNDED,
     STARTS,
     Arm,
 )
@@ -380,6 +381,21 @@ def long_table(runs: list[Run]) -> str:
             )
     header = ["arm", "steps", "accuracy, %", "tokens", "episodes", "tokens to each, tail included"]
     return table([*header, "tokens of unknown steps", "of mistakes", "J_0 → J_K", "KL, nats"], rows)
+
+
+def rounded_table(runs: list[Run]) -> str:
+    """What an arm comes to when it computes in bfloat16, beside its own runs in float32 with the same seeds and starts."""
+    rows = []
+    for name in ROUNDED:
+        rounded, exact = confirming(runs, name), confirming(runs, name.removeprefix("bfloat16_"))
+        for seed in sorted(set(rounded) & set(exact)):
+            for run, precision in ((exact[seed], "float32"), (rounded[seed], "bfloat16")):
+                late = run["curve"][-10:]
+                mean = {key: np.mean([point[key] for point in late]) for key in ("kl", "penalty", "gain")}
+                row = [TITLES[name].removesuffix(", in bfloat16"), str(start(run)), precision]
+                row += [f"{accuracy(run):.1f}", f"{tokens(run):.1f}", f"{mean['kl']:.2f}"]
+                rows.append([*row, f"{mean['penalty']:.4f}", f"{mean['gain']:.3f}"])
+    return table(["arm", "start", "computes in", "accuracy, %", "tokens", "KL, nats", "C of an episode, nats", "g"], rows)
 
 
 def verl_table(runs: list[Run], through: list[Run]) -> str:

@@ -81,12 +81,13 @@ def watch(trainer: Any, only_present: bool = False) -> Iterator[None]:
 
     Args:
         trainer: the trainer; `trainer.cluster_watch` is set for the duration.
-        only_present: watch the actors that are alive now, which is all that verl starts for a run once it trains.
+        only_present: watch the actors that there are now, which is all that verl starts for a run once it trains.
 
     Raises:
         ClusterDied: the block failed and a process that it depends on is gone.
     """
-    present = frozenset(actor["ActorID"] for actor in _actors("ALIVE")) if only_present else None
+    # the last ones to be asked for may still be starting
+    present = frozenset(actor["ActorID"] for actor in _actors() if actor["State"] != "DEAD") if only_present else None
     found, done = Watch(trainer, present), threading.Event()
     trainer.cluster_watch = found
     threading.Thread(target=_end_if_stuck, args=(found, done), daemon=True, name="l2t-liveness").start()
@@ -120,8 +121,8 @@ def guard_buffer(buffer: Any, trainer: Any) -> Any:
     return buffer
 
 
-def _actors(state_name: str) -> list[dict[str, Any]]:
-    """This job's actors in a state."""
+def _actors(state_name: str | None = None) -> list[dict[str, Any]]:
+    """This job's actors, in a state or in any."""
     from ray._private import state
 
     job = ray.get_runtime_context().get_job_id()
