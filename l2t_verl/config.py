@@ -174,6 +174,11 @@ class CompressionConfig(_Section):
         "`log_ratio_episode`); null: where the actor computes below float32. False is the paper's own, in bfloat16 mostly "
         "rounding.",
     )
+    in_wrong_groups: bool | None = Field(
+        None,
+        description="Whether the penalty counts in groups without a right response, where it would be most of what tells "
+        "responses apart; null: with the credit `paper`, as published, and with no other.",
+    )
 
 
 class CreditConfig(_Section):

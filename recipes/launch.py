@@ -22,7 +22,7 @@ from l2t_verl.thought import MARKS, Marks
 from recipes import workers
 from recipes.checks import gpus_of, memory_lines, penalty_lines, problems_of
 from recipes.disk import disk_lines, disk_problem
-from recipes.environment import bare_machine
+from recipes.environment import OWN_RAY, bare_machine
 from recipes.run_folder import differences, keep
 
 FOLDER = Path(__file__).parent.resolve()
@@ -219,7 +219,7 @@ def main() -> None:
     variables = variables_of(folder)
     joins = arguments.launcher == "ray" or os.environ.get("RAY_ADDRESS", "local") != "local"
     if not joins:  # else Ray would join any cluster that runs on this machine
-        variables["RAY_ADDRESS"] = "local"
+        variables |= OWN_RAY
     whole = bare_machine() | variables
     # what this machine lacks says nothing of the nodes of a Ray that runs elsewhere: they get what was set by hand
     handed = dict(os.environ) | variables if joins else whole

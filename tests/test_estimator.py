@@ -72,10 +72,16 @@ class Batch:
             "norm_by_std": True,
             "scores": self.scores,
             "critic_weights": WEIGHTS,
+            "cost": torch.zeros_like(self.process),
+            "process": self.process,
         } | changes
         return CreditContext(
             load_config(settings),
-            *(self.process, self.episode_ids, self.old_log_probs, self.is_padding, self.sessions(), self.outputs()),
+            episode_ids=self.episode_ids,
+            old_log_probs=self.old_log_probs,
+            is_padding=self.is_padding,
+            sessions=self.sessions(),
+            outputs=self.outputs(),
             **values,
         )
 
@@ -170,6 +176,32 @@ def test_each_credit_is_the_pure_function(settings, seed):
     assert found.dtype == torch.float32
     others = [pure(batch, other) for other in CREDITS.values() if other != settings]
     assert not any(torch.allclose(found, other) for other in others)
+
+
+@pytest.mark.parametrize(
+    ("method", "configured", "charged"),
+    [
+        ("shaped", None, False),
+        ("episode", None, False),
+        ("shaped", True, True),
+        ("paper", None, True),
+        ("paper", False, False),
+    ],
+)
+def test_where_none_is_right_the_penalty_does_not_count(method, configured, charged):
+    """The first prompt's rollouts are wrong, padding and order whatever they are; the others' rewards stay as they were."""
+    batch = rollouts(3, outputs=2, padding=3, shuffled=True)
+    wrong = torch.tensor([key.startswith("prompt3_") for key in batch.keys])
+    batch.rewards[wrong] = 0.0
+    cost = torch.rand(batch.process.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    settings = {"credit": {"method": method}, "compression": {"in_wrong_groups": configured}}
+    with credit_context(batch.context(settings, cost=cost)) as context:
+        compute_advantage_for_multi_trajectories(batch.proto(), batch.keys, "l2t", config=OmegaConf.create())
+    spared = torch.where((wrong if not charged else wrong & False)[:, None], batch.process + cost, batch.process)
+    assert wrong.any() and torch.equal(context.process, spared)
+    assert torch.equal(
+        context.advantages, advantages(dataclasses.replace(batch, process=spared), {"credit": {"method": method}})
+    )
 
 
 @pytest.mark.parametrize("settings", CREDITS.values(), ids=CREDITS)

@@ -47,6 +47,7 @@ def context(rewards) -> CreditContext:
     return CreditContext(
         config=TRAINER.l2t,
         process=rewards.process,
+        cost=rewards.penalty,
         episode_ids=rewards.episode_ids,
         old_log_probs=rewards.sampling_log_probs,
         is_padding=rewards.is_padding,

@@ -7,7 +7,7 @@ from l2t_verl.credit.calibration import calibration
 from l2t_verl.credit.critic import critic_advantages, critic_values, episodes_of, success
 from l2t_verl.credit.critic_history import Critic, learn
 from l2t_verl.credit.episode import episode_advantages
-from l2t_verl.credit.groups import outcome_advantages
+from l2t_verl.credit.groups import outcome_advantages, spare_wrong_groups
 from l2t_verl.credit.health import advantage_health
 from l2t_verl.credit.length_cost import LengthCost, update_length_cost
 from l2t_verl.credit.length_penalty import length_penalty_advantages
@@ -30,6 +30,7 @@ __all__ = [
     "outcome_advantages",
     "paper_advantages",
     "shaped_advantages",
+    "spare_wrong_groups",
     "success",
     "token_advantages",
     "update_length_cost",

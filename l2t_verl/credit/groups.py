@@ -77,7 +77,36 @@ def smallest_spread(rollouts: Rollouts, std_floor: float) -> torch.Tensor:
         >>> smallest_spread(wrong, 0.05)
         tensor([0.5000], dtype=torch.float64)
     """
-    final, last = rollouts.last_rows()
-    right = rollouts.per_group(((rollouts.outcome > 0)[final] & last).double())
     one_right = rollouts.sessions_per_group().clamp_min(1.0).rsqrt()
-    return torch.where(right > 0, 0.0, one_right).clamp_min(std_floor)
+    return torch.where(none_is_right(rollouts), one_right, 0.0).clamp_min(std_floor)
+
+
+def none_is_right(rollouts: Rollouts) -> torch.Tensor:
+    """[G] whether a group has no rollout with an outcome above 0; a session's last row carries its outcome."""
+    final, last = rollouts.last_rows()
+    return rollouts.per_group(((rollouts.outcome > 0)[final] & last).double()) == 0
+
+
+def spare_wrong_groups(rollouts: Rollouts, cost: torch.Tensor) -> torch.Tensor:
+    r"""Process rewards without the penalty where no rollout of the group is right: g in place of g − βC.
+
+    The penalty is what an episode may cost on the way to a right answer. Where there is none, gains are small and costs,
+    which have no bound, are nearly all that tells rollouts apart: the policy would learn to have no episodes.
+
+    Args:
+        rollouts: checked rollouts, with the rewards g − βC; see `check_rollouts`.
+        cost: [B, K] βC, in units of J.
+
+    Returns:
+        [B, K] process rewards, in units of J, float64.
+
+    Example:
+        >>> from l2t_verl.credit.inputs import check_rollouts
+        >>> ids, group = torch.zeros(4, 1, dtype=torch.int64), np.array(["a", "a", "b", "b"], dtype=object)
+        >>> outcome, process = torch.tensor([0.0, 0.0, 1.0, 0.0]), torch.full((4, 1), -0.25)
+        >>> rollouts = check_rollouts(outcome, process, ids, torch.ones(4, 1), torch.zeros(4, 1), group)
+        >>> spare_wrong_groups(rollouts, torch.full((4, 1), 0.5)).flatten()
+        tensor([ 0.2500,  0.2500, -0.2500, -0.2500], dtype=torch.float64)
+    """
+    spared = none_is_right(rollouts)[rollouts.group][:, None]
+    return torch.where(spared, rollouts.process.double() + cost.double(), rollouts.process.double())

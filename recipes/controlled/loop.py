@@ -148,6 +148,7 @@ def credited(
     context = CreditContext(
         config=config,
         process=scored.process,
+        cost=scored.cost,
         episode_ids=scored.episode_ids,
         old_log_probs=scored.old_log_probs,
         is_padding=torch.zeros(rows, dtype=torch.bool),

@@ -39,6 +39,7 @@ class Scored:
         gains: [B, K] fitting gains.
         penalty: [B, K] compression penalty, in nats.
         process: [B, K] g − βC after what a control did to it.
+        cost: [B, K] βC, in the same order.
     """
 
     ends: list[list[int]]
@@ -51,6 +52,7 @@ class Scored:
     gains: torch.Tensor
     penalty: torch.Tensor
     process: torch.Tensor
+    cost: torch.Tensor
 
 
 def score(
@@ -95,14 +97,14 @@ def score(
         for row, rollout, of_row in zip(gains, rollouts, ends, strict=True):
             row[: len(of_row)] = torch.tensor([worth(label) for label in labels_of(rollout, of_row, tokenizer)])
     penalty = _penalty(model, reference, rollouts, (old, ref, ids, mask), width, config.compression)
-    process = compression.process_rewards(gains, penalty, config.beta)
+    process, cost = compression.process_rewards(gains, penalty, config.beta), config.beta * penalty.double()
     if change == "shuffled":
-        for row, of_row in zip(process, ends, strict=True):
+        for row, costs, of_row in zip(process, cost, ends, strict=True):
             order = list(range(len(of_row)))
             draws.shuffle(order)
-            row[: len(of_row)] = row[order].clone()
+            row[: len(of_row)], costs[: len(of_row)] = row[order].clone(), costs[order].clone()
     outcome = torch.tensor([float(is_right(rollout, tokenizer)) for rollout in rollouts])
-    return Scored(ends, ids, mask, outcome, old, ref, scores, gains, penalty, process)
+    return Scored(ends, ids, mask, outcome, old, ref, scores, gains, penalty, process, cost)
 
 
 def episode_ends(rollout: Rollout, tokenizer: Any) -> list[int]:

@@ -19,7 +19,7 @@ import report
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.resolve().parents[1]))  # this file is run by its path
 
-from recipes.environment import bare_machine  # noqa: E402
+from recipes.environment import OWN_RAY, bare_machine  # noqa: E402
 
 START = float(os.environ.get("START", time.time()))
 # What verl's log says when a stage is over, and what then begins
@@ -43,7 +43,7 @@ def environment(run: Path) -> dict[str, str]:
         "VERL_FILE_LOGGER_PATH": str(run / "metrics.jsonl"),
         "HYDRA_FULL_ERROR": "1",
         "RAY_DEDUP_LOGS": "0",
-        "RAY_ADDRESS": "local",  # Ray would join any cluster that runs on this machine, and then refuse its own settings
+        **OWN_RAY,  # Ray would join any cluster that runs on this machine, and then refuse its own settings
         "PYTHONUNBUFFERED": "1",
     }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,8 @@ class CreditContext:
 
     Attributes:
         config: the method's configuration.
-        process: [B, K] episode rewards, padded with 0.
+        process: [B, K] episode rewards, padded with 0; set by the estimator where the penalty does not count.
+        cost: [B, K] βC, what the penalty took off them, in units of J.
         episode_ids: [B, T] episode of each response token, −1 in the tail and the padding.
         old_log_probs: [B, T] log-probs of the sampled tokens, in nats.
         is_padding: [B] rows that verl appended to fill the batch.
@@ -47,6 +48,7 @@ class CreditContext:
 
     config: L2TConfig
     process: torch.Tensor
+    cost: torch.Tensor
     episode_ids: torch.Tensor
     old_log_probs: torch.Tensor
     is_padding: torch.Tensor
@@ -129,5 +131,10 @@ def _credit(
         scores=None if context.scores is None else context.scores[rows],
         critic_weights=context.critic_weights,
     )
+    charged = config.compression.in_wrong_groups
+    if not (config.credit.method == "paper" if charged is None else charged):
+        process = credit.spare_wrong_groups(inputs.rollouts(), context.cost[rows])
+        context.process = context.process.index_copy(0, rows, process.to(context.process))
+        inputs = replace(inputs, process=process)
     context.inputs = inputs
     return credit.token_advantages(config.credit.method, inputs)

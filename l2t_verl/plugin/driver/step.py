@@ -274,6 +274,7 @@ def credit_inputs(context: StepContext, rewards: ProcessRewards) -> CreditContex
     return CreditContext(
         config=context.l2t,
         process=rewards.process,
+        cost=context.l2t.beta * rewards.penalty.double(),
         episode_ids=rewards.episode_ids,
         old_log_probs=rewards.sampling_log_probs,
         is_padding=rewards.is_padding,

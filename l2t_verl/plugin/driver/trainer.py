@@ -247,6 +247,7 @@ class L2TMixin(_Trainer):
         with marked_timer("l2t", self.timing_raw, color="magenta"):
             if credit.advantages is None:  # another estimator's
                 credit.advantages, credit.response_mask = step.token_advantages(batch)
+            rewards.process = credit.process  # as the credit took them
             metrics.update(report(context, rewards, credit))
             self._warn_of_penalty(metrics["l2t/compression/share"])
             log_distributions(self.logger.logger, rewards, self.global_steps)
