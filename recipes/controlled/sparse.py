@@ -6,7 +6,7 @@ wrong: what an arm moves there is noise.
 
 python -m recipes.controlled.sparse start
 python -m recipes.controlled.sparse run start grpo critic length_penalty default --seeds 0
-python -m recipes.controlled.sparse run grpo default --seeds 0 --steps 100
+python -m recipes.controlled.sparse run grpo default charged --seeds 0 1 --steps 100
 python -m recipes.controlled.table runs/controlled/sparse --table recipes/controlled/sparse.parquet
 python -m recipes.controlled.sparse table
 """
@@ -52,6 +52,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "grpo": {"estimator": "grpo"},
     "length_penalty": {"estimator": "l2t", "l2t": {"credit": {"method": "length_penalty", "length_penalty": 0.6}}},
     "default": {"estimator": "l2t"},
+    "charged": {"estimator": "l2t", "l2t": {"compression": {"in_wrong_groups": True}}},
     "episode": {"estimator": "l2t", "l2t": IMMEDIATE},
     "critic": {"estimator": "l2t", "l2t": {"beta": 0.0, "credit": {"method": "critic"}}},
     "true_labels": {"estimator": "l2t", "l2t": IMMEDIATE, "change": "true_labels"},
@@ -61,6 +62,7 @@ TITLES = {
     "grpo": "GRPO",
     "length_penalty": "length penalty 0.6",
     "default": "L2T's defaults",
+    "charged": "… with the penalty in groups that are all wrong, too",
     "episode": "own gain, no penalty",
     "critic": "J as a critic",
     "true_labels": "bound: true labels in place of gains",
