@@ -51,6 +51,20 @@ FAULTS = (
         ("tests/test_compression.py",),
     ),
     Fault(
+        "the penalty counts where none is right",
+        "l2t_verl/credit/groups.py",
+        "torch.where(spared, rollouts.process.double() + cost.double(), rollouts.process.double())",
+        "rollouts.process.double()",
+        ("tests/test_estimator.py",),
+    ),
+    Fault(
+        "a worker that was still starting when training began is not watched",
+        "l2t_verl/plugin/driver/liveness.py",
+        'if actor["State"] != "DEAD") if only_present',
+        'if actor["State"] == "ALIVE") if only_present',
+        ("tests/test_liveness.py",),
+    ),
+    Fault(
         "a rollout's length is compared with its own, too",
         "l2t_verl/credit/length_price.py",
         "((own.sum(dim=0) - own) /",
