@@ -688,6 +688,7 @@ def test_entry_points():
 
     engine = {point.name: point for point in importlib.metadata.entry_points(group=vllm.plugins.DEFAULT_PLUGINS_GROUP)}
     assert engine["l2t_cpu"].load().__qualname__ == "apply_in_vllm"
+    assert engine["l2t_orphans"].load().__qualname__ == "end_with_parent"
 
 
 def test_dispatch_of_our_worker_calls():

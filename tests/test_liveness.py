@@ -1,10 +1,12 @@
 """What counts as a death, without a cluster: servers that answer or do not, actors that ended as they should or not."""
 
+import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
 
+import psutil
 import pytest
 from cluster import QUICKSTART
 from ray.core.generated import common_pb2
@@ -143,3 +145,32 @@ def test_a_trainer_that_is_stuck_is_ended_with_the_line_that_the_quickstart_look
         liveness._end_if_stuck(SimpleNamespace(look=lambda: "the server is gone"), threading.Event())
     assert ended.value.code == 1
     assert f"{report.GIVEN_UP}the server is gone" in capsys.readouterr().err
+
+
+ENGINE = """
+import multiprocessing, os, time
+from l2t_verl.plugin.rollout import orphans
+
+def engine():
+    orphans.end_with_parent()
+    orphans.end_with_parent()  # vLLM loads its plugins more than once
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+
+if __name__ == "__main__":
+    orphans.end_with_parent()  # a server that a shell has started
+    child = multiprocessing.get_context("spawn").Process(target=engine)
+    child.start()
+    child.join()
+"""
+
+
+def test_an_engine_does_not_outlive_its_server(tmp_path):
+    """However the server ends: it is killed here."""
+    script = tmp_path / "server.py"
+    script.write_text(ENGINE)
+    server = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    engine = psutil.Process(int(server.stdout.readline()))
+    server.kill()
+    server.wait()
+    assert psutil.wait_procs([engine], timeout=20)[1] == []

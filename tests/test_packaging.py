@@ -82,7 +82,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     entries = zipfile.ZipFile(wheel).read(next(name for name in names if name.endswith("entry_points.txt"))).decode()
     assert "[verl.plugins]\nl2t = l2t_verl.plugin.entry" in entries
     assert "[console_scripts]\nl2t-verl = l2t_verl.__main__:main" in entries
-    assert "[vllm.general_plugins]\nl2t_cpu = l2t_verl.patches:apply_in_vllm" in entries
+    assert "[vllm.general_plugins]\nl2t_cpu = l2t_verl.patches:apply_in_vllm\nl2t_orphans = " in entries
 
 
 @pytest.mark.slow

@@ -52,6 +52,7 @@ def all_tables(every: list[Run], real: Run, through: list[Run]) -> dict[str, str
         "long": tables.long_table(runs),
         "real": tables.real_table(real),
         "bfloat16": tables.rounded_table(runs),
+        "token budget": tables.budget_table(runs),
         "verl": tables.verl_table(runs, through),
         "arms": tables.arms_table(runs, list(ARMS)),
         "controls": tables.controls_table(runs, ["grpo", BEST, *OTHERS], BEST),

@@ -184,7 +184,22 @@ ROUNDED = {
     )
     for name in MEASURED
 }
-ALL = ARMS | OTHERS | CANDIDATES | LONG | ROUNDED
+TUNING = {"split": "validation", "test": 600}
+# Whether `token_budget` is kept: λ by dual ascent, without a price at first (from above) and with one (from below)
+BUDGET = 40  # tokens of a right response
+BUDGETS = {
+    f"from_{side}": Arm(
+        f"a budget of {BUDGET} tokens, from {side}",
+        "l2t",
+        {"credit": {"method": "shaped", "token_budget": float(BUDGET), "length_cost_rate": 0.5}},
+        "credit.length_cost",
+        (),
+        cost,
+        {"steps": 120, **TUNING},
+    )
+    for side, cost in (("above", 0.0), ("below", 20.0))
+}
+ALL = ARMS | OTHERS | CANDIDATES | LONG | ROUNDED | BUDGETS
 
 
 def arm_settings(name: str, seed: int, start: int, strength: float | None = None, **changes: Any) -> Settings:
@@ -203,7 +218,6 @@ def start_of(seed: int) -> int:
     return starts[seed % len(starts)]
 
 
-TUNING = {"split": "validation", "test": 600}
 # Where the frontiers of the two arms are drawn again on fresh seeds, beside the chosen strengths
 FRONTIER = {"length_penalty": (0.3, 0.9), BEST: (1.0, 4.0)}
 ACROSS_ARMS = ("grpo", "length_penalty", "episode", BEST)
@@ -233,6 +247,7 @@ PLANS: dict[str, list[Settings]] = {
         *(arm_settings(name, seed, start_of(seed)) for seed in ACROSS for name in ACROSS_ARMS),
     ],
     "bfloat16": [arm_settings(name, seed, start_of(seed)) for seed in SEEDS[: len(STARTS)] for name in ROUNDED],
+    "budget": [arm_settings(name, TUNING_SEEDS[1], start_of(TUNING_SEEDS[1])) for name in BUDGETS],
     "candidates": [arm_settings(name, seed, start_of(seed)) for seed in SEEDS for name in CANDIDATES],
     "others": [arm_settings(name, seed, start_of(seed)) for seed in FEW for name in OTHERS],
     "long": [arm_settings(name, seed, start_of(seed)) for seed in SEEDS[: len(STARTS)] for name in LONG],

@@ -28,6 +28,8 @@ from recipes.controlled.plans import (
     ALL,
     ARMS,
     BEST,
+    BUDGET,
+    BUDGETS,
     FRESH_STARTS,
     FRONTIER,
     LONG,
@@ -396,6 +398,29 @@ def rounded_table(runs: list[Run]) -> str:
                 row += [f"{accuracy(run):.1f}", f"{tokens(run):.1f}", f"{mean['kl']:.2f}"]
                 rows.append([*row, f"{mean['penalty']:.4f}", f"{mean['gain']:.3f}"])
     return table(["arm", "start", "computes in", "accuracy, %", "tokens", "KL, nats", "C of an episode, nats", "g"], rows)
+
+
+LAST = 30  # steps of a run with a budget that are averaged
+
+
+def over_budget(run: Run) -> float:
+    """Mean tokens of right responses over the last steps of a run with a budget, as a share of the budget, less 1."""
+    return float(np.mean([point["correct tokens"] for point in run["curve"][-LAST:]])) / BUDGET - 1
+
+
+def budget_table(runs: list[Run]) -> str:
+    """Tokens of right responses over the last steps with a 95 % interval over steps, and the extremes of ten on the way."""
+    rows = []
+    for run in [run for name in BUDGETS for run in runs if run["settings"]["arm"] == name]:
+        lengths = [point["correct tokens"] for point in run["curve"]]
+        half = 1.96 * np.std(lengths[-LAST:], ddof=1) / LAST**0.5
+        tens = [np.mean(lengths[i : i + 10]) for i in range(0, len(lengths), 10)]
+        costs = [run["curve"][step]["length cost"] for step in (0, -1)]
+        row = [TITLES[run["settings"]["arm"]], f"{costs[0]:.1f} → {costs[1]:.1f}"]
+        row += [f"{np.mean(lengths[-LAST:]):.1f} ± {half:.1f}", f"{100 * over_budget(run):+.1f}"]
+        rows.append([*row, f"{max(tens):.0f}, {min(tens):.0f}", f"{accuracy(run):.1f}"])
+    header = ["run", "λ, first → last", "tokens", "over the budget, %", "most, least on the way"]
+    return table([*header, "accuracy on validation problems, %"], rows)
 
 
 def verl_table(runs: list[Run], through: list[Run]) -> str:

@@ -35,6 +35,10 @@ from l2t_verl.config import L2TConfig
 from l2t_verl.episodes import episode_ids
 from l2t_verl.files import whole, write_whole
 from l2t_verl.packing import PackedRow, forward, packed_forward
+from recipes.controlled import sparse, tables
+from recipes.controlled.comparison import load
+from recipes.controlled.plans import BUDGETS
+from recipes.controlled.table import FILE as TABLE
 from recipes.quickstart.prepare import HUB_MODEL, prepare_model
 
 RESULTS = Path(__file__).parent / "results" / "precision.json"
@@ -53,6 +57,8 @@ TARGETS = [
     ("… by the law at 8,000 tokens", f"share, {LONG}", 0.2, False),
     ("wrong signs of gains", "wrong signs", 0.02, False),
     ("rank correlation of process rewards with float32's after 30 steps at 1e-6", "rank correlation", 0.95, True),
+    ("KL moved in 100 steps where right answers are rare, L2T's defaults over GRPO", "KL over GRPO's", 1.5, False),
+    ("tokens of a right response over `token_budget`, from above and below, the larger", "off the budget", 0.05, False),
     ("tokens beyond the clip of 0.2 between the packed and the plain forward", "beyond the clip", None, False),
 ]  # fmt: skip
 
@@ -270,8 +276,18 @@ def measured(found: dict[str, Any], rollouts: Rollouts) -> dict[str, Any]:
         "wrong signs": results["wrong signs"]["float32 logits"],
         "rank correlation": results["rank correlation"]["trained"]["shrunk"],
         "beyond the clip": results["fused against plain"]["beyond the clip"],
+        **trained(),
     }
     return results
+
+
+def trained() -> dict[str, float]:
+    """What the controlled comparison's committed runs say of it; `recipes/controlled/RESULTS.md` has their commands."""
+    budgets = [tables.over_budget(run) for run in load(TABLE) if run["settings"]["arm"] in BUDGETS]
+    return {
+        "KL over GRPO's": sparse.moved_against_grpo(load(sparse.TABLE), "default", sparse.LONG),
+        "off the budget": max(map(abs, budgets), default=float("nan")),
+    }
 
 
 def table(results: dict[str, Any]) -> str:

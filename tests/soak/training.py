@@ -328,6 +328,8 @@ def death(work: Path, part: str) -> str:
         if run.process.poll() is None:
             return f"HANGS: no end and no step for {taken:.0f} s"
         said = run.tail().splitlines()[-1][:300]
+        if left := gone([member for member in members if name_of(member) not in AGENTS], SOON):
+            return f"LEFT BEHIND: {left}; it ended after {taken:.0f} s: {said}"
         late = "" if taken <= SOON else "LATE: "
         return f"{late}ended after {taken:.0f} s with status {run.process.returncode}: {said}"
     finally:
