@@ -72,6 +72,56 @@ MORE = [
     ("\\boxed{12_7}", "12_5", False),
     ("\\boxed{\\text{Nevely}}", "\\text{Evelyn}", False),
 ]
+# In a box: units are left out, whatever they are; letters and words that make another value are not.
+UNITS = [
+    *[(number, f"{number}{unit}", True) for number, unit in (("9", "\\text{ min}"), ("40", " min"), ("12", "\\text{ sec}"))],
+    *[
+        (f"5{unit}", "5", True)
+        for unit in (
+            " min", "\\,cm", "\\text{ secs}", "\\Omega", "\\mu m", "\\ \\mu\\text{m}", " red apples", "\\text{ men}", " m^2",
+            " m/s^2",            " \\frac{\\text{km}}{\\text{h}}", "\\ \\mathrm{m\\cdot s^{-2}}",
+            " \\mathrm{km\\,h^{-1}}", " miles per hour",
+        )
+    ],
+    ("x = 5 \\text{ cm}", "5", True),
+    ("x = 6 \\text{ cm}", "5", False),
+    ("8 min", "9\\text{ min}", False),
+    *[
+        (f"2{rest}", "2", False)
+        for rest in (
+            " ab", " rs", "\\text{n}", "\\mathrm{e}", "\\mathrm{dx}", " AB", " ABCD", " squared", "\\text{ squared}",
+            " thirds", " halves", " over 3", " root 3", " divided by 3", " dozen", " hours 20 minutes", "\\text{ or more}", " if even",
+            " s^2", " max",
+        )
+    ],
+    *[("2", f"2{rest}", False) for rest in (" ab", " rs", "\\text{n}", " \\mathrm{~ab}", " halves", " squared")],
+    ("\\frac12", "\\frac{1}{2} mv^2", False),
+    ("\\frac{1}{2} gt^3", "\\frac{1}{2} gt^2", False),
+    ("3 cd", "3 ab", False),
+    ("7 factorial", "7", False),
+    ("10\\text{ wrong}", "10", False),
+]  # fmt: skip
+# Numbers that are next to nothing, in relations.
+TINY = [
+    *[
+        (f"{of}3\\times10^{{-19}}", f"{of}8.224\\times10^{{-19}}", False)
+        for of in ("x=", "E=-", "x>", "x \\ne ", "0<x<", "2x=")
+    ],
+    *[(f"{of}3e-19", f"{of}0.3 \\cdot 10^{{-18}}", True) for of in ("x=", "E=-", "x>", "x \\ne ", "0<x<")],
+    ("E=-3e-19", "E=8e-19", False),
+    ("x=1e-16", "x=0", False),
+    ("x>0", "x>1e-16", False),
+    ("10^{-20}", "x=10^{-21}", False),
+    ("x=10^{-20}", "10^{-21}", False),
+    ("x=10^{-20}", "10^{-20}", True),
+    ("m=0", "4.6e-24", False),
+    ("1/0", "2/0", False),
+    ("x=1/0", "x=2/0", False),
+    ("4 million", "4 billion", False),
+    ("4 thousand", "4 million people", False),
+    ("4 million", "4000000", True),
+    ("4 million", "4 million people", True),
+]
 
 
 @pytest.mark.parametrize(("response", "truth", "right"), MATHEMATICS + MORE)
@@ -80,6 +130,11 @@ def test_mathematics(response, truth, right):
         assert grade_math(response, truth) is right
     except Unparsable:
         assert not right
+
+
+@pytest.mark.parametrize(("answer", "truth", "right"), UNITS + TINY)
+def test_a_box(answer, truth, right):
+    test_mathematics(f"\\boxed{{{answer}}}", truth, right)
 
 
 def test_a_thought_that_is_open_states_nothing():

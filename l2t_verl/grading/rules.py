@@ -11,11 +11,11 @@ import unicodedata
 from collections.abc import Callable
 
 from l2t_verl.grading.truth import unwrapped
+from l2t_verl.grading.units import without_unit
 
 Rule = Callable[[str], str]
 
 _NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)"
-_NUMERIC = re.compile(r"(?:[-+\d.,\s/{}()^*]|\\(?:frac|sqrt|pi|times|cdot|circ)(?![A-Za-z]))*")
 _CHARACTERS = str.maketrans(
     {
         **dict.fromkeys("−–—‐‑‒﹣－", "-"),
@@ -158,12 +158,12 @@ def plain_spaces(text: str) -> str:
     Example:
         >>> plain_spaces("25\\,\\%"), plain_spaces("32,\\!348"), plain_spaces("\\left( 3,\\;4 \\right)")
         ('25 \\%', '32,348', '( 3, 4 )')
-        >>> plain_spaces("1 \\\\ 2\\ 3 \\\\")
-        '1 \\\\ 2 3'
+        >>> plain_spaces("1 \\\\ 2\\ 3 \\\\"), plain_spaces("5\\,cm")
+        ('1 \\\\ 2 3', '5 cm')
     """
     text = re.sub(r"\\!\s*|\\phantom\{[^{}]*\}|\{\s*\}(?!\s*\^)", "", text)
     text = re.sub(
-        r"\\\\\s*$|(\\\\)|\\(?:[,;:> ]|quad|qquad|thinspace|enspace|space)(?![A-Za-z])|~|\s+",
+        r"\\\\\s*$|(\\\\)|\\(?:[,;:> ]|(?:quad|qquad|thinspace|enspace|space)(?![A-Za-z]))|~|\s+",
         lambda match: match[1] or " ",  # the end of a matrix's row stays
         text,
     )
@@ -225,9 +225,8 @@ def without_currency(text: str) -> str:
     codes = "USD|EUR|GBP|JPY|CNY|RMB|INR|CHF|CAD|AUD|KRW|RUB|Rs\\.?|Re\\.?"
     text = re.sub(rf"(?<![A-Za-z\\])(?:\\text\{{\s*(?:{codes})\s*\}}|(?:{codes}))\s*(?=[-\d.])", "", text)
     names = "dollars?|cents?|euros?|pounds?|yuan|yen|rupees?|rubles?|bucks|pesos?"
-    return re.sub(
-        rf"(?i)(?<=[\d}}])\s*(?:\\text\{{\s*(?:{codes}|{names})\s*\}}|(?:{codes}|{names}))\s*\.?\s*$", "", text
-    ).strip()
+    name = rf"(?:{codes}|(?i:{names}))"
+    return re.sub(rf"(?<=[\d}}])\s*(?:\\text\{{\s*{name}\s*\}}|{name})\s*\.?\s*$", "", text).strip()
 
 
 def one_percent(text: str) -> str:
@@ -300,37 +299,6 @@ def without_final_stop(text: str) -> str:
     if re.search(r"\.\d+\s*\\ldots\s*\.?$", text) or re.fullmatch(r"-?\d+\s*\\ldots\s*", text):
         text = re.sub(r"(?<=\d)\s*\\ldots\s*\.?$", "", text)
     return re.sub(r"[\s.,;:]*((?:\})?)[\s.,;:]*$", r"\1", text) if re.search(r"[.,;:]\s*\}?\s*$", text) else text
-
-
-_UNIT_TEXT = re.compile(r"(?:\s*/?\s*\\text\s*\{(?:[^{}\d\\]|\^\{-?\d\})*\}(?:\s*\^\s*(?:\{\s*-?\d+\s*\}|-?\d))?)+\s*$")
-_UNIT_WORD = re.compile(
-    r"(?<=[\d})])(?:\s+[A-Za-z]{2,}\.?|\s*(?:mm|cm|dm|km|m|ft|in|yd|mi|kg|mg|lb|lbs|oz|ml|mL|hr|hrs|min|sec|mph|kmh|kph|Hz|kHz|MHz|GHz|eV|keV|"
-    r"MeV|kJ|kW|kWh|Pa|kPa|MB|GB|KB|cc|rad|mol|nm|sq))(?:\s+[A-Za-z]{2,}\.?|\s*/\s*[A-Za-z]+)*(?:\s*\^?\s*\{?[23]\}?)?\s*$"
-)
-_NO_UNIT = re.compile(
-    r"(?i)\b(?:or|and|if|for|when|where|more|less|mod|not|except|any|all|is|are|a\.?m|p\.?m|am|pm|base|of|sin|cos|tan|cot|sec|csc|log|ln|"
-    r"sqrt|pi|exp|max|min|mod|even|odd|th|times|dozen|hundred|thousand|million|billion|trillion)\b"
-)
-
-
-def without_unit(text: str) -> str:
-    r"""No unit after a number; a single letter beside it is a variable.
-
-    Source: `245 yd`, `2400 \mbox{ cm}^2`, `\frac{4}{3} \mathrm{~m} / \mathrm{s}` (DeepScaleR).
-
-    Example:
-        >>> [without_unit(text) for text in ("245 yd", "12cm", "7\\text{ hours}", "24 \\text{ cm}^2", "3 \\text{m/s}")]
-        ['245', '12', '7', '24', '3']
-        >>> [without_unit(text) for text in ("6m", "2x", "4 \\text{ or } 0", "3:30 PM", "2 sin x", "8 \\text{ or more}")]
-        ['6m', '2x', '4 \\text{ or } 0', '3:30 PM', '2 sin x', '8 \\text{ or more}']
-    """
-    for unit in (_UNIT_TEXT, _UNIT_WORD):
-        found = unit.search(text)
-        if found and found.start() and not _NO_UNIT.search(found[0]) and len(found[0].strip()) > 1:
-            before = text[: found.start()]
-            if _NUMERIC.fullmatch(before) and re.search(r"\d|\\pi", before):
-                return before.strip()
-    return text
 
 
 def apart_imaginary(text: str) -> str:
