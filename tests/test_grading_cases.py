@@ -79,7 +79,7 @@ UNITS = [
         (f"5{unit}", "5", True)
         for unit in (
             " min", "\\,cm", "\\text{ secs}", "\\Omega", "\\mu m", "\\ \\mu\\text{m}", " red apples", "\\text{ men}", " m^2",
-            " m/s^2",            " \\frac{\\text{km}}{\\text{h}}", "\\ \\mathrm{m\\cdot s^{-2}}",
+            " m/s^2", " \\frac{\\text{km}}{\\text{h}}", "\\ \\mathrm{m\\cdot s^{-2}}",
             " \\mathrm{km\\,h^{-1}}", " miles per hour",
         )
     ],
@@ -90,8 +90,8 @@ UNITS = [
         (f"2{rest}", "2", False)
         for rest in (
             " ab", " rs", "\\text{n}", "\\mathrm{e}", "\\mathrm{dx}", " AB", " ABCD", " squared", "\\text{ squared}",
-            " thirds", " halves", " over 3", " root 3", " divided by 3", " dozen", " hours 20 minutes", "\\text{ or more}", " if even",
-            " s^2", " max",
+            " thirds", " halves", " over 3", " root 3", " divided by 3", " dozen", " hours 20 minutes", "\\text{ or more}",
+            " if even", " s^2", " max",
         )
     ],
     *[("2", f"2{rest}", False) for rest in (" ab", " rs", "\\text{n}", " \\mathrm{~ab}", " halves", " squared")],
@@ -123,8 +123,56 @@ TINY = [
     ("4 million", "4 million people", True),
 ]
 
+# Behind each of these a statement is read as a whole, or not at all.
+ANNOUNCED = [
+    (f"{mark}{said}", truth, right)
+    for mark in ("The answer is ", "#### ", "**Answer:** ")
+    for said, truth, right in [
+        ("$3 n^2$.", "3", False), ("$3 n^2$.", "3n^2", True), ("3 n^2", "3", False), ("3 n^2", "3n^2", True),
+        ("$3 (x+1)$.", "3", False), ("3 (x+1)", "3(x+1)", True), ("$3 i$.", "3", False), ("$2 n$", "2n", True),
+        ("$5 (\\text{mod } 7)$.", "5", False), ("3 (mod 5)", "3", False), ("3 sin x", "3", False),
+        ("2 times 5", "2", False), ("2 times 5", "5", False), ("2 over 3.", "2", False), ("2 over 3.", "3", False),
+        ("7 factorial.", "7", False), ("3 hours 20 minutes.", "3", False), ("3 hours 20 minutes.", "20", False),
+        ("12 apples and 3 pears", "12", False), ("3 or more", "3", False), ("5 more than 6.", "5", False),
+        ("3 in 5", "3", False), ("10 (or 12 if both count).", "10", False), ("$5$ or $6$.", "5", False),
+        ("$5$ or $6$.", "5,6", True), ("24!", "24", True), ("5!", "120", True), ("5!", "5", True), ("5!", "25", False),
+        ("18 dollars per day because 3 + 4 is 7.", "18", True), ("5 boys and girls.", "5", True), ("$12$ cm.", "12", True),
+        ("$5, which is $2 more", "5", True), ("101 base 2", "101", True), ("2 million", "2000000", True),
+        ("not 5.", "5", False), ("less than 5.", "5", False), ("between 5 and 6.", "6", False), ("at most 5.", "5", False),
+        ("negative 5.", "5", False), ("negative 5.", "-5", True), ("−5.", "-5", True), ("−5.", "5", False),
+        ("twice 5", "5", False), ("5 × 10^14 Hz.", "5e14", True),
+    ]
+]  # fmt: skip
+# Nothing announces these.
+AT_THE_END = [
+    ("−5", "-5", True), ("**−5**", "-5", True), ("x = −5", "-5", True), ("So it is −5", "5", False),
+    ("So it is √2", "\\sqrt{2}", True), ("So it is ½", "0.5", True), ("It is 4.5e33.", "4.5e33", True), ("It is 4.5e33.", "33", False),
+    ("So the frequency is 4.5 × 10^14 Hz.", "4.5e14", True), ("So the point is (3,4)", "(3,4)", True),
+    ("It cannot be 5.", "5", False), ("It is less than 5", "5", False), ("It is not 5.", "5", False),
+    ("So x ≥ 5", "5", False), ("so $x \\ne 5$", "5", False), ("Hence $n \\equiv 2 \\pmod 5$", "5", False),
+    ("It lies between 5 and 6.", "6", False), ("#### 1. First\nwe add 2\n#### 2. Second\nwe get 12", "12", True),
+    ("#### 1. First\nwe add 2\n#### 2. Second\nwe get 12", "2", False),
+    ("Option C is correct.", "C", True), ("Option C is incorrect.", "C", False), ("The answer is A.\n\nB", "B", False),
+]  # fmt: skip
+# In a box, too.
+WORDS = [
+    *[
+        (said, "Alice", False)
+        for said in ("Alice, Bob", "\\text{Alice, Bob}", "Alice; Bob", "Alice or Bob", "Alice (incorrect)")
+    ],
+    *[(said, "Alice", True) for said in ("Alice", "Alice, because she runs", "Alice (not Bob)", "Alice, who runs")],
+    *[(said, "Yes", False) for said in ("Yes, No", "yes; no", "yes, but no", "Not yes")],
+    ("odd; even", "odd", False),
+    *[(said, "C", False) for said in ("(C) is wrong", "C: wrong", "(C) incorrect", "C is not correct")],
+    *[(said, "C", True) for said in ("(C)", "C is correct", "C: 12")],
+    *[(said, "5", True) for said in ("\\textcolor{red}{5}", "\\color{red}{5}", "\\underline{5}")],
+    ("5\\choose 2", "10", True),
+    ("{5 \\choose 2}", "10", True),
+    ("-5", "\\text{negative } 5", True),
+]
 
-@pytest.mark.parametrize(("response", "truth", "right"), MATHEMATICS + MORE)
+
+@pytest.mark.parametrize(("response", "truth", "right"), MATHEMATICS + MORE + ANNOUNCED + AT_THE_END)
 def test_mathematics(response, truth, right):
     try:
         assert grade_math(response, truth) is right
@@ -132,7 +180,7 @@ def test_mathematics(response, truth, right):
         assert not right
 
 
-@pytest.mark.parametrize(("answer", "truth", "right"), UNITS + TINY)
+@pytest.mark.parametrize(("answer", "truth", "right"), UNITS + TINY + WORDS)
 def test_a_box(answer, truth, right):
     test_mathematics(f"\\boxed{{{answer}}}", truth, right)
 

@@ -12,6 +12,13 @@ ROUNDED = 6  # decimals, and significant digits, from which on a decimal may sta
 PRECISION = 30  # digits that expressions are evaluated to
 TINY = 1e-9  # numbers below it are compared by us in relations, too
 CLOSE = 1e-22  # relative difference of what is equal but for the evaluation
+_REASON = re.compile(
+    r"\s*(?:because|since|as|for|so|it|its|they|he|she|we|there|this|that|these|which|who|where|with|namely|i\.?e|not)\b",
+    re.IGNORECASE,
+)
+_TAKEN_BACK = re.compile(
+    r"\b(?:wrong|incorrect|false|no|or|but|is not|isn't|not (?:correct|right|true|it))\b", re.IGNORECASE
+)
 
 
 def equal(truth: Reading, answer: Reading) -> bool | None:
@@ -71,7 +78,7 @@ def _scales(reading: Reading, both: bool) -> list[Reading]:
         return [reading]
     value, power = reading.scaled
     found = [Reading(f"{value}\\times10^{{{power}}}", reading.is_percentage)]
-    return found if both else [*found, Reading(value, reading.is_percentage)]
+    return found if both or power < 3 else [*found, Reading(value, reading.is_percentage)]
 
 
 def _percentages(truth: Reading, answer: Reading, same: Any) -> bool:
@@ -97,14 +104,26 @@ def _same(a: Number | None, b: Number | None, scale: Any = 1, other: Any = 1) ->
 
 
 def _same_words(words: str, answer: Reading) -> bool:
-    """The same words, or the truth's with a reason after them."""
+    r"""The same words, or the truth's with a reason after them; after a comma, what is no reason makes a list.
+
+    Example:
+        >>> from l2t_verl.grading.reading import read
+        >>> [_same_words("yes", read(text)) for text in ("Yes, it is", "Yes: 4", "Yes (not no)", "yes as 2 is even")]
+        [True, True, True, True]
+        >>> [_same_words("yes", read(text)) for text in ("Yes, No", "yes; no", "yes, but no", "Yes (incorrect)")]
+        [False, False, False, False]
+    """
     found = answer.words
     article = re.compile(r"^(?:the|a|an) ")
     if found is not None and article.sub("", found) == article.sub("", words):
         return True
     said = re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", answer.text).strip()
-    first = re.split(r"[.,;:!(]|\s(?:because|since|as)\s", said, maxsplit=1)[0]
-    return bool(words) and first != said and " ".join(re.findall(r"[^\W_]+", first.casefold())) == words
+    parts = re.split(r"([.,;:!(]|\s(?=(?:because|since|as)\s))", said, maxsplit=1)
+    if len(parts) < 3 or not words or " ".join(re.findall(r"[^\W_]+", parts[0].casefold())) != words:
+        return False
+    if _REASON.match(parts[2]):
+        return True
+    return parts[1] not in ",;" and not _TAKEN_BACK.search(parts[2])
 
 
 def _same_based(truth: tuple[str, str] | None, answer: tuple[str, str] | None, first: Reading, second: Reading) -> bool:

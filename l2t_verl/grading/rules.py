@@ -152,6 +152,26 @@ def without_lead(text: str) -> str:
     return re.sub(r"^\s*(?:=|either\b|\\(?:approx|simeq|sim)(?![A-Za-z]))", "", text).lstrip()
 
 
+def sign_in_words(text: str) -> str:
+    r"""A minus sign for "negative" or "minus" before a number.
+
+    Example:
+        >>> sign_in_words("negative 5"), sign_in_words("\\text{minus } \\frac{1}{2}"), sign_in_words("negative")
+        ('-5', '-\\frac{1}{2}', 'negative')
+    """
+    return re.sub(r"^\s*(?:\\text\{\s*)?(?i:minus|negative)\s*\}?\s*(?=\.?\d|\\)", "-", text)
+
+
+def without_decoration(text: str) -> str:
+    r"""No colour and no line under what is stated.
+
+    Example:
+        >>> [without_decoration(text) for text in ("\\textcolor{red}{5}", "\\color{red}5", "\\underline{5}")]
+        ['{5}', '5', '{5}']
+    """
+    return re.sub(r"\\(?:textcolor|color|colorbox)\s*\{[^{}]*\}\s*|\\(?:underline|uline|emph)\s*(?=\{)", "", text)
+
+
 def plain_spaces(text: str) -> str:
     r"""Plain spaces for LaTeX's, none for those that take no room; no sizes of brackets.
 
@@ -314,6 +334,16 @@ def apart_imaginary(text: str) -> str:
     return re.sub(r"(?<![A-Za-z\\{}_^ ])i(?![A-Za-z_^])|(?<=[} ])i(?![A-Za-z_^])", " i ", text)
 
 
+def base_in_words(text: str) -> str:
+    r"""An index for a base in words.
+
+    Example:
+        >>> base_in_words("101 base 2"), base_in_words("101_{\\text{base }2}"), base_in_words("101 (base 2)")
+        ('101_{2}', '101_{2}', '101_{2}')
+    """
+    return re.sub(r"(?<=[\dA-F])[\s_{(]*(?:\\text\{)?\s*(?:in )?base\s*\}?\s*(\d+)\s*[)}]*$", r"_{\1}", text)
+
+
 def mixed_numbers(text: str) -> str:
     r"""`3\frac{1}{2}` for `3 1/2`.
 
@@ -330,9 +360,10 @@ def braced_fractions(text: str) -> str:
     Example:
         >>> braced_fractions("\\frac 3 4"), braced_fractions("\\frac34x"), braced_fractions("\\frac{3}{4}")
         ('\\frac{3}{4}', '\\frac{3}{4}x', '\\frac{3}{4}')
-        >>> braced_fractions("\\log_2 8")  # the base of a logarithm, too
-        '\\log_{2} 8'
+        >>> braced_fractions("\\log_2 8"), braced_fractions("{5 \\choose 2}")  # the base of a logarithm, too
+        ('\\log_{2} 8', '\\binom{5}{2}')
     """
+    text = re.sub(r"\{?\s*(\w+)\s*\\choose\s*(\w+)\s*\}?", r"\\binom{\1}{\2}", text)
     text = re.sub(r"(\\log)\s*_\s*(\w)", r"\1_{\2}", text)
     return re.sub(r"\\([dtc]?frac)\s*(\d)\s*(\d)", r"\\\1{\2}{\3}", text)
 
@@ -353,8 +384,10 @@ def without_ordinal(text: str) -> str:
 RULES: tuple[Rule, ...] = (
     plain_characters,
     without_delimiters,
+    without_decoration,
     one_text_command,
     without_lead,
+    sign_in_words,
     plain_spaces,
     one_ellipsis,
     without_final_stop,
@@ -365,6 +398,7 @@ RULES: tuple[Rule, ...] = (
     one_power_of_ten,
     braced_fractions,
     without_ordinal,
+    base_in_words,
     without_unit,
     without_final_stop,
     apart_imaginary,
