@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import textwrap
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,6 +25,9 @@ CLOSE = (
     "def has_close_elements(numbers, threshold):\n"
     "    return any(abs(a-b)<threshold for i,a in enumerate(numbers) for b in numbers[i+1:])"
 )
+LAMBDA = CLOSE.replace("def has_close_elements(numbers, threshold):\n    return", "lambda numbers, threshold:")
+HELPER = "def near(a, b, d): return math.fabs(a - b) < d"
+WITH_HELPER = CLOSE.replace("abs(a-b)<threshold", "near(a, b, threshold)")
 TESTS = {
     "source": "def check(candidate):\n    assert candidate([1.0, 1.1], 0.5)\n    assert not candidate([1.0, 9.1], 0.5)",
     "entry": "has_close_elements",
@@ -146,8 +150,9 @@ ANNOUNCED = [
 # Nothing announces these.
 AT_THE_END = [
     ("−5", "-5", True), ("**−5**", "-5", True), ("x = −5", "-5", True), ("So it is −5", "5", False),
-    ("So it is √2", "\\sqrt{2}", True), ("So it is ½", "0.5", True), ("It is 4.5e33.", "4.5e33", True), ("It is 4.5e33.", "33", False),
-    ("So the frequency is 4.5 × 10^14 Hz.", "4.5e14", True), ("So the point is (3,4)", "(3,4)", True),
+    ("So it is √2", "\\sqrt{2}", True), ("So it is ½", "0.5", True), ("It is 4.5e33.", "4.5e33", True),
+    ("It is 4.5e33.", "33", False), ("So the frequency is 4.5 × 10^14 Hz.", "4.5e14", True),
+    ("So the point is (3,4)", "(3,4)", True),
     ("It cannot be 5.", "5", False), ("It is less than 5", "5", False), ("It is not 5.", "5", False),
     ("So x ≥ 5", "5", False), ("so $x \\ne 5$", "5", False), ("Hence $n \\equiv 2 \\pmod 5$", "5", False),
     ("It lies between 5 and 6.", "6", False), ("#### 1. First\nwe add 2\n#### 2. Second\nwe get 12", "12", True),
@@ -204,6 +209,15 @@ def test_a_thought_that_is_open_states_nothing():
         f"```Python3 linenums\n{CLOSE}\n```",
         f"<think>```python\ndef has_close_elements(): 1\n```</think>\n```python\n{CLOSE}\n```",
         f"```bash\npip install x\n```\n```python\n{CLOSE}",
+        f"```python\n{CLOSE}\n```\nUse:\n```python\nfrom solution import has_close_elements\nhas_close_elements([], 1)\n```",
+        f"```python\n{CLOSE}\n```\nUse:\n```python\nimport has_close_elements\n```",
+        f"```python\nclose: object = {LAMBDA}\nhas_close_elements: object = close\n```\n```python\nprint(1)\n```",
+        f"```python\nhas_close_elements, other = {LAMBDA}, 1\n```\n```python\nprint(1)\n```",
+        f"```python\nif True:\n{textwrap.indent(CLOSE, '    ')}\n```\n```python\nprint(1)\n```",
+        f"```python\nimport math\n{HELPER}\nprint(x)\n```\n```python\n{WITH_HELPER}\n```",
+        "```python\n>>> " + CLOSE.replace("\n", "\n... ") + "\n>>> has_close_elements([], 1)\nFalse\n```",
+        f"- ```python\n{textwrap.indent(CLOSE, '  ')}\n  ```\n",
+        f"10. ```python\n{textwrap.indent(CLOSE, '    ')}\n    ```\nThat is it.",
     ],
 )
 def test_programs(response):
@@ -215,6 +229,14 @@ def test_the_last_definition_counts():
         "```python\ndef f(): return 1\n```\nBetter:\n```python\ndef f(): return 2\n```\n```python\nassert f() == 2\n```"
     )
     assert program_of(response, {"source": "assert f() == 2"}) == "def f(): return 2\n"
+
+
+def test_only_what_is_needed_of_earlier_blocks_comes_along():
+    response = "```python\ndef near(): return 1\ndef f(): return 2\nexit()\n```\n```python\ndef f(near): return near\n```"
+    assert program_of(response, {"source": "f(1)"}) == "def f(near): return near\n"
+    preamble = {"source": "f()", "preamble": "def near(): return 3"}
+    response = "```python\ndef near(): return 1\n```\n```python\ndef f(): return near()\n```"
+    assert program_of(response, preamble) == "def f(): return near()\n"
 
 
 def test_marks_of_the_configuration_cut_episodes_too():
