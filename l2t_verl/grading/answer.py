@@ -11,6 +11,7 @@ from l2t_verl.thought import MARKS, Marks, answer_part
 
 ALONE = 40  # characters of a line that is an answer in words without saying so
 LONGEST = 4096  # characters of an answer; a longer one is not an answer
+MOST = 200  # boxes, from the end, that are looked into
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*(?P<brace>\{?)")
 _BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
 _EMPTY = re.compile(
@@ -103,7 +104,7 @@ def boxes(text: str) -> list[str] | None:
     """
     found: list[tuple[int, int, str]] = []
     end = 0
-    matches = list(_BOX.finditer(text))
+    matches = list(_BOX.finditer(text))[-MOST:]
     for number, match in enumerate(matches):
         if match.start() < end:  # inside the one before
             continue
@@ -161,6 +162,8 @@ def _stated(text: str) -> Answer:
         if (start := _last_mark(pattern, text)) is not None:
             line = text[start:].lstrip().partition("\n")[0].strip().lstrip("*").strip()
             stated = announced(line)
+            if stated is not None and len(stated) > LONGEST:
+                raise Unparsable("what is announced is too long for an answer")
             return Answer((stated or line.rstrip("*")[:LONGEST],), stated is not None, sentence_of(line))
     if said := _said(text):
         return Answer((text[-LONGEST:],), False, said)
