@@ -295,7 +295,9 @@ def _tiny_bounds(truth: Any, answer: Any) -> tuple[Any, Any] | None:
     if not any(isinstance(of, Boolean) for of in (truth, answer)) or not (_is_tiny(truth) or _is_tiny(answer)):
         return None
     try:
-        sets = [of.as_set() if isinstance(of, Boolean) else FiniteSet(of.doit()) for of in (truth, answer)]
+        sets = [
+            _without_functions(of).as_set() if isinstance(of, Boolean) else FiniteSet(of.doit()) for of in (truth, answer)
+        ]
         bounds = [of.boundary for of in sets if isinstance(of, Set)]
     except Exception:  # of many kinds: more than one unknown, what cannot be solved
         return None

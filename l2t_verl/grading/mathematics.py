@@ -9,6 +9,7 @@ from l2t_verl.grading.answer import Answer, final_answer, last_box
 from l2t_verl.grading.equality import equal
 from l2t_verl.grading.pool import Unparsable
 from l2t_verl.grading.reading import Reading, read
+from l2t_verl.grading.rules import plain_characters
 from l2t_verl.grading.truth import accepted_answers
 from l2t_verl.thought import MARKS, Marks
 
@@ -112,6 +113,7 @@ def _searched(text: str) -> Reading | None:
     from math_verify import parse
     from sympy import Basic, MatrixBase
 
+    text = plain_characters(text)
     text = re.sub(r"\\?\$(?=\.?\d[\d.,]*(?![^$\n]*\$))|[£€¥₹]", "", text)
     found = next((of for of in parse(text, parsing_timeout=None) if isinstance(of, (Basic, MatrixBase))), None)
     if found is None or (found.is_number and _AFTER_NO_VALUE.search(text)):

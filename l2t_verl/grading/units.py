@@ -19,17 +19,19 @@ _THINGS = "day cup ton men way egg cat dog cow hen car pen bag box".split()  # c
 OPERATORS = """
     and or if for when where unless except not no wrong incorrect false any all is are was be of to out up with
     at least most more less fewer greater than over under above below between
-    plus minus times divided multiplied root squared cubed factorial choose power base modulo mod remainder
+    plus minus times divided multiplied root squared cubed doubled tripled halved negative factorial factorials
+    choose power base modulo mod remainder
     half halves third thirds fourth fourths quarter quarters fifth fifths sixth sixths seventh sevenths eighth eighths
-    ninth ninths tenth tenths hundredth hundredths thousandth thousandths
+    ninth ninths tenth tenths twelfth twelfths twentieth twentieths hundredth hundredths thousandth thousandths
     zero one two three four five six seven eight nine ten eleven twelve dozen dozens score
-    hundred hundreds thousand thousands million millions billion billions trillion even odd max percent th
+    tens hundred hundreds thousand thousands million millions billion billions trillion even odd max percent th
     sin cos tan cot csc log exp sqrt sinh cosh tanh arcsin arccos arctan arcsinh
 """.split()  # noqa: SIM905
 _NUMERIC = re.compile(
     r"(?:\\?[A-Za-z]+(?:_\{?\w+\}?)?\s*=\s*)?(?P<value>(?:[-+\d.,\s/{}()^*]|\\(?:frac|sqrt|pi|times|cdot|circ)(?![A-Za-z]))*)"
 )
-_QUOTIENT = re.compile(r"\\[dt]?frac\s*\{(\s*\\text\{[^{}]*\}\s*)\}\s*\{(\s*\\text\{[^{}]*\}\s*)\}")
+_UPRIGHT = r"(\s*\\text\{[^{}]*\}(?:\s*\^\s*\{?\d\}?)?\s*)"
+_QUOTIENT = re.compile(rf"\\[dt]?frac\s*\{{{_UPRIGHT}\}}\s*\{{{_UPRIGHT}\}}")
 _WORD = re.compile(r"[A-Za-z][a-z]{3,}")
 _PART = re.compile(r"(?P<name>[A-Za-z]+)\.?(?:\^?(?P<power>-?\d))?")
 _GREEK = (
