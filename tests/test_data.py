@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import random
+import time
 from pathlib import Path
 
 import pyarrow.parquet
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 
 from l2t_verl import data, episodes
 from l2t_verl.data import __main__ as command
-from l2t_verl.data.build import as_row, build
+from l2t_verl.data.build import as_row, build, checked
 from l2t_verl.data.duplicates import THRESHOLD, NearDuplicates, shingles
 from l2t_verl.data.instruction import instruction, opens_thinking
 from l2t_verl.data.problems import Problem
@@ -239,6 +240,26 @@ def test_mathematics_is_compared_with_benchmarks_of_mathematics_alone():
 def rows_file(path: Path, *rows: dict) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def test_a_wrong_answer_whose_grading_does_not_end_is_no_fault_of_the_row(monkeypatch, capfd):
+    """The pool ends quietly, too: the process after a hung one is still starting then."""
+    monkeypatch.setattr(f"{checked.__module__}.SECONDS", 2.0)
+    monkeypatch.setattr(f"{checked.__module__}.self_check", right)
+    monkeypatch.setattr(f"{checked.__module__}.won_by_wrong", hang)
+    assert checked([Problem("0", "?", "1")]) == [(Problem("0", "?", "1"), None)]
+    monkeypatch.setattr(f"{checked.__module__}.self_check", hang)
+    ((_, fault),) = checked([Problem("0", "?", "1")])
+    assert fault[1].endswith("(TimeoutError)")
+    assert capfd.readouterr().err == ""
+
+
+def right(problem):
+    return None
+
+
+def hang(problem):
+    time.sleep(60)
 
 
 def test_rows_that_cannot_be_won_or_by_a_wrong_answer_are_named(tmp_path):

@@ -335,6 +335,8 @@ def test_where_a_thought_is_cut():
     assert cut(tokenizer, "<think>123456", 9, template, False).text == "<think>12\n</think>" + suffix
     assert cut(tokenizer, "123456", 5, template, True).text == "12345\n</think>" + suffix  # the prompt opened it
     assert cut(tokenizer, "1</think>123456", 12, template, True).text == "1</think>123" + suffix
+    again = "1</think>2<think>3"  # a second thought
+    assert cut(tokenizer, again + "456", len(again), template, True).text == again + "\n</think>" + suffix
 
 
 def test_thinking_and_answer_are_counted_apart(model):
@@ -344,6 +346,23 @@ def test_thinking_and_answer_are_counted_apart(model):
 
 
 # ---- what is reported
+
+
+def test_a_vote_is_the_answer_that_is_graded():
+    problem = Problem("0", "?", "5")
+    same = (
+        "\\boxed{5}",
+        "#### 5",
+        "The answer is 5 apples.",
+        "<think>\\boxed{6}</think>\\boxed{5.0}",
+        "<answer>5\\text{ min}</answer>",
+    )
+    assert {vote(text, problem) for text in same} == {"5"}
+    none = ("<think>\\boxed{5}", "\\boxed{5", "no idea", "")
+    assert {vote(text, problem) for text in none} == {None}
+    assert vote("It is \\boxed{5}", problem, opened=True) is None  # cut off in its thought
+    for text in ("\\boxed{1e9999}", "\\boxed{%s}" % ("7" * 3000), "\\boxed{" * 9999, "The answer is " + "1" * 99999):
+        vote(text, problem)
 
 
 def made_up(questions: dict[str, list[tuple[float, int]]], budget: int = 0) -> dict:

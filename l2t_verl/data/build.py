@@ -7,7 +7,7 @@ import multiprocessing
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from l2t_verl.data.duplicates import THRESHOLD, NearDuplicates
 from l2t_verl.data.problems import Problem
 from l2t_verl.grading.code import grade_code_score
 from l2t_verl.grading.mathematics import grade_math
-from l2t_verl.grading.pool import Unparsable
+from l2t_verl.grading.pool import QuietContext, Unparsable
 from l2t_verl.grading.reading import number
 from l2t_verl.grading.rules import normalised
 
@@ -117,7 +117,7 @@ def _whole(problem: Problem) -> bool:
 
 
 def checked(problems: Sequence[Problem]) -> list[tuple[Problem, tuple[str, str] | None]]:
-    """Check the answers of problems in processes of their own; see `self_check`.
+    """Check the answers of problems in processes of their own: each has to grade itself, and no wrong one has to win.
 
     Returns:
         Each problem, and None if its answer can be graded, else the reason and an example.
@@ -126,16 +126,26 @@ def checked(problems: Sequence[Problem]) -> list[tuple[Problem, tuple[str, str] 
 
     found = []
     processes = min(multiprocessing.cpu_count(), 1 + len(problems) // WORTH_A_PROCESS)
-    with ProcessPool(processes, context=multiprocessing.get_context("spawn"), initializer=_quiet) as pool:
-        results = pool.map(self_check, problems, timeout=SECONDS, chunksize=1).result()
+    context = QuietContext()  # which has to outlive the pool
+    with ProcessPool(processes, context=context, initializer=_quiet) as pool:
+        own = pool.map(self_check, problems, timeout=SECONDS, chunksize=1).result()
+        others = pool.map(won_by_wrong, problems, timeout=SECONDS, chunksize=1).result()
         for problem in problems:
-            try:
-                reason = next(results)
-            except Exception as error:  # unreadable, too slow, or whatever math-verify raises
-                reason = f"{type(error).__name__}: {error}"[:100] if isinstance(error, Unparsable) else type(error).__name__
+            faults = _result(own), _result(others, is_fault=False)
+            reason = faults[0] or faults[1]
             example = f"{problem.id}: {problem.answer[:100]!r} ({reason})"
             found.append((problem, None if reason is None else (UNGRADED, example)))
     return found
+
+
+def _result(results: Iterator[str | None], is_fault: bool = True) -> str | None:
+    """The next reason; where the check itself fails or takes too long, how, if that is the answer's fault."""
+    try:
+        return next(results)
+    except Exception as error:  # unreadable, too slow, or whatever math-verify raises
+        if not is_fault:
+            return None
+        return f"{type(error).__name__}: {error}"[:100] if isinstance(error, Unparsable) else type(error).__name__
 
 
 def _quiet() -> None:
@@ -143,7 +153,7 @@ def _quiet() -> None:
 
 
 def self_check(problem: Problem) -> str | None:
-    """Check the grading of a reference answer: in a box it has to be right, and with one digit changed it has to be wrong.
+    """Check the grading of a reference answer: in a box it has to be right.
 
     Returns:
         What is wrong; None if nothing is.
@@ -153,9 +163,16 @@ def self_check(problem: Problem) -> str | None:
     if problem.tests is not None:
         passed = grade_code_score(f"```python\n{problem.answer}\n```", asdict(problem.tests)) == 1.0
         return None if passed else "graded as wrong"
-    if not grade_math(f"\\boxed{{{problem.answer}}}", problem.answer):
-        return "graded as wrong"
-    others = changed(problem.answer)
+    return None if grade_math(f"\\boxed{{{problem.answer}}}", problem.answer) else "graded as wrong"
+
+
+def won_by_wrong(problem: Problem) -> str | None:
+    """Check that a reference answer with one digit changed is wrong; one whose grading does not end has not won.
+
+    Returns:
+        What is wrong; None if nothing is.
+    """
+    others = [] if problem.tests is not None else changed(problem.answer)
     if others and all(_wins(other, problem.answer) for other in others):
         return f"{' and '.join(map(repr, others))} {WON_BY_WRONG}"
     return None

@@ -7,6 +7,7 @@ from typing import Any
 
 from l2t_verl.evaluate.engines import whole_characters
 from l2t_verl.gain import ForcingTemplate
+from l2t_verl.thought import find_thought
 
 ANSWER_TOKENS = 64  # a forced answer is short
 
@@ -45,7 +46,6 @@ def cut(
     if len(ids) <= budget and ended:
         return None
     kept = tokenizer.decode(ids[:budget]) if len(ids) > budget else response
-    thinking = kept.rfind(template.think_open) > kept.rfind(template.think_close.strip())
-    thinking = thinking or (opened and template.think_close.strip() not in kept)
-    forcing = template.forcing("open" if thinking else "closed")
+    thought = find_thought(kept, template.marks, opened)
+    forcing = template.forcing("open" if thought.is_open else "closed")
     return Cut(kept + forcing, min(budget, len(ids)))

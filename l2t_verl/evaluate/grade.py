@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
-from fractions import Fraction
 
 from l2t_verl.data import Problem
-from l2t_verl.grading import Grader, GradeResult, grade_code_score, grade_math_score
-from l2t_verl.grading.answer import last_box
-from l2t_verl.thought import MARKS, Marks, answer_part
+from l2t_verl.grading import Grader, GradeResult, Unparsable, grade_code_score, grade_math_score
+from l2t_verl.grading.answer import final_answer
+from l2t_verl.grading.reading import read
+from l2t_verl.thought import MARKS, Marks
+
+LONGEST = 200  # characters of an answer that votes by its value, not as it is written
 
 
 def grades(
@@ -43,28 +44,32 @@ def grades(
 
 
 def vote(response: str, problem: Problem, opened: bool | None = None, marks: Marks = MARKS) -> str | None:
-    r"""The text by which a response votes in maj@k: that of its last box, or what follows its last `####`.
+    r"""The text by which a response votes in maj@k: its final answer, as the graders find and spell it.
 
-    Differences in spaces, dollar signs and the writing of fractions and numbers are removed. Answers that are equal only
-    by mathematics count as two. Programs do not vote.
+    Numbers vote by their values, everything else by its spelling: answers that are equal only by mathematics count as two.
+    Programs do not vote, nor does what is only found in a sentence.
 
     Example:
         >>> problem = Problem("0", "?", "1000")
         >>> [vote(text, problem) for text in ("So \\boxed{ 1,000 }", "#### 1000.0", "\\boxed{\\dfrac 12}", "no idea")]
-        ['1000', '1000', '\\frac12', None]
+        ['1000', '1000', '1/2', None]
+        >>> vote("<think>\\boxed{1}</think> \\boxed{x} and \\boxed{y}", problem), vote("<think>\\boxed{1}", problem)
+        ('x,y', None)
     """
     if problem.tests is not None:
         return None
-    response = answer_part(response, marks, opened) or ""
-    text = last_box(response)
-    if text is None:
-        mark = response.rpartition("####")
-        text = mark[2].strip().partition("\n")[0] if mark[1] else None
-    if not text:
-        return None
-    text = re.sub(r"\s|\$|\\[,;!]|\\left|\\right", "", text).replace("dfrac", "frac").replace("tfrac", "frac")
-    number = text.replace(",", "")
     try:
-        return str(Fraction(number))
-    except (ValueError, ZeroDivisionError):
+        answer = final_answer(response, marks, opened)
+    except Unparsable:
+        return None
+    if not answer.is_whole:
+        return None
+    text = ", ".join(answer.texts)
+    if len(text) > LONGEST:  # the rules of spelling have no limit on time here
         return text
+    reading = read(text)
+    try:
+        said = reading.canonical if reading.number is None else str(reading.number.value)
+    except ValueError:  # more digits than Python writes
+        said = reading.canonical
+    return f"{said}%" if reading.is_percentage else said or None

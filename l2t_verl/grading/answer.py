@@ -6,10 +6,12 @@ import re
 from dataclasses import dataclass
 
 from l2t_verl.grading.pool import Unparsable
+from l2t_verl.grading.statements import announced, last_statement, sentence_of
 from l2t_verl.thought import MARKS, Marks, answer_part
 
 ALONE = 40  # characters of a line that is an answer in words without saying so
 LONGEST = 4096  # characters of an answer; a longer one is not an answer
+MOST = 200  # boxes, from the end, that are looked into
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*(?P<brace>\{?)")
 _BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
 _EMPTY = re.compile(
@@ -35,10 +37,6 @@ _SAYS = re.compile(
 )
 _READABLE = re.compile(r"[^\n]{0,200}?[\d$\\]")
 _NO_ANSWER = re.compile(r"(?:right|correct|wrong|above|below|as follows|the same|not|clear|that)\b", re.IGNORECASE)
-# A number and then words: the words may hold other numbers, and math-verify would take the last
-_NUMBER_THEN_WORDS = re.compile(
-    r"[-+]?\\?[$€£]?\d[\d,]*(?:\.\d+)?(?:/\d+)?(?:\s*\\?%)?(?=[.,;:]?\s+(?!x\b|pi\b|sqrt\b|(?:and|or)\s+\\?[-$(\d])[A-Za-z(\[—–]|\s*[\[(]\s*\d|[.,;:]?\s+-\s+[A-Za-z])"
-)
 _CALCULATOR = re.compile(r"<<[^<>\n]*>>")
 
 
@@ -50,11 +48,13 @@ class Answer:
         texts: what is stated; more than one where two boxes are joined by "and" or stand side by side.
         is_whole: whether it is an answer and nothing else; else it is a text in which one is searched.
         sentence: what follows "answer is", to its end, where the answer is a word; empty elsewhere.
+        statement: what the last sentence says, where no answer is announced.
     """
 
     texts: tuple[str, ...]
     is_whole: bool
     sentence: str = ""
+    statement: str = ""
 
 
 def final_answer(response: str, marks: Marks = MARKS, opened: bool | None = None) -> Answer:
@@ -79,7 +79,7 @@ def final_answer(response: str, marks: Marks = MARKS, opened: bool | None = None
         >>> final_answer("The roots are \\boxed{1} and \\boxed{-2}.").texts
         ('1', '-2')
         >>> final_answer("#### Step 2: compute\n3*4=12\nThe answer is 12.").texts
-        ('12.',)
+        ('12',)
     """
     text = answer_part(response, marks, opened)
     if text is None:
@@ -104,7 +104,7 @@ def boxes(text: str) -> list[str] | None:
     """
     found: list[tuple[int, int, str]] = []
     end = 0
-    matches = list(_BOX.finditer(text))
+    matches = list(_BOX.finditer(text))[-MOST:]
     for number, match in enumerate(matches):
         if match.start() < end:  # inside the one before
             continue
@@ -161,10 +161,13 @@ def _stated(text: str) -> Answer:
     for pattern in (_HEADING, _SAYS):
         if (start := _last_mark(pattern, text)) is not None:
             line = text[start:].lstrip().partition("\n")[0].strip().lstrip("*").strip()
-            number = _NUMBER_THEN_WORDS.match(line)
-            stated = number[0] if number else line.rstrip("*")[:LONGEST]
-            return Answer((stated,), bool(number), _sentence(line))
-    return Answer((text[-LONGEST:],), False, _said(text))
+            stated = announced(line)
+            if stated is not None and len(stated) > LONGEST:
+                raise Unparsable("what is announced is too long for an answer")
+            return Answer((stated or line.rstrip("*")[:LONGEST],), stated is not None, sentence_of(line))
+    if said := _said(text):
+        return Answer((text[-LONGEST:],), False, said)
+    return Answer((text[-LONGEST:],), False, _alone(text), last_statement(text)[:LONGEST])
 
 
 def _last_mark(pattern: re.Pattern[str], text: str) -> int | None:
@@ -179,31 +182,22 @@ def _last_mark(pattern: re.Pattern[str], text: str) -> int | None:
 
 
 def _said(text: str) -> str:
-    """The sentence after the last "answer is" or "####", else a word that stands alone, where it holds no number."""
+    """The sentence after the last "answer is" or "####", where no number follows it."""
     for pattern in (_HEADING, _SAYS):
         for mark in reversed(list(pattern.finditer(text))):
-            sentence = _sentence(text[mark.end() :].lstrip().partition("\n")[0])
+            rest = text[mark.end() :]
+            sentence = "" if pattern is _HEADING and _STEP.match(rest) else sentence_of(rest.lstrip().partition("\n")[0])
             if sentence and not _NO_ANSWER.match(sentence):
                 return sentence
+    return ""
+
+
+def _alone(text: str) -> str:
+    """A line that is the whole text or stands out in bold, if it is short and holds no number but that of an option."""
     line = text.strip().rpartition("\n")[2].strip()
     is_alone = line == text.strip() or re.fullmatch(r"\*\*[^*]+\*\*\.?", line)
     is_short = len(line) <= ALONE and (not re.search(r"\d", line) or re.match(r"\(?[A-J][.):]\s", line))
-    return _sentence(line) if is_alone and is_short else ""
-
-
-def _sentence(line: str) -> str:
-    r"""A line to the end of its sentence, without its reasons.
-
-    Example:
-        >>> _sentence("**Evelyn**, because she runs. Done"), _sentence("(C)."), _sentence("2**3")
-        ('Evelyn', '(C)', '2**3')
-    """
-    line = re.split(
-        r"(?i)(?<=[^A-Z\s])\.(?:\s|$)|[,;]?\s+(?:because|since|as|not)\s",
-        re.sub(r"(?<![\w)*])\*+|\*+(?![\w(*])", "", line).strip() + " ",
-        maxsplit=1,
-    )[0]
-    return line.strip().rstrip(".,;")
+    return sentence_of(line) if is_alone and is_short else ""
 
 
 def _in_box(text: str, match: re.Match[str]) -> tuple[str, int]:

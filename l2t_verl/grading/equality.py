@@ -10,7 +10,15 @@ from l2t_verl.grading.reading import Number, Reading, number, read
 
 ROUNDED = 6  # decimals, and significant digits, from which on a decimal may stand for what it is rounded from
 PRECISION = 30  # digits that expressions are evaluated to
+TINY = 1e-9  # numbers below it are compared by us in relations, too
 CLOSE = 1e-22  # relative difference of what is equal but for the evaluation
+_REASON = re.compile(
+    r"\s*(?:because|since|as|for|so|it|its|they|he|she|we|there|this|that|these|which|who|where|with|namely|i\.?e|not)\b",
+    re.IGNORECASE,
+)
+_TAKEN_BACK = re.compile(
+    r"\b(?:wrong|incorrect|false|no|or|but|is not|isn't|not (?:correct|right|true|it))\b", re.IGNORECASE
+)
 
 
 def equal(truth: Reading, answer: Reading) -> bool | None:
@@ -26,7 +34,8 @@ def equal(truth: Reading, answer: Reading) -> bool | None:
     if truth.number is not None and answer.number is not None:
         return _percentages(truth, answer, lambda scale, other: _same(truth.number, answer.number, scale, other))
     if truth.scaled or answer.scaled:
-        return any(equal(a, b) is True for a in _scales(truth) for b in _scales(answer))
+        both = truth.scaled is not None and answer.scaled is not None
+        return any(equal(a, b) is True for a in _scales(truth, both) for b in _scales(answer, both))
     if truth.canonical == answer.canonical and truth.is_percentage == answer.is_percentage:
         return True
     if truth.options and answer.options:
@@ -57,12 +66,19 @@ def equal(truth: Reading, answer: Reading) -> bool | None:
     )
 
 
-def _scales(reading: Reading) -> list[Reading]:
-    """The number before "million", which GSM8K's truths leave out, and the number with it."""
+def _scales(reading: Reading, both: bool) -> list[Reading]:
+    r"""The number with "million", and the one before it, where the other side has no such word, as in GSM8K's truths.
+
+    Example:
+        >>> from l2t_verl.grading.reading import read
+        >>> [reading.text for reading in _scales(read("4 million"), False)], len(_scales(read("4 million"), True))
+        (['4\\times10^{6}', '4'], 1)
+    """
     if reading.scaled is None:
         return [reading]
     value, power = reading.scaled
-    return [Reading(value, reading.is_percentage), Reading(f"{value}\\times10^{{{power}}}", reading.is_percentage)]
+    found = [Reading(f"{value}\\times10^{{{power}}}", reading.is_percentage)]
+    return found if both or power < 3 else [*found, Reading(value, reading.is_percentage)]
 
 
 def _percentages(truth: Reading, answer: Reading, same: Any) -> bool:
@@ -88,14 +104,26 @@ def _same(a: Number | None, b: Number | None, scale: Any = 1, other: Any = 1) ->
 
 
 def _same_words(words: str, answer: Reading) -> bool:
-    """The same words, or the truth's with a reason after them."""
+    r"""The same words, or the truth's with a reason after them; after a comma, what is no reason makes a list.
+
+    Example:
+        >>> from l2t_verl.grading.reading import read
+        >>> [_same_words("yes", read(text)) for text in ("Yes, it is", "Yes: 4", "Yes (not no)", "yes as 2 is even")]
+        [True, True, True, True]
+        >>> [_same_words("yes", read(text)) for text in ("Yes, No", "yes; no", "yes, but no", "Yes (incorrect)")]
+        [False, False, False, False]
+    """
     found = answer.words
     article = re.compile(r"^(?:the|a|an) ")
     if found is not None and article.sub("", found) == article.sub("", words):
         return True
     said = re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", answer.text).strip()
-    first = re.split(r"[.,;:!(]|\s(?:because|since|as)\s", said, maxsplit=1)[0]
-    return bool(words) and first != said and " ".join(re.findall(r"[^\W_]+", first.casefold())) == words
+    parts = re.split(r"([.,;:!(]|\s(?=(?:because|since|as)\s))", said, maxsplit=1)
+    if len(parts) < 3 or not words or " ".join(re.findall(r"[^\W_]+", parts[0].casefold())) != words:
+        return False
+    if _REASON.match(parts[2]):
+        return True
+    return parts[1] not in ",;" and not _TAKEN_BACK.search(parts[2])
 
 
 def _same_based(truth: tuple[str, str] | None, answer: tuple[str, str] | None, first: Reading, second: Reading) -> bool:
@@ -132,12 +160,21 @@ def _of(reading: Reading, scale: Any) -> Any:
 def _same_expression(truth: Any, answer: Any) -> bool:
     from math_verify import verify
 
+    if _is_undefined(truth) or _is_undefined(answer):
+        return False
     truth, answer = _one_imaginary_unit(truth, answer)
     if _is_number(truth) and _is_number(answer):
         return _same_value(truth, answer)
     exact = _exact(truth), _exact(answer)
     # the look at a point first: it is fast where the answer is wrong
     return not _differ(*exact) and verify([exact[0]], [exact[1]], timeout_seconds=None)
+
+
+def _is_undefined(found: Any) -> bool:
+    """Whether it has no value, as 1/0 has none: two such are equal only as they are written."""
+    from sympy import nan, zoo
+
+    return bool(found.has(nan, zoo))
 
 
 def _one_imaginary_unit(truth: Any, answer: Any) -> tuple[Any, Any]:
@@ -218,6 +255,8 @@ def _differ(truth: Any, answer: Any) -> bool:
     """Whether parts of what math-verify calls equal are not: it takes what is below 1e-15 for nothing."""
     from sympy import And, Eq, Expr, FiniteSet, Interval, MatrixBase, Tuple
 
+    if (bounds := _tiny_bounds(truth, answer)) is not None:
+        return any(all(_unequal(a, b) for b in bounds[1]) for a in bounds[0]) or len(bounds[0]) != len(bounds[1])
     if isinstance(truth, MatrixBase) and isinstance(answer, MatrixBase) and truth.shape == answer.shape:
         return any(_unequal(a, b) for a, b in zip(truth, answer, strict=True))
     if isinstance(truth, (Tuple, Interval)) and isinstance(answer, type(truth)):
@@ -236,6 +275,41 @@ def _differ(truth: Any, answer: Any) -> bool:
         return False
     values = _at_points(truth, answer)
     return values is not None and any(_apart(x, y) for x, y in values)
+
+
+def _tiny_bounds(truth: Any, answer: Any) -> tuple[Any, Any] | None:
+    r"""Where relations in one unknown begin and end to hold, if that may be told by numbers that are next to nothing.
+
+    Source: `E = 3 \times 10^{-19}` for `E = 8.224 \times 10^{-19}`, which math-verify takes for equal.
+
+    Example:
+        >>> from l2t_verl.grading.reading import expression
+        >>> _tiny_bounds(expression("x=10^{-20}"), expression("x>10^{-21}"))
+        ({1/100000000000000000000}, {1/1000000000000000000000})
+        >>> _tiny_bounds(expression("10^{-20}"), expression("x=10^{-21}"))
+        ({1/100000000000000000000}, {1/1000000000000000000000})
+    """
+    from sympy import FiniteSet, Set
+    from sympy.logic.boolalg import Boolean
+
+    if not any(isinstance(of, Boolean) for of in (truth, answer)) or not (_is_tiny(truth) or _is_tiny(answer)):
+        return None
+    try:
+        sets = [
+            _without_functions(of).as_set() if isinstance(of, Boolean) else FiniteSet(of.doit()) for of in (truth, answer)
+        ]
+        bounds = [of.boundary for of in sets if isinstance(of, Set)]
+    except Exception:  # of many kinds: more than one unknown, what cannot be solved
+        return None
+    return (bounds[0], bounds[1]) if all(isinstance(of, FiniteSet) for of in bounds) else None
+
+
+def _is_tiny(found: Any) -> bool:
+    """Whether it holds a number that math-verify may take for nothing."""
+    from sympy import preorder_traversal
+
+    numbers = (part.evalf(PRECISION) for part in preorder_traversal(found) if _is_number(part))
+    return any(value.is_finite and 0 < abs(value) < TINY for value in numbers)
 
 
 def _is_other_equation(truth: Any, answer: Any) -> bool:

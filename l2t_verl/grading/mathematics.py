@@ -9,10 +9,17 @@ from l2t_verl.grading.answer import Answer, final_answer, last_box
 from l2t_verl.grading.equality import equal
 from l2t_verl.grading.pool import Unparsable
 from l2t_verl.grading.reading import Reading, read
+from l2t_verl.grading.rules import plain_characters
 from l2t_verl.grading.truth import accepted_answers
 from l2t_verl.thought import MARKS, Marks
 
-_WORD = re.compile(r"(?<![\\A-Za-z])(?!(?:and|sqrt)(?![A-Za-z]))[A-Za-z]{3,}")
+_WORD = re.compile(r"(?<![\\A-Za-z])(?!(?:and|sqrt|sin|cos|tan|log)(?![A-Za-z]))[A-Za-z]{3,}")
+# Before the last number of a text: words and signs by which it is not the answer
+_AFTER_NO_VALUE = re.compile(
+    r"(?:\b(?:not|never|cannot|nor)(?:\s+(?:be|equal|equal to|exceed))?|n't(?:\s+be)?"
+    r"|\b(?:less|more|fewer|greater|larger|smaller|other|rather)\s+than|\bat\s+(?:least|most)|\b(?:minus|negative|twice)|\bbetween\s+\S+\s+and|[<>≤≥≠≡]|\\(?:neq?|leq?|geq?|lt|gt|equiv|[pb]?mod)\b)"
+    r"[\s{($]*\\?[$]?(?:\d[\d.,]*)\D*$"
+)
 __all__ = ["grade_math", "grade_math_score", "last_box"]
 
 
@@ -78,7 +85,13 @@ def _is(truth: Reading, answer: Answer) -> bool | None:
         joined = equal(truth, read(", ".join(answer.texts)))
         return joined or all(equal(truth, read(text)) for text in answer.texts)
     if answer.is_whole:
-        return equal(truth, read(answer.texts[0]))
+        verdict = equal(truth, read(answer.texts[0]))
+        # "The answer is 24!" may be excited, or a factorial
+        return verdict or (equal(truth, read(answer.sentence)) if answer.sentence.endswith("!") else verdict)
+    if answer.statement:
+        said = read(answer.statement)
+        if said.number is not None or said.is_only_option or _is_mathematics(said):
+            return equal(truth, said)
     if answer.sentence:
         said = read(answer.sentence)
         verdict = equal(truth, said)
@@ -100,8 +113,9 @@ def _searched(text: str) -> Reading | None:
     from math_verify import parse
     from sympy import Basic, MatrixBase
 
+    text = plain_characters(text)
     text = re.sub(r"\\?\$(?=\.?\d[\d.,]*(?![^$\n]*\$))|[£€¥₹]", "", text)
     found = next((of for of in parse(text, parsing_timeout=None) if isinstance(of, (Basic, MatrixBase))), None)
-    if found is None:
+    if found is None or (found.is_number and _AFTER_NO_VALUE.search(text)):
         return None
     return Reading.of_expression(found)

@@ -79,8 +79,22 @@ class _Process(SpawnProcess):
             self.kill()
 
 
-class _Context(SpawnContext):
+class QuietContext(SpawnContext):
+    """Makes grading processes, and keeps the locks that it makes for them.
+
+    pebble lets go of the locks before it ends its processes; one that is still starting would not find them, and print how.
+    """
+
     Process = _Process
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._locks: list[Any] = []
+
+    def RLock(self) -> Any:
+        """Make a lock, as the context it comes from does."""
+        self._locks.append(super().RLock())
+        return self._locks[-1]
 
 
 def _prepare(imports: tuple[str, ...]) -> None:
@@ -156,7 +170,9 @@ class Grader:
         """Run a sample in the pool; once more if the pool breaks, which pebble's does when an idle process is killed."""
         for is_last in (False, True):
             if self._pool is None:
-                self._pool = ProcessPool(self.workers, initializer=_prepare, initargs=(self.imports,), context=_Context())
+                self._pool = ProcessPool(
+                    self.workers, initializer=_prepare, initargs=(self.imports,), context=QuietContext()
+                )
             pool = self._pool
             try:
                 return await _result(pool, pool.schedule(_grade, args=(sample,), timeout=self.seconds_per_sample))

@@ -32,6 +32,10 @@ _SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 
 _SCALED = re.compile(
     rf"(?P<value>[-+]?{_DECIMAL})\s*(?:\\text\{{)?\s*(?P<word>{'|'.join(_SCALES)})\b[^\d{{}}\\,]*\}}?", re.IGNORECASE
 )
+_DENIED = re.compile(
+    r"\s*(?:(?:is|was)\s+(?:not|false|wrong|incorrect)\b|isn't\b|(?:not\s+(?:correct|right|true)|wrong|incorrect)\b\W*$)",
+    re.IGNORECASE,
+)
 _OTHER_OPTION = re.compile(r"^\s*(?:,|;|&|/|and\b|or\b)\s*[\[(]?[A-Z][\])]?(?![A-Za-z])")
 _WORDS = re.compile(r"[^\W\d_][^\W_]*(?:[\s,'’-]+[^\W_]+)*", re.UNICODE)
 _SHORT_WORDS = {"yes", "no", "odd", "even", "all", "none", "true", "false", "both", "neither", "never", "always"}
@@ -229,11 +233,14 @@ def option(text: str) -> str | None:
     Example:
         >>> [option(text) for text in ("C: 12", "(C)\\ 12", "C.", "(c)", "C", "A, B", "(A) and (B)", "Cat", "C = 5")]
         ['C', 'C', 'C', 'C', 'C', None, None, None, None]
+        >>> [option(text) for text in ("Option C is correct", "(C) is wrong", "C: wrong", "C. False")]  # a text of an option
+        ['C', None, None, 'C']
     """
     text = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", text).replace("\\ ", " ").strip()
     text = re.sub(r"(?i)^(?:option|choice|answer)\s+(?=[\[(]?[A-Z])", "", text)
+    text = re.sub(r"\s+is\s+(?:the\s+)?(?:correct|right)(?:\s+(?:answer|option|choice|one))?\.?$", "", text)
     found = _OPTION.fullmatch(text)
-    if not found or _OTHER_OPTION.match(rest := found["rest_a"] or found["rest_b"] or ""):
+    if not found or _OTHER_OPTION.match(rest := found["rest_a"] or found["rest_b"] or "") or _DENIED.match(rest):
         return None
     if rest[:1] == "^" or (found["a"] and rest[:1] in ("+", "-", "=", "(", "[")):
         return None

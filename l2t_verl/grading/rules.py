@@ -11,11 +11,11 @@ import unicodedata
 from collections.abc import Callable
 
 from l2t_verl.grading.truth import unwrapped
+from l2t_verl.grading.units import without_unit
 
 Rule = Callable[[str], str]
 
 _NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)"
-_NUMERIC = re.compile(r"(?:[-+\d.,\s/{}()^*]|\\(?:frac|sqrt|pi|times|cdot|circ)(?![A-Za-z]))*")
 _CHARACTERS = str.maketrans(
     {
         **dict.fromkeys("−–—‐‑‒﹣－", "-"),
@@ -152,18 +152,38 @@ def without_lead(text: str) -> str:
     return re.sub(r"^\s*(?:=|either\b|\\(?:approx|simeq|sim)(?![A-Za-z]))", "", text).lstrip()
 
 
+def sign_in_words(text: str) -> str:
+    r"""A minus sign for "negative" or "minus" before a number.
+
+    Example:
+        >>> sign_in_words("negative 5"), sign_in_words("\\text{minus } \\frac{1}{2}"), sign_in_words("negative")
+        ('-5', '-\\frac{1}{2}', 'negative')
+    """
+    return re.sub(r"^\s*(?:\\text\{\s*)?(?i:minus|negative)\s*\}?\s*(?=\.?\d|\\)", "-", text)
+
+
+def without_decoration(text: str) -> str:
+    r"""No colour and no line under what is stated.
+
+    Example:
+        >>> [without_decoration(text) for text in ("\\textcolor{red}{5}", "\\color{red}5", "\\underline{5}")]
+        ['{5}', '5', '{5}']
+    """
+    return re.sub(r"\\(?:textcolor|color|colorbox)\s*\{[^{}]*\}\s*|\\(?:underline|uline|emph)\s*(?=\{)", "", text)
+
+
 def plain_spaces(text: str) -> str:
     r"""Plain spaces for LaTeX's, none for those that take no room; no sizes of brackets.
 
     Example:
         >>> plain_spaces("25\\,\\%"), plain_spaces("32,\\!348"), plain_spaces("\\left( 3,\\;4 \\right)")
         ('25 \\%', '32,348', '( 3, 4 )')
-        >>> plain_spaces("1 \\\\ 2\\ 3 \\\\")
-        '1 \\\\ 2 3'
+        >>> plain_spaces("1 \\\\ 2\\ 3 \\\\"), plain_spaces("5\\,cm")
+        ('1 \\\\ 2 3', '5 cm')
     """
     text = re.sub(r"\\!\s*|\\phantom\{[^{}]*\}|\{\s*\}(?!\s*\^)", "", text)
     text = re.sub(
-        r"\\\\\s*$|(\\\\)|\\(?:[,;:> ]|quad|qquad|thinspace|enspace|space)(?![A-Za-z])|~|\s+",
+        r"\\\\\s*$|(\\\\)|\\(?:[,;:> ]|(?:quad|qquad|thinspace|enspace|space)(?![A-Za-z]))|~|\s+",
         lambda match: match[1] or " ",  # the end of a matrix's row stays
         text,
     )
@@ -225,9 +245,8 @@ def without_currency(text: str) -> str:
     codes = "USD|EUR|GBP|JPY|CNY|RMB|INR|CHF|CAD|AUD|KRW|RUB|Rs\\.?|Re\\.?"
     text = re.sub(rf"(?<![A-Za-z\\])(?:\\text\{{\s*(?:{codes})\s*\}}|(?:{codes}))\s*(?=[-\d.])", "", text)
     names = "dollars?|cents?|euros?|pounds?|yuan|yen|rupees?|rubles?|bucks|pesos?"
-    return re.sub(
-        rf"(?i)(?<=[\d}}])\s*(?:\\text\{{\s*(?:{codes}|{names})\s*\}}|(?:{codes}|{names}))\s*\.?\s*$", "", text
-    ).strip()
+    name = rf"(?:{codes}|(?i:{names}))"
+    return re.sub(rf"(?<=[\d}}])\s*(?:\\text\{{\s*{name}\s*\}}|{name})\s*\.?\s*$", "", text).strip()
 
 
 def one_percent(text: str) -> str:
@@ -302,37 +321,6 @@ def without_final_stop(text: str) -> str:
     return re.sub(r"[\s.,;:]*((?:\})?)[\s.,;:]*$", r"\1", text) if re.search(r"[.,;:]\s*\}?\s*$", text) else text
 
 
-_UNIT_TEXT = re.compile(r"(?:\s*/?\s*\\text\s*\{(?:[^{}\d\\]|\^\{-?\d\})*\}(?:\s*\^\s*(?:\{\s*-?\d+\s*\}|-?\d))?)+\s*$")
-_UNIT_WORD = re.compile(
-    r"(?<=[\d})])(?:\s+[A-Za-z]{2,}\.?|\s*(?:mm|cm|dm|km|m|ft|in|yd|mi|kg|mg|lb|lbs|oz|ml|mL|hr|hrs|min|sec|mph|kmh|kph|Hz|kHz|MHz|GHz|eV|keV|"
-    r"MeV|kJ|kW|kWh|Pa|kPa|MB|GB|KB|cc|rad|mol|nm|sq))(?:\s+[A-Za-z]{2,}\.?|\s*/\s*[A-Za-z]+)*(?:\s*\^?\s*\{?[23]\}?)?\s*$"
-)
-_NO_UNIT = re.compile(
-    r"(?i)\b(?:or|and|if|for|when|where|more|less|mod|not|except|any|all|is|are|a\.?m|p\.?m|am|pm|base|of|sin|cos|tan|cot|sec|csc|log|ln|"
-    r"sqrt|pi|exp|max|min|mod|even|odd|th|times|dozen|hundred|thousand|million|billion|trillion)\b"
-)
-
-
-def without_unit(text: str) -> str:
-    r"""No unit after a number; a single letter beside it is a variable.
-
-    Source: `245 yd`, `2400 \mbox{ cm}^2`, `\frac{4}{3} \mathrm{~m} / \mathrm{s}` (DeepScaleR).
-
-    Example:
-        >>> [without_unit(text) for text in ("245 yd", "12cm", "7\\text{ hours}", "24 \\text{ cm}^2", "3 \\text{m/s}")]
-        ['245', '12', '7', '24', '3']
-        >>> [without_unit(text) for text in ("6m", "2x", "4 \\text{ or } 0", "3:30 PM", "2 sin x", "8 \\text{ or more}")]
-        ['6m', '2x', '4 \\text{ or } 0', '3:30 PM', '2 sin x', '8 \\text{ or more}']
-    """
-    for unit in (_UNIT_TEXT, _UNIT_WORD):
-        found = unit.search(text)
-        if found and found.start() and not _NO_UNIT.search(found[0]) and len(found[0].strip()) > 1:
-            before = text[: found.start()]
-            if _NUMERIC.fullmatch(before) and re.search(r"\d|\\pi", before):
-                return before.strip()
-    return text
-
-
 def apart_imaginary(text: str) -> str:
     r"""The imaginary unit apart from what it is multiplied by, so that it is known as one.
 
@@ -344,6 +332,16 @@ def apart_imaginary(text: str) -> str:
     """
     text = re.sub(r"\\text\{\s*i\s*\}|\\imath(?![A-Za-z])", "i", text)
     return re.sub(r"(?<![A-Za-z\\{}_^ ])i(?![A-Za-z_^])|(?<=[} ])i(?![A-Za-z_^])", " i ", text)
+
+
+def base_in_words(text: str) -> str:
+    r"""An index for a base in words.
+
+    Example:
+        >>> base_in_words("101 base 2"), base_in_words("101_{\\text{base }2}"), base_in_words("101 (base 2)")
+        ('101_{2}', '101_{2}', '101_{2}')
+    """
+    return re.sub(r"(?<=[\dA-F])[\s_{(]*(?:\\text\{)?\s*(?:in )?base\s*\}?\s*(\d+)\s*[)}]*$", r"_{\1}", text)
 
 
 def mixed_numbers(text: str) -> str:
@@ -362,9 +360,10 @@ def braced_fractions(text: str) -> str:
     Example:
         >>> braced_fractions("\\frac 3 4"), braced_fractions("\\frac34x"), braced_fractions("\\frac{3}{4}")
         ('\\frac{3}{4}', '\\frac{3}{4}x', '\\frac{3}{4}')
-        >>> braced_fractions("\\log_2 8")  # the base of a logarithm, too
-        '\\log_{2} 8'
+        >>> braced_fractions("\\log_2 8"), braced_fractions("{5 \\choose 2}")  # the base of a logarithm, too
+        ('\\log_{2} 8', '\\binom{5}{2}')
     """
+    text = re.sub(r"\{?\s*(\w+)\s*\\choose\s*(\w+)\s*\}?", r"\\binom{\1}{\2}", text)
     text = re.sub(r"(\\log)\s*_\s*(\w)", r"\1_{\2}", text)
     return re.sub(r"\\([dtc]?frac)\s*(\d)\s*(\d)", r"\\\1{\2}{\3}", text)
 
@@ -385,8 +384,10 @@ def without_ordinal(text: str) -> str:
 RULES: tuple[Rule, ...] = (
     plain_characters,
     without_delimiters,
+    without_decoration,
     one_text_command,
     without_lead,
+    sign_in_words,
     plain_spaces,
     one_ellipsis,
     without_final_stop,
@@ -397,6 +398,7 @@ RULES: tuple[Rule, ...] = (
     one_power_of_ten,
     braced_fractions,
     without_ordinal,
+    base_in_words,
     without_unit,
     without_final_stop,
     apart_imaginary,

@@ -35,8 +35,8 @@ def run_tests(program: str, tests: str, entry: str = "", limits: Limits | None =
     The program sees the arguments that its functions are called with, never the tests: it cannot read what is expected, nor
     end the tests early, nor take the place of what they compare with, and what it returns has been made a plain value before
     it is compared. The price: tests see the functions, classes and names that a program assigns at its top level (not those
-    that it imports, or binds in an `if` or a loop), classes only as functions that return plain values, and nothing that a
-    function changes in its arguments.
+    that it imports, or binds in a loop), classes only as functions that return plain values, and nothing that a function
+    changes in its arguments.
 
     Args:
         program: Python source.
@@ -89,15 +89,32 @@ def functions_of(program: str) -> list[str]:
         SyntaxError: it is no Python.
 
     Example:
-        >>> functions_of("def f(): ...\ng = f\nx: int = 1")
-        ['f', 'g']
+        >>> functions_of("def f(): ...\ng = f\nx: int = 1\na, b = f, g\nif a:\n    def h(): ...")
+        ['f', 'g', 'x', 'a', 'b', 'h']
     """
-    names = []
-    for statement in ast.parse(program).body:
-        if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            names.append(statement.name)
-        elif isinstance(statement, ast.Assign):
-            names += [target.id for target in statement.targets if isinstance(target, ast.Name)]
+    return [name for statement in ast.parse(program).body for name in defined_by(statement)]
+
+
+def defined_by(statement: ast.AST) -> list[str]:
+    r"""The names that a statement defines or assigns, those inside an `if`, a `try` or a `with` too; none that it imports.
+
+    Example:
+        >>> [defined_by(statement) for statement in ast.parse("import a\nb: int\nfor c in d: e = c\nf = 1").body]
+        [[], [], [], ['f']]
+    """
+    names, waiting = [], [statement]
+    while waiting:  # no recursion: a long chain of `elif` is a deep tree
+        node = waiting.pop(0)
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            names.append(node.name)
+        elif isinstance(node, ast.Assign) or (isinstance(node, ast.AnnAssign) and node.value):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            parts = [part for of in targets for part in (of.elts if isinstance(of, (ast.Tuple, ast.List)) else [of])]
+            names += [part.id for part in parts if isinstance(part, ast.Name)]
+        elif isinstance(node, (ast.If, ast.Try, ast.ExceptHandler, ast.With)):
+            waiting = [
+                inner for inner in ast.iter_child_nodes(node) if isinstance(inner, (ast.stmt, ast.ExceptHandler))
+            ] + waiting
     return names
 
 
