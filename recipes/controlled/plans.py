@@ -186,18 +186,18 @@ ROUNDED = {
 }
 TUNING = {"split": "validation", "test": 600}
 # Whether `token_budget` is kept: λ by dual ascent, without a price at first (from above) and with one (from below)
-BUDGET = 40  # tokens of a right response
+BUDGET = 45  # tokens of a right response, of which the arm writes more without a price
 BUDGETS = {
     f"from_{side}": Arm(
         f"a budget of {BUDGET} tokens, from {side}",
         "l2t",
-        {"credit": {"method": "shaped", "token_budget": float(BUDGET), "length_cost_rate": 0.5}},
+        {"credit": {"method": "episode", "token_budget": float(BUDGET), "length_cost_rate": 0.5}},
         "credit.length_cost",
         (),
         cost,
         {"steps": 120, **TUNING},
     )
-    for side, cost in (("above", 0.0), ("below", 20.0))
+    for side, cost in (("above", 0.0), ("below", 10.0))
 }
 ALL = ARMS | OTHERS | CANDIDATES | LONG | ROUNDED | BUDGETS
 
