@@ -78,7 +78,7 @@ def frontier(runs: list[Run]) -> dict[str, list[tuple[float, float, float]]]:
     found: dict[str, dict[float, list[Run]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
         settings = run["settings"]
-        if settings["split"] == "validation":
+        if settings["split"] == "validation" and ALL[settings["arm"]].tried:
             found[settings["arm"]][strength_of(settings)].append(run)
     return {
         arm: [

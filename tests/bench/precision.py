@@ -58,7 +58,7 @@ TARGETS = [
     ("wrong signs of gains", "wrong signs", 0.02, False),
     ("rank correlation of process rewards with float32's after 30 steps at 1e-6", "rank correlation", 0.95, True),
     ("KL moved in 100 steps where right answers are rare, L2T's defaults over GRPO", "KL over GRPO's", 1.5, False),
-    ("tokens of a right response over `token_budget`, from above and below, the larger", "off the budget", 0.05, False),
+    ("right responses off `token_budget`, from above and below, the larger", "off the budget", 0.05, False),
     ("tokens beyond the clip of 0.2 between the packed and the plain forward", "beyond the clip", None, False),
 ]  # fmt: skip
 
