@@ -53,8 +53,8 @@ FAULTS = (
     Fault(
         "the penalty counts where none is right",
         "l2t_verl/credit/groups.py",
-        "torch.where(spared, rollouts.process.double() + cost.double(), rollouts.process.double())",
-        "rollouts.process.double()",
+        "torch.where(spared[:, None], process + cost.double(), process)",
+        "process",
         ("tests/test_estimator.py",),
     ),
     Fault(

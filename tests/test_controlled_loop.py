@@ -236,7 +236,7 @@ def test_log_probs_of_the_sampling_take_the_rounding_off_the_penalty(tiny_start)
     assert not loop.takes_rounding_off(arm_settings("episode", 5, 1), config)
     tokenizer = AutoTokenizer.from_pretrained(tiny_start)
     model = AutoModelForCausalLM.from_pretrained(tiny_start, dtype=torch.float32)
-    asked = [problem for problem in itertools.islice(problems("train", 0), 8) for _ in range(8)]
+    asked = [problem for problem in itertools.islice(problems("train", 0), 4) for _ in range(4)]
     torch.manual_seed(0)
     rollouts = sample(model, tokenizer, asked, limit=60, log_probs=True)
     scored = score(model, model, tokenizer, rollouts, config)

@@ -58,6 +58,7 @@ def context(rewards) -> CreditContext:
         norm_by_std=True,
         response_mask=rewards.response_mask,
         advantages=advantages,
+        charged=0.5,
     )
 
 
@@ -82,6 +83,7 @@ def test_values_by_hand():
         "answer_score/correctness_corr": 1.0,  # of the two rows of group p: the other has one row with a score
         "compression/mean": sum(penalties) / 4,
         "compression/max": 0.25,
+        "compression/charged": 0.5,
         "compression/share": (0.125 / 0.225 + 0.25 / 0.65 + 0.25 / 0.35 + 1.0) / 4,
         "process_reward/mean": (sum(gains) - sum(penalties)) / 4,
         "process_reward/std": float(np.std(np.subtract(gains, penalties))),

@@ -87,7 +87,7 @@ def none_is_right(rollouts: Rollouts) -> torch.Tensor:
     return rollouts.per_group(((rollouts.outcome > 0)[final] & last).double()) == 0
 
 
-def spare_wrong_groups(rollouts: Rollouts, cost: torch.Tensor) -> torch.Tensor:
+def spare_wrong_groups(rollouts: Rollouts, cost: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     r"""Process rewards without the penalty where no rollout of the group is right: g in place of g − βC.
 
     The penalty is what an episode may cost on the way to a right answer. Where there is none, gains are small and costs,
@@ -98,15 +98,19 @@ def spare_wrong_groups(rollouts: Rollouts, cost: torch.Tensor) -> torch.Tensor:
         cost: [B, K] βC, in units of J.
 
     Returns:
-        [B, K] process rewards, in units of J, float64.
+        [B, K] process rewards, in units of J, float64, and [B] which rows are spared.
 
     Example:
         >>> from l2t_verl.credit.inputs import check_rollouts
         >>> ids, group = torch.zeros(4, 1, dtype=torch.int64), np.array(["a", "a", "b", "b"], dtype=object)
         >>> outcome, process = torch.tensor([0.0, 0.0, 1.0, 0.0]), torch.full((4, 1), -0.25)
         >>> rollouts = check_rollouts(outcome, process, ids, torch.ones(4, 1), torch.zeros(4, 1), group)
-        >>> spare_wrong_groups(rollouts, torch.full((4, 1), 0.5)).flatten()
+        >>> process, spared = spare_wrong_groups(rollouts, torch.full((4, 1), 0.5))
+        >>> process.flatten()
         tensor([ 0.2500,  0.2500, -0.2500, -0.2500], dtype=torch.float64)
+        >>> spared
+        tensor([ True,  True, False, False])
     """
-    spared = none_is_right(rollouts)[rollouts.group][:, None]
-    return torch.where(spared, rollouts.process.double() + cost.double(), rollouts.process.double())
+    spared = none_is_right(rollouts)[rollouts.group]
+    process = rollouts.process.double()
+    return torch.where(spared[:, None], process + cost.double(), process), spared

@@ -44,6 +44,7 @@ class CreditContext:
         outcome: [B], set by the estimator: the outcome reward (after KL, if KL is in the reward).
         response_mask: [B, T], set by the estimator: the mask after rollout correction.
         advantages: [B, T], set by the estimator.
+        charged: set by the estimator: the share of rows, padding apart, whose penalty counts.
     """
 
     config: L2TConfig
@@ -63,6 +64,7 @@ class CreditContext:
     outcome: torch.Tensor | None = None
     response_mask: torch.Tensor | None = None
     advantages: torch.Tensor | None = None
+    charged: float | None = None
 
 
 _context: ContextVar[CreditContext | None] = ContextVar("l2t_credit_context", default=None)
@@ -131,10 +133,12 @@ def _credit(
         scores=None if context.scores is None else context.scores[rows],
         critic_weights=context.critic_weights,
     )
-    charged = config.compression.in_wrong_groups
-    if not (config.credit.method == "paper" if charged is None else charged):
-        process = credit.spare_wrong_groups(inputs.rollouts(), context.cost[rows])
+    everywhere = config.compression.in_wrong_groups
+    context.charged = 1.0
+    if not (config.credit.method == "paper" if everywhere is None else everywhere):
+        process, spared = credit.spare_wrong_groups(inputs.rollouts(), context.cost[rows])
         context.process = context.process.index_copy(0, rows, process.to(context.process))
+        context.charged = 1.0 - spared.double().mean().item()
         inputs = replace(inputs, process=process)
     context.inputs = inputs
     return credit.token_advantages(config.credit.method, inputs)

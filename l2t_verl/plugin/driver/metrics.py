@@ -50,6 +50,7 @@ def report(context: StepContext, rewards: ProcessRewards, credit: CreditContext)
         "l2t/compression/mean": _mean(penalty),
         "l2t/compression/max": penalty.max().item() if penalty.numel() else NAN,
         "l2t/compression/share": _mean(compression.relative_weight(gains, penalty, beta)),
+        "l2t/compression/charged": NAN if credit.charged is None else credit.charged,
         "l2t/process_reward/mean": _mean(process),
         "l2t/process_reward/std": _std(process),
         "l2t/kl_floor": _kl_floor(rewards, lengths[rows]),
