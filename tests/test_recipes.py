@@ -437,7 +437,7 @@ def test_a_sweep_trains_evaluates_and_compares(tmp_path):
         done = sweep(
             *("gsm8k_3b", "shrink=cpu", f"actor_rollout_ref.model.path={write_model(tmp_path / 'model')}"),
             *(f"data.train_files={train}", f"data.val_files={validation}", "trainer.save_freq=2"),
-            "algorithm.l2t.diagnostics.compare_grpo=True",
+            "+algorithm.l2t.diagnostics.compare_grpo=True",
             ARMS="grpo l2t_paper",
             BENCHMARKS=f"gsm8k_test={tmp_path / 'rows.jsonl'}",
             EVALUATE="--samples 2 --max-tokens 20 --max-model-len 512 --instruction none --budget 5",
