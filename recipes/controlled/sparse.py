@@ -6,7 +6,7 @@ wrong: what an arm moves there is noise.
 
 python -m recipes.controlled.sparse start
 python -m recipes.controlled.sparse run start grpo critic length_penalty default --seeds 0
-python -m recipes.controlled.sparse run grpo default charged --seeds 0 1 --steps 100
+python -m recipes.controlled.sparse run grpo default charged --seeds 0 --steps 100
 python -m recipes.controlled.table runs/controlled/sparse --table recipes/controlled/sparse.parquet
 python -m recipes.controlled.sparse table
 """
