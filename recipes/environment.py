@@ -15,8 +15,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-# A Ray of the run's own: no other on this machine is joined, and one whose store has died, which nothing brings back, is
-# given up after half a minute
+# A Ray of the run's own: no other on this machine is joined, which would then refuse its settings, and one whose store has
+# died, which nothing brings back, is given up after half a minute
 OWN_RAY = {"RAY_ADDRESS": "local", "RAY_gcs_rpc_server_reconnect_timeout_s": "30"}
 ANYWAY = "VERL_PLATFORM=cpu in the environment goes on without GPUs"
 

@@ -197,7 +197,7 @@ def test_where_none_is_right_the_penalty_does_not_count(method, configured, char
     settings = {"credit": {"method": method}, "compression": {"in_wrong_groups": configured}}
     with credit_context(batch.context(settings, cost=cost)) as context:
         compute_advantage_for_multi_trajectories(batch.proto(), batch.keys, "l2t", config=OmegaConf.create())
-    spared = torch.where((wrong if not charged else wrong & False)[:, None], batch.process + cost, batch.process)
+    spared = batch.process if charged else torch.where(wrong[:, None], batch.process + cost, batch.process)
     assert wrong.any() and torch.equal(context.process, spared)
     real = ~batch.is_padding
     assert context.charged == pytest.approx(1.0 if charged else 1.0 - (wrong & real).sum().item() / real.sum().item())

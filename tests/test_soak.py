@@ -32,7 +32,7 @@ def test_a_driver_killed_before_its_checkpoint_counts_does_the_same_again(work):
     last = checkpoints / f"global_step_{training.STEPS}"
     # the validation between the checkpoint and the log waits, so that the kill cannot come too late
     run = training.begin(work, "killed", variables={"NO_SAMPLES_WHILE": str(last)})
-    held = checkpoints / f".{training.MARK}.held"
+    held = checkpoints / training.HELD
     try:
         assert training.wait_for(run, lambda: last.exists() and held.exists()), run.tail()
         members = training.family(run)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import traceback
@@ -11,6 +12,9 @@ from typing import TextIO
 
 # Neither verl nor this project, and nothing that starts a thread when it is imported, which a fork would lose
 IMPORTED = ("torch", "tensordict", "ray", "datasets", "peft", "transformers.image_processing_utils", "vllm.engine.arg_utils")
+
+
+LONGEST = 300  # seconds of a code, and of the imports
 
 
 class Warm:
@@ -44,6 +48,7 @@ def serve(answers: TextIO) -> None:
 
 
 def _run(code: str, environment: dict[str, str], files: list[str]) -> None:
+    signal.alarm(LONGEST)
     for number, file in enumerate(files, 1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
     os.environ.clear()
@@ -65,8 +70,10 @@ if __name__ == "__main__":
 
     to_the_tests = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # for what prints while it is imported
+    signal.alarm(LONGEST)
     for name in sys.argv[1:]:
         importlib.import_module(name)
+    signal.alarm(0)
     assert threading.active_count() == 1, threading.enumerate()
     assert not {"verl", "l2t_verl"} & set(sys.modules)
     serve(to_the_tests)

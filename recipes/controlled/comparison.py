@@ -42,6 +42,11 @@ def tokens(run: Run) -> float:
     return run["evaluation"]["tokens"]
 
 
+def late(run: Run, measure: str) -> float:
+    """What training measured, on average over the last ten steps."""
+    return float(np.mean([point[measure] for point in run["curve"][-10:]]))
+
+
 def start(run: Run) -> int:
     """The start that it trained."""
     return run["settings"]["start"]

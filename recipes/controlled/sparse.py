@@ -28,7 +28,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2ForCausalLM
 
 from recipes.controlled import loop, start, tables
-from recipes.controlled.comparison import Run, accuracy, load, tokens
+from recipes.controlled.comparison import Run, accuracy, late, load, tokens
 from recipes.controlled.measure import is_right
 from recipes.controlled.run import made_by, write
 from recipes.controlled.sampling import Rollout, sample
@@ -154,10 +154,9 @@ def arm_settings(arm: str, seed: int, steps: int = TRAINED) -> Settings:
     return Settings(arm, seed, steps=0 if arm == "start" else steps, **shared, **ARMS.get(arm, {}))
 
 
-def moved(found: Run) -> float:
-    """KL from the start to the policy, in nats a response: the mean of the last ten steps."""
-    last = found["curve"][-10:]
-    return sum(point["kl"] for point in last) / len(last)
+def moved(runs: list[Run]) -> float:
+    """KL from the start to the policy, in nats a response, over the last ten steps of all runs."""
+    return statistics.mean(late(run, "kl") for run in runs)
 
 
 def of_arm(runs: list[Run], arm: str, steps: int) -> list[Run]:
@@ -168,7 +167,7 @@ def of_arm(runs: list[Run], arm: str, steps: int) -> list[Run]:
 def moved_against_grpo(runs: list[Run], arm: str, steps: int) -> float:
     """How far an arm moves from the start, as a multiple of what GRPO does in as many updates; NaN without either."""
     own, base = (of_arm(runs, name, steps) for name in (arm, "grpo"))
-    return statistics.mean(map(moved, own)) / statistics.mean(map(moved, base)) if own and base else math.nan
+    return moved(own) / moved(base) if own and base else math.nan
 
 
 def table(runs: list[Run]) -> str:
@@ -180,7 +179,7 @@ def table(runs: list[Run]) -> str:
             continue
         means = [over_problems(own, accuracy), over_problems(own, digits)]
         row = [title, str(steps), str(len(own)), *(f"{mean:.1f} ± {half:.1f}" for mean, half in means)]
-        row += [f"{statistics.mean(map(tokens, own)):.0f}", f"{statistics.mean(map(moved, own)):.1f}" if steps else "0"]
+        row += [f"{statistics.mean(map(tokens, own)):.0f}", f"{moved(own):.1f}" if steps else "0"]
         for (mean, half), read in zip(means, (accuracy, digits), strict=True):
             of_base, half_of_base = over_problems(base, read) if base and arm != "grpo" else (mean, math.nan)
             half = math.hypot(half, half_of_base)

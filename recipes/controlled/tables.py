@@ -13,6 +13,7 @@ from recipes.controlled.comparison import (
     accuracy,
     confirming,
     frontier,
+    late,
     length_penalty_at_equal_length,
     of_starts,
     paired,
@@ -138,7 +139,7 @@ def _arms(
             continue
         row = [TITLES[arm], str(len(own)), *(estimate(values(own.values(), read)).text() for read in (accuracy, tokens))]
         trained = [run for run in own.values() if run["curve"]]
-        row.append(estimate(values(trained, _late_kl)).text() if trained else "0")
+        row.append(estimate(values(trained, lambda run: late(run, "kl"))).text() if trained else "0")
         for i in (0, 1):
             row += (
                 [differences[arm][i].text(), f"{p:.2g}" if (p := p_values[arm][i]) >= 1e-9 else "< 1e-9"]
@@ -155,10 +156,6 @@ def _arms(
         rows.append(row + [column.get(arm, "–") for column in further.values()])
     header = ["arm", "seeds", "accuracy, %", "tokens", "KL, nats", "Δ accuracy, points", "p", "Δ tokens, %", "p"]
     return table([*header, "removable tokens gone, %", "necessary lost, %", *further], rows)
-
-
-def _late_kl(run: Run) -> float:
-    return float(np.mean([point["kl"] for point in run["curve"][-10:]]))
 
 
 def short_table(runs: list[Run]) -> str:
@@ -364,8 +361,7 @@ def long_table(runs: list[Run]) -> str:
             own = [run for seed, run in confirming(runs, name).items() if seed in confirming(runs, f"long_{arm}")]
             if not own:
                 continue
-            late = [point for run in own for point in run["curve"][-10:]]
-            mean = {key: np.mean([point[key] for point in late]) for key in late[0]}
+            mean = {key: np.mean([late(run, key) for run in own]) for key in own[0]["curve"][-1]}
             labels = [tier["tokens by label"] for run in own for tier in run["evaluation"]["tiers"].values()]
             rows.append(
                 [
@@ -392,11 +388,9 @@ def rounded_table(runs: list[Run]) -> str:
         rounded, exact = confirming(runs, name), confirming(runs, name.removeprefix("bfloat16_"))
         for seed in sorted(set(rounded) & set(exact)):
             for run, precision in ((exact[seed], "float32"), (rounded[seed], "bfloat16")):
-                late = run["curve"][-10:]
-                mean = {key: np.mean([point[key] for point in late]) for key in ("kl", "penalty", "gain")}
                 row = [TITLES[name].removesuffix(", in bfloat16"), str(start(run)), precision]
-                row += [f"{accuracy(run):.1f}", f"{tokens(run):.1f}", f"{mean['kl']:.2f}"]
-                rows.append([*row, f"{mean['penalty']:.4f}", f"{mean['gain']:.3f}"])
+                row += [f"{accuracy(run):.1f}", f"{tokens(run):.1f}", f"{late(run, 'kl'):.2f}"]
+                rows.append([*row, f"{late(run, 'penalty'):.4f}", f"{late(run, 'gain'):.3f}"])
     return table(["arm", "start", "computes in", "accuracy, %", "tokens", "KL, nats", "C of an episode, nats", "g"], rows)
 
 

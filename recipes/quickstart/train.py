@@ -43,7 +43,7 @@ def environment(run: Path) -> dict[str, str]:
         "VERL_FILE_LOGGER_PATH": str(run / "metrics.jsonl"),
         "HYDRA_FULL_ERROR": "1",
         "RAY_DEDUP_LOGS": "0",
-        **OWN_RAY,  # Ray would join any cluster that runs on this machine, and then refuse its own settings
+        **OWN_RAY,
         "PYTHONUNBUFFERED": "1",
     }
 
