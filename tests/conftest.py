@@ -1,6 +1,8 @@
+import gc
 import logging
 import os
 import shutil
+from pathlib import Path
 
 import psutil
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import settings
 from schedule import Schedule, place_of
 from summary import Summary
 
+TESTS = Path(__file__).parent
 # Several workers of pytest-xdist share the cores: threads that wait for each other cost more than they bring.
 THREADS = 1 if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1 else 2
 # for verl, which is imported after this, and for what the tests start
@@ -17,6 +20,10 @@ os.environ.setdefault("VERL_PLATFORM", "cpu")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 leaves a cluster what the tests beside it do not want
+# sitecustomize.py: what the tests start does not look for garbage while it imports
+FOLDERS = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+if str(TESTS) not in FOLDERS:
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(TESTS), *FOLDERS)))
 torch.set_num_threads(THREADS)
 # Derandomised: the same inputs in every run, so that a red run can be repeated. `--hypothesis-profile=deep` tries more.
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=60)
@@ -39,6 +46,11 @@ def pytest_xdist_auto_num_workers(config):
     fitting = memory // MEMORY_OF_A_CLUSTER if slow else (memory - MEMORY_OF_A_CLUSTER) // MEMORY
     # one more than cores: a third of their time tests wait, for processes that start and for limits that run out
     return max(1, min(cores + 1, int(fitting), 8))
+
+
+def pytest_collection_finish():
+    gc.collect()
+    gc.freeze()  # what has been imported stays: the collector need not look through it again and again
 
 
 def pytest_xdist_make_scheduler(config, log):
