@@ -154,8 +154,8 @@ CANDIDATES = {
         "l2t",
         {"beta": 0.0, "credit": {"method": "critic"}},
         "credit.length_cost",
-        (),
-        3.0,
+        (2.0, 3.0, 4.0),
+        2.0,
     ),
 }
 
