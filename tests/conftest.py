@@ -53,6 +53,10 @@ def pytest_collection_finish():
     gc.freeze()  # what has been imported stays: the collector need not look through it again and again
 
 
+def pytest_unconfigure():
+    gc.unfreeze()  # else what is left at the end is taken for leaks, and named
+
+
 def pytest_xdist_make_scheduler(config, log):
     return Schedule(config, log)
 

@@ -32,12 +32,24 @@ def calibration(values: torch.Tensor, outcome: torch.Tensor, episodes: torch.Ten
     gaps = torch.zeros(BINS, dtype=torch.float64).index_add(0, bins, states - results)
     found = {"reliability": gaps.abs().sum().item() / len(states) if len(states) else float("nan")}
     for name, where in (("start", 0 * episodes), ("middle", (episodes + 1) // 2), ("end", episodes)):
-        found[f"auc_{name}"] = _auc(values.gather(1, where[:, None])[:, 0], outcome > 0)
+        found[f"auc_{name}"] = auc(values.gather(1, where[:, None])[:, 0], outcome > 0)
     return found
 
 
-def _auc(values: torch.Tensor, right: torch.Tensor) -> float:
-    """Share of the pairs of a right and a wrong rollout in which the right one's value is higher; ties count half."""
+def auc(values: torch.Tensor, right: torch.Tensor) -> float:
+    """Area under the ROC curve: the share of the pairs of a right and a wrong one in which the right one's value is higher.
+
+    Args:
+        values: [N]; ties count half.
+        right: [N] bool.
+
+    Returns:
+        In [0, 1]; NaN where all are right or all wrong.
+
+    Example:
+        >>> auc(torch.tensor([3.0, 1.0, 2.0]), torch.tensor([True, False, True]))
+        1.0
+    """
     _, level, sizes = values.unique(return_inverse=True, return_counts=True)
     ranks = (sizes.cumsum(0) - (sizes - 1) / 2)[level].double()  # of equal values the mean rank
     positive = int(right.sum())

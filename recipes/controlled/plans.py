@@ -157,6 +157,14 @@ CANDIDATES = {
         (2.0, 3.0, 4.0),
         2.0,
     ),
+    "critic_by_value": Arm(
+        "J as a critic, with a length price that grows with the chance of being right",
+        "l2t",
+        {"beta": 0.0, "credit": {"method": "critic", "length_cost_by": "value"}},
+        "credit.length_cost",
+        (3.0, 6.0),
+        6.0,
+    ),
 }
 
 
