@@ -2,4 +2,5 @@
 
 import gc
 
-gc.set_threshold(100_000, 50, 100)  # a tenth of the time of importing verl and vLLM, which each of a cluster's processes does
+# a tenth of the time of importing verl and vLLM, which each of a cluster's processes does
+gc.set_threshold(100_000, 50, 100)

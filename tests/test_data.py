@@ -127,7 +127,7 @@ def test_data_that_cannot_be_used_is_named(tmp_path, name, content, said):
         (["aime919"], "Did you mean aime_919?"),
         (["math500"], "Known: aime_919"),
         (["gsm8k", "--against", "math5000"], "Did you mean math500?"),
-        (["gsm8k", "--instruction", "both"], "adaptive, fixed, none"),
+        (["gsm8k", "--instruction", "both"], "adaptive, fixed, none, given"),
         (["gsm8k", "--from", "nowhere.jsonl", "--against", "none"], "nowhere.jsonl is not there"),
     ],
 )

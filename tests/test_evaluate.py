@@ -466,7 +466,7 @@ def test_printed_numbers_stand_beside_ours_and_say_so(tmp_path):
     ("arguments", "said"),
     [
         (["math5000"], "Did you mean math500?"),
-        (["math500", "--instruction", "foo"], "--instruction foo: take one of adaptive, fixed, none"),
+        (["math500", "--instruction", "foo"], "--instruction foo: take one of adaptive, fixed, none, given"),
         (["math500=nowhere.jsonl"], "nowhere.jsonl is not there"),
         ([f"aime25={FIXTURES / 'mbpp.jsonl'}", "--out", "/proc/nowhere"], "l2t_verl.evaluate:"),
         ([f"math500={FIXTURES / 'math500.jsonl'}", "--server", "http://127.0.0.1:9/v1", "--budget", "9"], "--tokenizer"),

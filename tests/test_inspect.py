@@ -142,7 +142,7 @@ def test_the_scores_are_those_of_plain_sequences(tokenizer, settings):
     scorer = scorer_of(tokenizer, settings)
     record = next(read(ROLLOUTS))
     rollout = scorer.rollout(record, 1.0, "ok")
-    prompt, response = scorer._prompt(record), tokenizer.encode(record.response)
+    prompt, response = scorer.prompt(record), tokenizer.encode(record.response)
     ends = [episode.end for episode in rollout.episodes]
     targets = gain.answer_targets(tokenizer, prompt, response, ends, "40", scorer.template)
     plain = expanded_log_probs(
@@ -179,7 +179,7 @@ def test_the_penalty_is_measured_against_a_reference(tokenizer, packs):
     assert (why_not_packed(scorer.model) is None) == packs
     record = next(read(ROLLOUTS))
     rollout = scorer.rollout(record, None, "timeout")
-    ids = torch.tensor([scorer._prompt(record) + tokenizer.encode(record.response)])
+    ids = torch.tensor([scorer.prompt(record) + tokenizer.encode(record.response)])
     first = ids.shape[1] - rollout.tokens
     with torch.no_grad():
         own, theirs = (

@@ -319,7 +319,7 @@ def test_any_value_at_any_path_is_taken_or_refused_with_its_path(changes):
 @example(items=["beta[=1"])
 @example(items=["\ud800=1"])
 def test_any_setting_of_a_command_line_is_taken_or_refused(items):
-    for reads in (lambda: configuration(None, items), lambda: options_of(items)):
+    for reads in (lambda: configuration(items), lambda: options_of(items)):
         try:
             reads()
         except ValueError as error:

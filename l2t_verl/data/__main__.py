@@ -38,7 +38,8 @@ def main(
         ),
     ] = None,
     kind: Annotated[
-        str, typer.Option("--instruction", help="episodes asked for: adaptive, fixed (at most --episodes), none")
+        str,
+        typer.Option("--instruction", help="adaptive, fixed (at most --episodes), none; given: the question alone"),
     ] = "adaptive",
     episodes: Annotated[int, typer.Option(min=1, help="of --instruction fixed")] = 30,
     tokenizer: Annotated[

@@ -13,6 +13,7 @@ from typing import Any
 
 from l2t_verl.data import duplicates
 from l2t_verl.data.duplicates import THRESHOLD, NearDuplicates
+from l2t_verl.data.instruction import with_instruction
 from l2t_verl.data.problems import Problem
 from l2t_verl.grading.code import grade_code_score
 from l2t_verl.grading.mathematics import grade_math
@@ -239,7 +240,7 @@ def as_row(problem: Problem, name: str, split: str, index: int, instruction: str
         extra["tests"] = asdict(problem.tests)
     return {
         "data_source": f"l2t/{name}",
-        "prompt": [{"role": "user", "content": f"{problem.question}\n\n{instruction}"}],
+        "prompt": [{"role": "user", "content": with_instruction(problem.question, instruction)}],
         "ability": "math" if problem.tests is None else "code",
         "reward_model": {"style": "rule", "ground_truth": problem.answer},
         "extra_info": extra,

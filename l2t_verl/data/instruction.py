@@ -6,7 +6,7 @@ from typing import Any, Literal, cast, get_args
 
 from l2t_verl.thought import MARKS, Marks, opens_thought
 
-Instruction = Literal["adaptive", "fixed", "none"]
+Instruction = Literal["adaptive", "fixed", "none", "given"]
 ANSWERS = {
     "math": r"give the final answer within \boxed{}.",
     "code": "give the whole program in one ```python block.",
@@ -40,7 +40,7 @@ def instruction(
 
     Args:
         kind: `adaptive`, as many episodes as the problem needs; `fixed`, at most `episodes`; `none`, no episodes at all,
-            for the other segmenters.
+            for the other segmenters; `given`, nothing: the problem says itself what is asked for.
         episodes: of `fixed`.
         opened: the chat template has opened the thought already, so that asking for `<think>` would open another.
         task: what kind of answer is asked for.
@@ -50,6 +50,8 @@ def instruction(
         >>> instruction("none")
         'Reason step by step, and give the final answer within \\boxed{}.'
     """
+    if kind == "given":
+        return ""
     if kind == "none":
         return f"Reason step by step, and {ANSWERS[task]}"
     opening, closing = marks.opening, marks.closing
@@ -61,6 +63,16 @@ def instruction(
         f"{where} Put each step of the thought between tags of its own, numbered from 1: <episode_1> ... </episode_1>, "
         f"<episode_2> ... </episode_2> and so on, {count}. After {closing}, {ANSWERS[task]}"
     )
+
+
+def with_instruction(question: str, words: str) -> str:
+    r"""A question with the instruction that follows it.
+
+    Example:
+        >>> with_instruction("1 + 1?", "Reason step by step."), with_instruction("1 + 1?", "")
+        ('1 + 1?\n\nReason step by step.', '1 + 1?')
+    """
+    return f"{question}\n\n{words}" if words else question
 
 
 def opens_thinking(tokenizer: Any, marks: Marks = MARKS) -> bool:

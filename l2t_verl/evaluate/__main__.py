@@ -46,7 +46,9 @@ def run(
     budget: Annotated[
         list[int] | None, typer.Option(min=1, help="tokens of thought at which the answer is forced; repeat it")
     ] = None,
-    kind: Annotated[str, typer.Option("--instruction", help="adaptive, fixed, none: as in the training data")] = "adaptive",
+    kind: Annotated[
+        str, typer.Option("--instruction", help="adaptive, fixed, none: as in the training data; given: the question alone")
+    ] = "adaptive",
     limit: Annotated[int | None, typer.Option(min=1, help="the first questions of each benchmark only")] = None,
     seed: Annotated[int, typer.Option(help="of the samples")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="samples drawn together, by one engine; a crash costs these")] = 512,

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from l2t_verl.data import Problem
-from l2t_verl.data.instruction import check_instruction, instruction, opens_thinking
+from l2t_verl.data.instruction import check_instruction, instruction, opens_thinking, with_instruction
 from l2t_verl.evaluate.budgets import ANSWER_TOKENS, cut
 from l2t_verl.evaluate.engines import Engine, Generated, Request
 from l2t_verl.evaluate.grade import grades, vote
@@ -187,8 +187,8 @@ class Maker:
             thought, kept, limits = found.text, found.kept, (ANSWER_TOKENS, 0.0)
         kind: Literal["math", "code"] = "math" if task.problem.tests is None else "code"
         instructed = check_instruction(settings.kind)
-        asked = instruction(instructed, opened=self.opened, task=kind, marks=self.marks)
-        question, seed = f"{task.problem.question}\n\n{asked}", seed_of(settings.seed, task)
+        words = instruction(instructed, opened=self.opened, task=kind, marks=self.marks)
+        question, seed = with_instruction(task.problem.question, words), seed_of(settings.seed, task)
         return Request(question, thought, seed, *limits, settings.top_p, kept)
 
     def _whole(self, task: Task) -> Sample:

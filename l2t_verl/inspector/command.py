@@ -65,18 +65,17 @@ def inspect(
 ) -> None:
     """Score recorded reasoning; write OUT/rollouts.jsonl as it comes and OUT/inspect.html. Start it again to go on."""
     try:
-        config = configuration(segmenter, settings)
+        # no longest response is known here: β is what it is for the one at which its default was measured
+        config = with_beta_per_nat(configuration(settings, segmenter), BETA_TOKENS)
         place = device or ("cuda" if torch.cuda.is_available() else "cpu")
         precision = dtype or ("float32" if place == "cpu" else "auto")
         questions = questions_of(benchmark)
-        columns_of = dict(item.split("=", 1) for item in columns or () if item.split("=", 1)[0] in COLUMNS and "=" in item)
-        if len(columns_of) < len(columns or ()):
-            raise ValueError(f"--column takes THING=NAME, once for each of {', '.join(COLUMNS)}")
+        names_of = columns_of(columns)
         if source == "-":
             records: list[Record | Skipped] = [spoken(sys.stdin.read(), problem, answer)]
         else:
-            records = list(read(Path(source), columns_of, questions))[:limit]
-        others = list(read(compare, columns_of, questions))[:limit] if compare else None
+            records = list(read(Path(source), names_of, questions))[:limit]
+        others = list(read(compare, names_of, questions))[:limit] if compare else None
         folder = out or Path("runs") / "inspect" / name_of(source)
         about = {
             "model": model and {"name": model, "weights": fingerprint(model)},
@@ -109,8 +108,8 @@ def inspect(
     finish(found, beside, folder)
 
 
-def configuration(segmenter: str | None, settings: Sequence[str] | None) -> L2TConfig:
-    """The method's settings.
+def configuration(settings: Sequence[str] | None, segmenter: str | None = None) -> L2TConfig:
+    """The method's settings, as NAME=VALUE each.
 
     Raises:
         ConfigError: one of them is not right.
@@ -121,8 +120,23 @@ def configuration(segmenter: str | None, settings: Sequence[str] | None) -> L2TC
         tree: Any = OmegaConf.to_container(OmegaConf.from_dotlist(given), resolve=True)
     except (OmegaConfBaseException, YAMLError, TypeError, AttributeError, IndexError, KeyError, AssertionError) as error:
         raise ValueError(f"--set takes NAME=VALUE below algorithm.l2t: {error}") from error
-    # no longest response is known here: β is what it is for the one at which its default was measured
-    return with_beta_per_nat(load_config(tree), BETA_TOKENS)
+    return load_config(tree)
+
+
+def columns_of(items: Sequence[str] | None) -> dict[str, str]:
+    """The names of columns, by what stands in them.
+
+    Raises:
+        ValueError: one is not THING=NAME, or comes twice.
+
+    Example:
+        >>> columns_of(["answer=truth"])
+        {'answer': 'truth'}
+    """
+    found = dict(item.split("=", 1) for item in items or () if item.split("=", 1)[0] in COLUMNS and "=" in item)
+    if len(found) < len(items or ()):
+        raise ValueError(f"--column takes THING=NAME, once for each of {', '.join(COLUMNS)}")
+    return found
 
 
 def questions_of(benchmarks: Sequence[str] | None) -> dict[tuple[str, str], Any]:

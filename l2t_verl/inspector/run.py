@@ -76,14 +76,14 @@ def _one(record: Record, results: Results, scorer: Scorer | None, grader: Grader
         if scorer is None or (keep_known and record.known is not None):
             rollout = recorded(record)
         else:
-            rollout = scorer.rollout(record, *_grade(record, grader, scorer))
+            rollout = scorer.rollout(record, *grade(record, grader, scorer))
     except ValueError as error:
         return Skipped(record.place, str(error))
     results.add(rollout)
     return rollout
 
 
-def _grade(record: Record, grader: Grader, scorer: Scorer) -> tuple[float | None, str]:
+def grade(record: Record, grader: Grader, scorer: Scorer) -> tuple[float | None, str]:
     """The outcome, and how it was found."""
     if record.outcome is not None:
         return record.outcome, "recorded"

@@ -68,10 +68,10 @@ class Scorer:
         Raises:
             ValueError: it cannot be scored; the message says why.
         """
-        prompt, response = self._prompt(record), self._response(record)
-        self._check_length(prompt, response, record.answers)
+        prompt, response = self.prompt(record), self.response(record)
+        self.check_length(prompt, response, record.answers)
         own = self._own_log_probs(self.model, prompt, response) if self._needs_own() else None
-        ends = self._ends(prompt, response, own)
+        ends = self.ends(prompt, response, own=own)
         scores = self._scores(prompt, response, ends, record.answers)
         gains = gain.fitting_gains(scores).double()
         penalties = self._penalties(prompt, response, ends, own)
@@ -107,7 +107,7 @@ class Scorer:
 
     def thinking(self, record: Record) -> bool | None:
         """True if the prompt has opened a thought; None: the response's own marks decide."""
-        return self._opened(self._prompt(record))
+        return self._opened(self.prompt(record))
 
     def text(self, record: Record) -> str:
         """The text that is graded: recorded tokens are decoded with the marks of the thought, which some tokenizers drop."""
@@ -117,7 +117,8 @@ class Scorer:
     def _opened(self, prompt: list[int]) -> bool | None:
         return gain.thinking_states(self.tokenizer, prompt, [], [], self.template)[0] == "open" or None
 
-    def _prompt(self, record: Record) -> list[int]:
+    def prompt(self, record: Record) -> list[int]:
+        """The tokens of the problem as it is asked."""
         if self.chat:
             messages = record.messages or [{"role": "user", "content": record.problem}]
             text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
@@ -125,7 +126,7 @@ class Scorer:
             text = record.problem + "\n"
         return self.tokenizer.encode(text, add_special_tokens=not self.chat)
 
-    def _response(self, record: Record) -> list[int]:
+    def response(self, record: Record) -> list[int]:
         """The tokens that were sampled, where they are recorded; else those of the text.
 
         Raises:
@@ -147,8 +148,12 @@ class Scorer:
             raise ValueError("the response is empty")
         return ids
 
-    def _check_length(self, prompt: list[int], response: list[int], answers: Sequence[str]) -> None:
-        """Refuse what the model has no positions for, the longest forced answer included."""
+    def check_length(self, prompt: list[int], response: list[int], answers: Sequence[str]) -> None:
+        """Refuse what the model has no positions for, the longest forced answer included.
+
+        Raises:
+            ValueError: it has not, with both numbers.
+        """
         settings: Any = self.model.config
         most = getattr(settings.get_text_config(), "max_position_embeddings", None)
         longest = max(len(self.tokenizer.encode(self.template.forcing("none") + answer)) for answer in answers)
@@ -165,10 +170,23 @@ class Scorer:
             return packed_forward(model, [PackedRow(prompt + response, first=len(prompt))]).tokens[0]
         return expanded_log_probs(model, prompt, response, [0], [[]], [response], len(prompt) + len(response))[0]
 
-    def _ends(self, prompt: list[int], response: list[int], own: torch.Tensor | None) -> list[int]:
+    def ends(
+        self, prompt: list[int], response: list[int], config: L2TConfig | None = None, own: torch.Tensor | None = None
+    ) -> list[int]:
+        """The ends of a response's episodes, in tokens.
+
+        Args:
+            prompt: prompt tokens.
+            response: its tokens.
+            config: that says how it is cut; None: the scorer's.
+            own: [T] log-probs of its tokens, where they are known already.
+        """
+        config = config or self.config
+        if own is None and config.episodes.method == "surprise":
+            own = self._own_log_probs(self.model, prompt, response)
         thinking, marks = self._opened(prompt), self.template.marks
         return episodes.segment_as_configured(
-            response, self.tokenizer, self.config, thinking=thinking, marks=marks, log_probs=own
+            response, self.tokenizer, config, thinking=thinking, marks=marks, log_probs=own
         )
 
     def _scores(self, prompt: list[int], response: list[int], ends: list[int], answers: Sequence[str]) -> torch.Tensor:

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from l2t_verl.files import write_whole
-from recipes.controlled import plots, sparse, tables
+from recipes.controlled import foretold, plots, sparse, tables
 from recipes.controlled.comparison import Run, load, of_starts
-from recipes.controlled.plans import ARMS, BEST, MEASURED, OTHERS, STARTS
+from recipes.controlled.plans import ARMS, BEST, CANDIDATES, MEASURED, OTHERS, STARTS
 from recipes.controlled.real_text import FILE as REAL_TEXT
 from recipes.controlled.table import FILE as TABLE
 from recipes.controlled.through_verl import FOLDER as THROUGH_VERL
@@ -54,7 +54,7 @@ def all_tables(every: list[Run], real: Run, through: list[Run]) -> dict[str, str
         "bfloat16": tables.rounded_table(runs),
         "token budget": tables.budget_table(runs),
         "verl": tables.verl_table(runs, through),
-        "arms": tables.arms_table(runs, list(ARMS)),
+        "arms": tables.arms_table(runs, [*ARMS, *CANDIDATES]),
         "controls": tables.controls_table(runs, ["grpo", BEST, *OTHERS], BEST),
         "by start": tables.starts_table(every),
         "across starts": tables.across_table(every),
@@ -70,6 +70,7 @@ def pages(every: list[Run]) -> dict[Path, str]:
     """The pages with the tables that belong in them, and the drawing that both show."""
     whole = all_tables(every, json.loads(REAL_TEXT.read_text()), load(THROUGH_VERL))
     whole["sparse"] = sparse.table(load(sparse.TABLE))
+    whole["foretold"] = foretold.table(json.loads(foretold.FILE.read_text()), every)
     of_page = {
         FOLDER / "RESULTS.md": whole,
         FOLDER.parents[1] / "README.md": {"controlled comparison": tables.short_table(of_starts(every, STARTS))},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from recipes.controlled.plans import (
     BEST,
     BUDGET,
     BUDGETS,
+    CANDIDATES,
     FRESH_STARTS,
     FRONTIER,
     LONG,
@@ -56,7 +58,7 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 def key_table() -> str:
     """The arms' names in words, those that commands and files have, and what is set for each at its chosen strength."""
     best, rows = _settings(ALL[BEST]), []
-    for name, arm in (ARMS | OTHERS).items():
+    for name, arm in (ARMS | CANDIDATES | OTHERS).items():
         own, text = _settings(arm), ""
         if name != BEST and set(best) <= set(own) and own["credit.method"] == best["credit.method"]:
             own, text = {path: value for path, value in own.items() if best.get(path) != value}, f"`{BEST}`, "
@@ -158,11 +160,11 @@ def _arms(
     return table([*header, "removable tokens gone, %", "necessary lost, %", *further], rows)
 
 
-def short_table(runs: list[Run]) -> str:
+def short_table(runs: list[Run], arms: Iterable[str] = ARMS) -> str:
     """What the first screen of the README shows: differences are paired by seed with GRPO."""
     base = confirming(runs, "grpo")
     rows = []
-    for arm in ["start", *ARMS]:
+    for arm in ["start", *arms]:
         own = confirming(runs, arm)
         if own:
             row = [TITLES[arm], str(len(own)), *(estimate(values(own.values(), read)).text() for read in (accuracy, tokens))]
@@ -175,7 +177,7 @@ def starts_table(runs: list[Run]) -> str:
     """Accuracy and differences from GRPO for each start: `short_table` of its seeds."""
     rows = []
     for number in (*STARTS, *FRESH_STARTS):
-        for line in short_table(of_starts(runs, (number,))).splitlines()[2:]:
+        for line in short_table(of_starts(runs, (number,)), ARMS | CANDIDATES).splitlines()[2:]:
             rows.append([str(number), *[cell.strip() for cell in line.strip("| ").split("|")]])
     return table(["start", "arm", "seeds", "accuracy, %", "tokens", "Δ accuracy, points", "Δ tokens, %"], rows)
 
@@ -226,7 +228,7 @@ def frontier_table(runs: list[Run]) -> str:
 def against_penalty_table(runs: list[Run]) -> str:
     """Points of L2T's frontiers on fresh seeds, and what the length penalty's frontier has at as many tokens."""
     rows = []
-    for arm in ARMS:
+    for arm in ARMS | CANDIDATES:
         for strength in [] if arm in ("grpo", "length_penalty") else sorted({ALL[arm].chosen, *FRONTIER.get(arm, ())}):
             every = confirming(runs, arm, strength)
             there = length_penalty_at_equal_length(runs, every)

@@ -1,0 +1,106 @@
+"""What `l2t-verl preflight` says of the comparison's starts before they are trained; RESULTS.md has beside it what came.
+
+python -m recipes.controlled.foretold
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from l2t_verl.compression.beta import BETA_TOKENS, with_beta_per_nat
+from l2t_verl.config import load_config
+from l2t_verl.evaluate.store import without_nan
+from l2t_verl.files import write_whole
+from l2t_verl.inspector import scoring
+from l2t_verl.inspector.records import Record
+from l2t_verl.inspector.scoring import Scorer
+from l2t_verl.preflight.command import look_at_all
+from l2t_verl.preflight.figures import Estimate, outcomes, sight
+from l2t_verl.preflight.responses import Response, groups_of
+from l2t_verl.preflight.seen import Looker, SeenFile
+from l2t_verl.preflight.verdict import verdict
+from recipes.controlled import tables
+from recipes.controlled.comparison import TITLES, Run, confirming, of_starts
+from recipes.controlled.grid import STARTS_FOLDER
+from recipes.controlled.measure import is_right
+from recipes.controlled.plans import BEST
+from recipes.controlled.run import made_by
+from recipes.controlled.sampling import sample
+from recipes.controlled.settings import FORCING
+from recipes.controlled.task import problems
+
+FILE = Path(__file__).parent / "foretold.json"
+QUESTIONS, SAMPLES = 100, 4
+CONFIG = load_config({"gain": FORCING})
+
+
+def responses(model: torch.nn.Module, tokenizer: Any, count: int, seed: int) -> list[Response]:
+    """Responses to validation problems, four to each."""
+    asked = list(itertools.islice(problems("validation", seed), count))
+    torch.manual_seed(seed)
+    found = []
+    for number, rollout in enumerate(sample(model, tokenizer, [problem for problem in asked for _ in range(SAMPLES)])):
+        known = {"response_ids": rollout.response}
+        text, right = tokenizer.decode(rollout.response, skip_special_tokens=True), float(is_right(rollout, tokenizer))
+        answers = (rollout.problem.answer,)
+        record = Record(f"response {number}", str(rollout.problem), None, text, answers, right, known=known)
+        found.append(Response(record, str(rollout.problem), right, len(rollout.response)))
+    return found
+
+
+def foretell(start: Path, scratch: Path, count: int = QUESTIONS, seed: int = 0) -> dict[str, Any]:
+    """The advice for a start, and the figures that it rests on."""
+    model, tokenizer = scoring.load(str(start), "cpu", "float32"), scoring.load_tokenizer(str(start))
+    found = responses(model, tokenizer, count, seed)
+    scorer = Scorer(model, tokenizer, with_beta_per_nat(CONFIG, BETA_TOKENS))
+    looked = look_at_all(found, Looker(scorer, seed), SeenFile(scratch / f"{start.name}.jsonl"), 0.0, [])
+    told = outcomes(groups_of(found))
+    seen = sight(looked, (CONFIG.episodes.method, "configured", CONFIG.gain.kind), seed)
+    advice = verdict(told, seen)
+    numbers = {"accuracy": told.accuracy, "mixed": told.mixed, "tokens": told.tokens}
+    estimates = {name: _numbers(getattr(seen, name)) for name in ("rise", "within", "useful", "useful_before", "redundant")}
+    return without_nan({"advice": advice.advice.name.lower(), "sure": advice.sure} | numbers | estimates)
+
+
+def table(found: dict[str, Any], runs: list[Run]) -> str:
+    """What was said of each start, and what training it came to, against GRPO."""
+    rows = []
+    for name, told in found["starts"].items():
+        own = of_starts(runs, (int(name),))
+        base = confirming(own, "grpo")
+        arms = ("length_penalty", "episode", BEST)
+        came = [tables.gaps(arm, base)[0].text() for arm in (confirming(own, name) for name in arms)]
+        shown = [_words(told[figure]) for figure in ("rise", "useful_before", "within")]
+        rows.append([name, told["advice"].replace("_", " "), *shown, *came])
+    header = ["start", "advice", "J's rise before the answer", "own over needless before it", "right over wrong at the end"]
+    return tables.table([*header, *(f"{TITLES[arm]}: Δ accuracy, points" for arm in arms)], rows)
+
+
+def _words(numbers: list[float | None]) -> str:
+    value, low, high = numbers
+    return "–" if value is None else f"{value:.2f} ({low:.2f} to {high:.2f})"
+
+
+def _numbers(estimate: Estimate) -> list[float]:
+    return [round(value, 4) for value in (estimate.value, estimate.low, estimate.high)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--questions", type=int, default=QUESTIONS)
+    parser.add_argument("--scratch", type=Path, default=Path("runs/controlled/foretold"))
+    arguments = parser.parse_args()
+    arguments.scratch.mkdir(parents=True, exist_ok=True)
+    starts = sorted(folder for folder in STARTS_FOLDER.iterdir() if folder.is_dir())
+    found = {start.name: foretell(start, arguments.scratch, arguments.questions) for start in starts}
+    write_whole(FILE, json.dumps({"made by": made_by("cpu"), "starts": found}, indent=1, allow_nan=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()
