@@ -217,11 +217,6 @@ class CreditConfig(_Section):
     length_cost_for: Literal["all", "correct"] = Field(
         "correct", description="Whose length costs: of `all` rollouts, or of the `correct` ones among each other."
     )
-    length_cost_by: Literal["token", "value"] = Field(
-        "token",
-        description="What a token counts as in the length's cost: `token` 1, `value` the chance V of being right before its "
-        "episode (`critic`), so that thinking costs most once the answer is known.",
-    )
     length_penalty: Real = Field(
         0.2, ge=0, lt=1, description="Weight α of the length among a group's correct rollouts (`length_penalty`)."
     )
@@ -443,8 +438,7 @@ def _contradictions(config: L2TConfig, broken: Set[str]) -> dict[str, str]:
     for name, (owner, is_set) in owners.items():
         if is_set and credit.method not in owner.split(" or ") and f"{ROOT}.credit.method" not in broken:
             found[f"{ROOT}.credit.{name}"] = f"only credit.method={owner} uses it, but credit.method={credit.method}"
-    of_critic = ("critic_decay", "critic_ridge", "critic_steps", "length_cost_by")
-    found |= _unused(credit, "credit", "method", {"critic": of_critic}, broken)
+    found |= _unused(credit, "credit", "method", {"critic": ("critic_decay", "critic_ridge", "critic_steps")}, broken)
     if credit.method == "critic" and config.gain.kind == "mean_logprob":
         found[f"{ROOT}.gain.kind"] = "credit.method=critic takes the logit of J, which mean_logprob has not; take geometric"
     found |= _unused(

@@ -45,17 +45,15 @@ def values_loop(outcome, ids, mask, index, scores, weights):
     return found
 
 
-def critic_loop(batch, scores, weights, decay, cost, longest, only_correct, by):
+def critic_loop(batch, scores, weights, decay, cost, longest, only_correct):
     outcome, _, ids, mask, _, index = batch
     result = torch.zeros(mask.shape, dtype=torch.float64)
-    counts_as = torch.zeros(mask.shape, dtype=torch.float64)
     for i, values in enumerate(values_loop(outcome, ids, mask, index, scores, weights)):
         deltas = [b - a for a, b in itertools.pairwise(values)] + [outcome[i].item() - values[-1]]
         for t in range(mask.shape[1]):
             if mask[i, t]:
                 k = int(ids[i, t]) if ids[i, t] >= 0 else len(deltas) - 1
                 result[i, t] = sum(decay ** (j - k) * deltas[j] for j in range(k, len(deltas)))
-                counts_as[i, t] = values[k] if by == "value" else 1.0
     sampled = result[mask > 0]
     result /= max(math.sqrt(sum(v * v for v in sampled.tolist()) / len(sampled)), 1e-3)
     for name in set(index):
@@ -66,8 +64,8 @@ def critic_loop(batch, scores, weights, decay, cost, longest, only_correct, by):
             others = [j for j in charged if j != i]
             for t in range(mask.shape[1]):
                 if mask[i, t]:
-                    base = sum(counts_as[j, t:].sum().item() for j in others) / len(others) if others else 0.0
-                    result[i, t] -= cost / longest * (counts_as[i, t:].sum().item() - base)
+                    base = sum(mask[j, t:].sum().item() for j in others) / len(others) if others else 0.0
+                    result[i, t] -= cost / longest * (mask[i, t:].sum().item() - base)
     return result
 
 
@@ -75,21 +73,10 @@ def critic_loop(batch, scores, weights, decay, cost, longest, only_correct, by):
 @pytest.mark.parametrize("seed", range(10))
 def test_loops(seed, decay):
     batch, scores = batch_with_scores(seed)
-    for cost, whose, by in (
-        (0.0, "correct", "token"),
-        (2.0, "correct", "token"),
-        (2.0, "all", "token"),
-        (2.0, "all", "value"),
-    ):
-        settings = {"decay": decay, "length_cost": cost, "length_cost_for": whose, "length_cost_by": by, "max_length": 16}
+    for cost, whose in ((0.0, "correct"), (2.0, "correct"), (2.0, "all")):
+        settings = {"decay": decay, "length_cost": cost, "length_cost_for": whose, "max_length": 16}
         found = credit.critic_advantages(*batch, scores=scores, weights=WEIGHTS, **settings)
-        torch.testing.assert_close(found, critic_loop(batch, scores, WEIGHTS, decay, cost, 16, whose == "correct", by))
-
-
-def test_what_a_token_counts_as_is_known():
-    batch, scores = batch_with_scores(0)
-    with pytest.raises(ValueError, match="length_cost_by must be token or value, got 'time'"):
-        credit.critic_advantages(*batch, scores=scores, length_cost_by="time")
+        torch.testing.assert_close(found, critic_loop(batch, scores, WEIGHTS, decay, cost, 16, whose == "correct"))
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -104,7 +104,6 @@ def critic_advantages(
     decay: float = 0.95,
     length_cost: float = 0.0,
     length_cost_for: str = "correct",
-    length_cost_by: str = "token",
     max_length: int = 1,
     session: np.ndarray | None = None,
 ) -> torch.Tensor:
@@ -115,9 +114,7 @@ def critic_advantages(
     λ = 1 the gradient is unbiased whatever V is. s is the root mean square over the batch's tokens (at least 0.001): no mean
     is taken off, and nothing is divided by a group's spread, so an episode that changes nothing gets what follows it and no
     more.
-    The last term is the length price of `shaped`, linear in c (see `LengthPrice`). By `value`, n sums V of the states in
-    which the tokens' episodes were begun, and counts no tokens: thinking is cheap where the answer is not in reach yet, and
-    costs most once it is known.
+    The last term is the length price of `shaped`, linear in c (see `LengthPrice`).
 
     Args:
         outcome: [B] outcome rewards, in [0, 1]; what lies beyond is clamped in V's states alone.
@@ -131,7 +128,6 @@ def critic_advantages(
         decay: λ of GAE.
         length_cost: c ≥ 0, the price of a response of length L, in units of s.
         length_cost_for: which rollouts are charged, `all` or `correct`.
-        length_cost_by: what a token counts as: `token` 1, `value` V before its episode.
         max_length: L, the longest response allowed, in tokens.
         session: see `outcome_advantages`; the rows of one session are one rollout.
 
@@ -139,7 +135,7 @@ def critic_advantages(
         [B, T] advantages, 0 outside the mask, in the precision of `outcome`.
 
     Raises:
-        ValueError: see `check_rollouts`, `critic_states` and `length_price`; or an unknown `length_cost_by`.
+        ValueError: see `check_rollouts`, `critic_states` and `length_price`.
 
     Example:
         >>> critic_advantages(  # V is the other's outcome, smoothed: 1/4 for the right one, 3/4 for the wrong one
@@ -149,21 +145,13 @@ def critic_advantages(
                 [-1., -1.]])
     """
     rollouts = check_rollouts(outcome, process, episode_ids, response_mask, old_log_probs, index, session)
-    if length_cost_by not in ("token", "value"):
-        raise ValueError(f"length_cost_by must be token or value, got {length_cost_by!r}")
+    price = length_price(rollouts, length_cost, length_cost_for, max_length)
     values = critic_values(rollouts, scores, weights)
-    counts_as = _begun_in(values, episodes_of(rollouts)) if length_cost_by == "value" else None
-    price = length_price(rollouts, length_cost, length_cost_for, max_length, counts_as)
     final, _ = rollouts.last_rows()
     table = gae_by_episode(values, rollouts.outcome[final], episodes_of(rollouts), decay)
     tokens = rollouts.counts.sum().clamp_min(1.0)
     scale = ((rollouts.counts * table.square()).sum() / tokens).sqrt().clamp_min(SMALLEST_SCALE)
     return price.against_positions(rollouts.spread_to_tokens(table / scale, outcome.dtype))
-
-
-def _begun_in(values: torch.Tensor, episodes: torch.Tensor) -> torch.Tensor:
-    """[B, K+1] V of the state in which the tail and each episode were begun."""
-    return torch.cat([values.gather(1, episodes[:, None]), values[:, :-1]], dim=1)
 
 
 def _logit(probability: torch.Tensor) -> torch.Tensor:

@@ -53,7 +53,7 @@ class Rollouts:
         """[B, T] each token's slot."""
         return self.slots_of(slice(None))
 
-    def slots_of(self, rows: slice | torch.Tensor) -> torch.Tensor:
+    def slots_of(self, rows: slice) -> torch.Tensor:
         """[rows, T] slots of some rows, not kept."""
         return _token_slots(self.episode_ids[rows], self.response_mask[rows], self.process.shape[1])
 

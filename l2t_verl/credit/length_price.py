@@ -13,8 +13,6 @@ from l2t_verl.credit.inputs import Rollouts, to_precision
 class LengthPrice:
     """The price of the tokens still to come: P_{i,t} = (λ/L) n_{i,≥t}, where n_{i,≥t} counts the sampled tokens from t on.
 
-    Weighted, it sums their weights in place of counting them.
-
     Either all rollouts are charged, or only correct ones (r^out > 0) that can be compared with another correct one in
     their group. In the second case a rollout that failed is not told that it was too long, and being wrong does not save
     the price.
@@ -22,23 +20,16 @@ class LengthPrice:
     Attributes:
         rollouts: whose tokens are priced.
         token: [B] price of a token still to come, in the units of λ; 0 for rows that are not charged.
-        weights: [B, K+1] what a token of each slot counts as: the tail's, then the episodes'; None: each as 1.
     """
 
     rollouts: Rollouts
     token: torch.Tensor
-    weights: torch.Tensor | None = None
 
     def against_tokens(self, advantages: torch.Tensor) -> torch.Tensor:
         """Take P_{i,t} − p_i off [B, T] advantages, in place.
 
         p_i is the mean of P over the tokens of the group's other charged rollouts.
-
-        Raises:
-            ValueError: the tokens are weighted.
         """
-        if self.weights is not None:
-            raise ValueError("weighted tokens are priced against positions")
         lengths = self.rollouts.counts.sum(dim=1)
         sums = self.token * lengths * (lengths + 1) / 2  # n_{≥t} runs through T … 1
         means = self.rollouts.others_mean(sums, (self.token > 0) * lengths)
@@ -57,8 +48,7 @@ class LengthPrice:
             if not self.token[rows].any():
                 continue
             mask = self.rollouts.response_mask[rows] > 0
-            counted = mask.double() if self.weights is None else self._weighted(rows, self.weights)
-            remaining = counted.flip(1).cumsum(1).flip(1)
+            remaining = mask.flip(1).cumsum(1).flip(1).double()
             token = self.token[rows, None]
             if means is None:
                 price = token * (remaining - self._others_remaining(rows, remaining))
@@ -66,10 +56,6 @@ class LengthPrice:
                 price = token * remaining - (token > 0) * means[rows, None]
             advantages[rows] = to_precision(advantages[rows].double() - price * mask, advantages.dtype)
         return advantages
-
-    def _weighted(self, rows: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """[n, T] what each token counts as; 0 outside the mask."""
-        return torch.nn.functional.pad(weights[rows].double(), (0, 1)).gather(1, self.rollouts.slots_of(rows))
 
     def _others_remaining(self, rows: torch.Tensor, remaining: torch.Tensor) -> torch.Tensor:
         """[n, T] mean of n_{j,≥t} over the charged rows of the group's other sessions; 0 where there are none."""
@@ -81,9 +67,7 @@ class LengthPrice:
         return ((own.sum(dim=0) - own) / (count.sum() - count).clamp_min(1.0))[session]
 
 
-def length_price(
-    rollouts: Rollouts, length_cost: float, length_cost_for: str, max_length: int, weights: torch.Tensor | None = None
-) -> LengthPrice:
+def length_price(rollouts: Rollouts, length_cost: float, length_cost_for: str, max_length: int) -> LengthPrice:
     """Set the price of the tokens of each rollout.
 
     Args:
@@ -91,7 +75,6 @@ def length_price(
         length_cost: λ ≥ 0, the price of a response of length L.
         length_cost_for: which rollouts are charged, `all` or `correct`.
         max_length: L, the longest response allowed, in tokens.
-        weights: see `LengthPrice`.
 
     Returns:
         The price, which is taken off advantages by `against_tokens` or `against_positions`.
@@ -108,4 +91,4 @@ def length_price(
         final, last = rollouts.last_rows()
         correct = (rollouts.outcome > 0)[final]
         charged = (correct & (rollouts.per_group((correct & last).double())[rollouts.group] > 1)).double()
-    return LengthPrice(rollouts, charged * (length_cost / max_length), weights)
+    return LengthPrice(rollouts, charged * (length_cost / max_length))

@@ -133,7 +133,6 @@ def _critic(inputs: CreditInputs) -> torch.Tensor:
         decay=inputs.settings.critic_decay,
         length_cost=inputs.length_cost,
         length_cost_for=inputs.settings.length_cost_for,
-        length_cost_by=inputs.settings.length_cost_by,
         max_length=inputs.max_length,
         session=inputs.session,
     )
