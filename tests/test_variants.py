@@ -132,7 +132,7 @@ def test_alpha_0_is_grpo_and_a_rollout_server_that_dies(folder):
         run.end()
 
 
-def test_asynchronous_steps_with_sampled_scores_and_derivatives(folder):
+def test_asynchronous_steps_with_sampled_scores_and_derivatives_and_an_agent_loop_that_dies(folder):
     """`l2t_colocate_async`: what a warm-up batch left over is stale at the second step. The outcome, and so the accuracy of
     a sampled answer, is a share of vowels."""
     run = begin(
@@ -162,11 +162,13 @@ def test_asynchronous_steps_with_sampled_scores_and_derivatives(folder):
             record = dumped["l2t"]
             scores = [record["answer_score_start"], *(episode["answer_score"] for episode in record["episodes"])]
             assert all(0 <= score < 5 for score in scores)
+        process_of(run, "AgentLoopWorker").kill()
+        assert_ends_soon_with(run, "AgentLoopWorker")
     finally:
         run.end()
 
 
-def test_a_rollout_on_devices_of_its_own(folder):
+def test_a_rollout_on_devices_of_its_own_and_a_storage_unit_that_dies(folder):
     """`l2t_separate_async` without hybrid replicas: actor, reference and rollout are workers of their own, and weights go
     through a checkpoint engine, which here writes files. The start proves that the rollout follows them."""
     run = begin(
@@ -192,5 +194,7 @@ def test_a_rollout_on_devices_of_its_own(folder):
         assert rows[2]["l2t/compression/mean"] > 0
         assert rows[0]["l2t/stale_fraction"] == 0.0
         assert max(row["l2t/stale_fraction"] for row in rows[1:]) > 0  # they were sampled while the actor was trained
+        process_of(run, "SimpleStorageUnit").kill()
+        assert_ends_soon_with(run, "SimpleStorageUnit")
     finally:
         run.end()
