@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 from l2t_verl.credit.calibration import auc
-from l2t_verl.preflight.seen import NOWHERE, Probed, Seen
+from l2t_verl.preflight.seen import NOWHERE, Seen
 
 RESAMPLES = 1000
+Way = tuple[str, str, str]  # segmenter, suffix, kind of J
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,12 @@ class Outcomes:
     """What the outcome alone tells.
 
     Attributes:
-        groups: questions.
-        rollouts: responses to them.
+        groups: questions with two responses or more.
+        alone: questions with one, which are in no share of groups.
+        rollouts: responses.
+        per_group: mean size of a group.
         accuracy: share of right responses.
+        mixed: share of groups with right and wrong ones, from which GRPO learns.
         all_right: share of groups in which every response is right.
         all_wrong: share in which none is.
         tokens: mean length of a response.
@@ -54,17 +58,15 @@ class Outcomes:
     """
 
     groups: int
+    alone: int
     rollouts: int
+    per_group: float
     accuracy: float
+    mixed: float
     all_right: float
     all_wrong: float
     tokens: float
     right_spread: float
-
-    @property
-    def mixed(self) -> float:
-        """Share of groups from which GRPO learns."""
-        return 1.0 - self.all_right - self.all_wrong
 
 
 @dataclass(frozen=True)
@@ -78,15 +80,15 @@ class Sight:
         start: mean J_0.
         end: mean J_K.
         rise: mean of what J has risen by before the answer is stated, in right responses that state it after an episode.
-        noise: standard deviation of the gains of needless steps that were put in; NaN without one.
+        noise: standard deviation of what a needless step adds before the answer is stated; NaN without one.
         within: AUC of J_K for right against wrong responses to the same question.
         within_halfway: the same of J after half of the episodes.
-        useful: AUC of the gains of a right response's own episodes against needless ones that were put in.
-        useful_before: the same before the answer is stated.
+        useful: how often a right response's own step gains more than a needless one in its place; 0.5 is chance.
+        useful_before: the same of steps that end before the answer is stated.
         redundant: share of a right response's reasoning tokens that come after the answer was stated.
-        gains: mean sum of a response's |gains|, in J.
+        gains: mean sum of a response's gains, each without its sign, in J.
         forced: tokens of forced answers, over those of the responses.
-        ways: AUC before the answer is stated of each segmenter, suffix and kind that was tried.
+        ways: `useful_before` of each segmenter, suffix and kind that was tried.
     """
 
     groups: int
@@ -103,7 +105,7 @@ class Sight:
     redundant: Estimate
     gains: float
     forced: float
-    ways: Mapping[tuple[str, str, str], Estimate]
+    ways: Mapping[Way, Estimate]
 
 
 def outcomes(groups: Mapping[str, Sequence[tuple[float, int]]]) -> Outcomes:
@@ -113,23 +115,28 @@ def outcomes(groups: Mapping[str, Sequence[tuple[float, int]]]) -> Outcomes:
         groups: outcome and tokens of each response to each question.
 
     Raises:
-        ValueError: there is no response.
+        ValueError: no question has two responses.
 
     Example:
         >>> found = outcomes({"a": [(1.0, 10), (0.0, 20)], "b": [(0.0, 5), (0.0, 5)]})
         >>> found.accuracy, found.mixed, found.all_wrong, found.tokens
         (0.25, 0.5, 0.5, 10.0)
     """
-    found = [of for of in groups.values() if of]
+    found = [of for of in groups.values() if len(of) > 1]
     if not found:
-        raise ValueError("there is no response with an outcome; nothing can be said")
-    flat = [item for of in found for item in of]
+        raise ValueError(
+            "no question has two responses or more; a group is what GRPO learns from, so sample several to each"
+        )
+    flat = [item for of in groups.values() for item in of]
     right = [sum(outcome > 0 for outcome, _ in of) for of in found]
     spreads = [np.var([t for outcome, t in of if outcome > 0], ddof=1) for of, n in zip(found, right, strict=True) if n > 1]
     return Outcomes(
         groups=len(found),
+        alone=len(groups) - len(found),
         rollouts=len(flat),
+        per_group=float(np.mean([len(of) for of in found])),
         accuracy=float(np.mean([outcome > 0 for outcome, _ in flat])),
+        mixed=float(np.mean([0 < n < len(of) for n, of in zip(right, found, strict=True)])),
         all_right=float(np.mean([n == len(of) for n, of in zip(right, found, strict=True)])),
         all_wrong=float(np.mean([n == 0 for n in right])),
         tokens=float(np.mean([tokens for _, tokens in flat])),
@@ -137,7 +144,7 @@ def outcomes(groups: Mapping[str, Sequence[tuple[float, int]]]) -> Outcomes:
     )
 
 
-def sight(seen: Sequence[Seen], configured: tuple[str, str, str], seed: int = 0) -> Sight:
+def sight(seen: Sequence[Seen], configured: Way, seed: int = 0) -> Sight:
     """What J tells of responses.
 
     Args:
@@ -154,16 +161,16 @@ def sight(seen: Sequence[Seen], configured: tuple[str, str, str], seed: int = 0)
     for one in seen:
         groups.setdefault(one.group, []).append(one)
     of = list(groups.values())
-    ways = sorted({(p.segmenter, p.suffix, p.kind) for one in seen for p in one.probes})
+    ways = sorted({(c.segmenter, c.suffix, c.kind) for one in seen for c in one.compared})
     interval = lambda parts: estimate(of, parts, seed)  # noqa: E731
-    needless = [gain for one in seen for gain in _needless(one.probes, configured)]
+    needless = [needless for one in seen for _, needless, before in _pairs(one, configured) if before]
     return Sight(
         groups=len(of),
         rollouts=len(seen),
         without_episodes=sum(not one.ends for one in seen),
         start=float(np.mean([one.scores[0] for one in seen])),
         end=float(np.mean([one.scores[-1] for one in seen])),
-        rise=interval(lambda group: [(_rise(one), 1.0) for one in group if _has_rise(one)]),
+        rise=interval(lambda group: [(_rise(one), 1.0) for one in group if one.outcome > 0 and one.stated > 0]),
         noise=float(np.std(needless)) if needless else math.nan,
         within=interval(lambda group: _within(group, lambda k: k)),
         within_halfway=interval(lambda group: _within(group, lambda k: (k + 1) // 2)),
@@ -204,38 +211,24 @@ def estimate(
     return Estimate(value, float(low), float(high), len(table))
 
 
-def _useful(way: tuple[str, str, str], *, before: bool) -> Callable[[Sequence[Seen]], Iterable[tuple[float, float]]]:
-    """Of a question: in how many pairs of an own and a needless episode of one response the own one gains more."""
-    return lambda group: [
-        _won(probed, before)
-        for one in group
-        for probed in one.probes
-        if (probed.segmenter, probed.suffix, probed.kind) == way
-    ]
-
-
-def _won(probed: Probed, before: bool) -> tuple[float, float]:
-    """In how many pairs of an own and a needless episode the own one gains more, and how many pairs there are."""
-    kept = [k for k in range(len(probed.labels)) if probed.before[k] or not before]
-    own = torch.tensor([probed.labels[k] == "own" for k in kept], dtype=torch.bool)
-    pairs = float(own.sum() * (~own).sum())
-    if not pairs:
-        return 0.0, 0.0
-    return pairs * auc(torch.tensor([probed.gains[k] for k in kept], dtype=torch.float64), own), pairs
-
-
-def _needless(probes: Sequence[Probed], way: tuple[str, str, str]) -> list[float]:
+def _pairs(one: Seen, way: Way) -> list[tuple[float, float, bool]]:
+    """Gains of an own and of a needless step in one place, and whether that is before the answer is stated."""
     return [
-        gain
-        for probed in probes
-        if (probed.segmenter, probed.suffix, probed.kind) == way
-        for gain, label in zip(probed.gains, probed.labels, strict=True)
-        if label != "own"
+        pair
+        for compared in one.compared
+        if (compared.segmenter, compared.suffix, compared.kind) == way
+        for pair in zip(compared.own, compared.needless, compared.before, strict=True)
     ]
 
 
-def _has_rise(one: Seen) -> bool:
-    return one.outcome > 0 and one.stated > 0
+def _useful(way: Way, *, before: bool) -> Callable[[Sequence[Seen]], Iterable[tuple[float, float]]]:
+    """Of a question: in how many places the own step gains more, ties half, and how many places there are."""
+    return lambda group: [
+        ((own > needless) + 0.5 * (own == needless), 1.0)
+        for one in group
+        for own, needless, early in _pairs(one, way)
+        if early or not before
+    ]
 
 
 def _rise(one: Seen) -> float:

@@ -39,28 +39,30 @@ def _lines(
     yield from _table(
         ("the outcome", ""),
         ("questions, responses", f"{outcomes.groups}, {outcomes.rollouts}"),
+        *((("questions with one response, which are in no group", f"{outcomes.alone}"),) if outcomes.alone else ()),
         ("right", f"{outcomes.accuracy:.1%}"),
         ("groups: mixed, all right, all wrong", f"{outcomes.mixed:.0%}, {outcomes.all_right:.0%}, {outcomes.all_wrong:.0%}"),
         ("tokens of a response", f"{outcomes.tokens:.0f}"),
     )
     yield from _table(
-        ("J, the model's own probability of the answer", ""),
+        ("J, what the model gives the answer", ""),
         ("questions, responses looked at", f"{sight.groups}, {sight.rollouts}"),
         ("of them without an episode", f"{sight.without_episodes}"),
         ("before, after the reasoning", f"{sight.start:.3f}, {sight.end:.3f}"),
         ("rise before the answer is stated", f"{sight.rise:.3f}, from {sight.rise.of} questions"),
-        ("what a needless step moves it by", _known(sight.noise, ".3f")),
+        ("what a needless step adds there (standard deviation)", _known(sight.noise, ".3f")),
         ("right over wrong responses to one question, half-way", f"{sight.within_halfway:.2f}"),
         ("… at the end", f"{sight.within:.2f}, from {sight.within.of} questions"),
-        ("own over needless steps", f"{sight.useful:.2f}"),
+        ("own over needless steps in the same place", f"{sight.useful:.2f}"),
         ("… before the answer is stated", f"{sight.useful_before:.2f}, from {sight.useful_before.of} questions"),
         ("reasoning after the answer was stated", f"{sight.redundant:.0%} of a right response's"),
     )
     if sight.ways:
-        yield from ("", "Own over needless steps before the answer is stated, by the way to look:")
-        ordered = sorted(sight.ways.items(), key=lambda item: -_or(item[1].value, -1.0))
-        rows = ((*way, f"{found:.2f}") for way, found in ordered)
-        yield from _table(("episodes", "forcing suffix", "J", "pairs in which the own step gains more"), *rows)
+        yield from ("", "Own over needless steps before the answer is stated, by the way to look (the surest first; other")
+        yield "segmenters were tried on some of the questions each):"
+        ordered = sorted(sight.ways.items(), key=lambda item: -_or(item[1].low, -1.0))
+        rows = ((*way, f"{found:.2f}", found.of) for way, found in ordered)
+        yield from _table(("episodes", "forcing suffix", "J", "own step gains more", "questions"), *rows)
     yield from _table(("what the reward would be made of", ""), *_shares(outcomes, sight, config, longest))
     yield from (
         "",

@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -18,7 +19,7 @@ from l2t_verl.data.instruction import check_instruction, instruction, opens_thin
 from l2t_verl.data.problems import problem_of
 from l2t_verl.data.rows import OF_ANOTHER_FORM, DataError, check_rows, file_rows
 from l2t_verl.evaluate.engines import Engine
-from l2t_verl.evaluate.run import Settings, sample_all
+from l2t_verl.evaluate.run import Settings, lacking, sample_all, tasks_of
 from l2t_verl.evaluate.store import Store
 from l2t_verl.grading import Grader
 from l2t_verl.inspector.records import Record, Skipped
@@ -26,6 +27,7 @@ from l2t_verl.inspector.run import grade
 from l2t_verl.inspector.scoring import Scorer
 
 NAME = "preflight"  # of the questions, where samples are kept
+UNGRADED = ("timeout", "error")
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,21 @@ class Response:
     tokens: int
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Questions that were drawn.
+
+    Attributes:
+        problems: of each, with a name of its own.
+        left_out: how many of those drawn are left out, since their own answer does not grade as right.
+        instructed: whether the questions say themselves what is asked for, as verl's training data do.
+    """
+
+    problems: list[Problem]
+    left_out: int
+    instructed: bool
+
+
 def groups_of(responses: Sequence[Response]) -> dict[str, list[tuple[float, int]]]:
     """Outcome and tokens of the responses to each question."""
     groups: dict[str, list[tuple[float, int]]] = {}
@@ -53,64 +70,90 @@ def groups_of(responses: Sequence[Response]) -> dict[str, list[tuple[float, int]
     return groups
 
 
-def problems(data: str, count: int, seed: int) -> tuple[list[Problem], int]:
-    """Draw questions of a data set; beside them, how many of those drawn are left out: their own answer grades as wrong.
+def asked(data: str, count: int, seed: int) -> Asked:
+    """Draw questions of a data set.
 
     Args:
         data: a name of `l2t_verl.data`'s, NAME=PATH, or a file of questions and answers, such as verl's training data.
-        count: how many are drawn.
+        count: how many are drawn; more of them hold fewer, by the same seed.
         seed: of the draw.
 
     Raises:
-        DataError: no such name or file, a column that is missing, programs in place of answers, nothing left.
+        DataError: no such name or file, a column that is missing, programs in place of answers, several turns, nothing left.
     """
-    name, _, path = data.partition("=")
-    if path or not Path(data).exists():
-        if named(name, ALL).task != "math":
-            raise DataError(f"{name} asks for programs, which have no answer that J could be taken of")
-        known = load(name, Path(path) if path else None)
-    else:
-        rows = file_rows(Path(data))
-        try:
-            check_rows(rows)
-            known = [problem_of(row, position) for position, row in enumerate(rows)]
-        except OF_ANOTHER_FORM as error:
-            raise DataError(f"{data} cannot be read as questions: {error}; or name one of {', '.join(ALL)}") from error
-    drawn = random.Random(seed).sample(known, min(count, len(known)))
+    known, instructed = _file(Path(data)) if Path(data).is_file() else (_data_set(data), False)
+    known = [replace(problem, id=f"{number}:{problem.id}") for number, problem in enumerate(known)]
+    random.Random(seed).shuffle(known)
+    drawn = known[:count]
     kept = [problem for problem, fault in checked(drawn) if fault is None]
     if not kept:
         raise DataError(f"no question of {len(drawn)} drawn from {data} has an answer that is graded as right")
-    named_apart = {problem.id for problem in kept}
-    if len(named_apart) < len(kept):  # as verl's own rows, which have no id of their own
-        kept = [replace(problem, id=f"{number}:{problem.id}") for number, problem in enumerate(kept)]
-    return kept, len(drawn) - len(kept)
+    return Asked(kept, len(drawn) - len(kept), instructed)
+
+
+def _data_set(data: str) -> list[Problem]:
+    name, _, path = data.partition("=")
+    if named(name, ALL).task != "math":
+        raise DataError(f"{name} asks for programs, which have no answer that J could be taken of")
+    return load(name, Path(path) if path else None)
+
+
+def _file(file: Path) -> tuple[list[Problem], bool]:
+    """The questions of a file, and whether they are prompts of verl's."""
+    rows = file_rows(file)
+    try:
+        check_rows(rows)
+        prompts = [row["prompt"] for row in rows if isinstance(row.get("prompt"), list)]
+        if any((row.get("extra_info") or {}).get("tests") for row in rows):
+            raise DataError("it asks for programs, which have no answer that J could be taken of")
+        if any(len(prompt) != 1 for prompt in prompts):
+            raise DataError("its prompts have a system message or several turns: sample with verl, and name the --rollouts")
+        return [problem_of(row, position) for position, row in enumerate(rows)], bool(prompts)
+    except OF_ANOTHER_FORM as error:
+        raise DataError(f"{file} cannot be read as questions: {error}; or name one of {', '.join(ALL)}") from error
 
 
 def sampled(
-    engine: Engine, asked: Sequence[Problem], settings: Settings, store: Store, seconds: float = 10.0
-) -> list[Response]:
-    """Sample what the store lacks; all responses, in groups.
+    start: Callable[[], Engine], tokenizer: Any, problems: Sequence[Problem], settings: Settings, store: Store
+) -> tuple[list[Response], list[str]]:
+    """Sample what the store lacks; all responses in groups, and what is to be said of them.
+
+    Args:
+        start: starts an engine, if anything is lacking.
+        tokenizer: the model's, whose chat template may open a thought.
+        problems: the questions.
+        settings: of the sampling.
+        store: of the samples.
 
     Raises:
         EngineError: the engine fails.
         FileError: the disk is full.
     """
-    grader = Grader(max(1, multiprocessing.cpu_count() // 2), seconds)
-    try:
-        sample_all(engine, {NAME: asked}, settings, store, grader)
-    finally:
-        grader.close()
-    opened = engine.tokenizer is not None and opens_thinking(engine.tokenizer, settings.marks)
-    words = instruction(check_instruction(settings.kind), opened=opened, marks=settings.marks)
-    found = []
-    for problem in asked:
+    if lacking(tasks_of({NAME: problems}, settings)[0], settings, store):
+        engine, grader = start(), Grader(max(1, multiprocessing.cpu_count() // 2))
+        try:
+            sample_all(engine, {NAME: problems}, settings, store, grader)
+        finally:
+            grader.close()
+            engine.close()
+    words = instruction(
+        check_instruction(settings.kind), opened=opens_thinking(tokenizer, settings.marks), marks=settings.marks
+    )
+    found, cut, ungraded = [], 0, 0
+    for problem in problems:
         for index in range(settings.samples):
             sample = store.samples[NAME, problem.id, index, 0]
+            cut += sample.finish == "length"
+            if sample.grading in UNGRADED:
+                ungraded += 1
+                continue
             place = f"question {problem.id}, sample {index}"
             question = with_instruction(problem.question, words)
             record = Record(place, question, None, sample.response, (problem.answer,), sample.score)
             found.append(Response(record, problem.id, sample.score, sample.tokens))
-    return found
+    drawn = len(problems) * settings.samples
+    notes = [f"{cut} of {drawn} responses were cut off at {settings.max_tokens} tokens (--max-tokens)"]
+    return found, notes + [f"{ungraded} responses left out: grading ended without a verdict"] * bool(ungraded)
 
 
 def recorded(

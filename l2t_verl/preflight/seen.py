@@ -1,4 +1,4 @@
-"""What J sees in one response, as it is and with needless steps put in; kept a line each."""
+"""What J sees in one response: after each episode, and after needless steps in the place of its own; kept a line each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -19,8 +19,8 @@ from l2t_verl.inspector.records import Record
 from l2t_verl.inspector.rollouts import key_of
 from l2t_verl.inspector.scoring import Scorer
 from l2t_verl.packing import why_not_packed
-from l2t_verl.preflight.needless import Probe, with_needless
 
+CONFIGURED = "configured"
 # J is forced by the configured text and, for comparison, by these
 SUFFIXES = {
     "boxed": ("\n\nThe final answer is \\boxed{", "}"),
@@ -29,28 +29,31 @@ SUFFIXES = {
 }
 SEGMENTERS = ("paragraphs", "discourse_markers")
 FORWARD_KINDS = ("geometric", "probability", "mean_logprob")
+PLACES = 6  # of a response, at most, in which a needless step is tried
 NOWHERE = -1
 
 
 @dataclass(frozen=True)
-class Probed:
-    """A response with needless steps, seen in one way.
+class Compared:
+    """Needless steps in the place of a response's own, seen in one way: what each adds to the J before both.
 
     Attributes:
-        segmenter: that cut it.
+        segmenter: that cut the response.
         suffix: that forced the answers; a name of `SUFFIXES`, or `configured`.
         kind: of J.
-        labels: [K] of the episodes; see `Probe`.
-        before: [K] whether the episode ends before the answer is stated for the first time.
-        gains: [K] of the episodes.
+        steps: what stood there: `again`, an earlier episode, or `foreign`, one of another question's response.
+        before: whether the own episode there ends before the answer is stated for the first time.
+        own: gain of the own episode there.
+        needless: gain of the needless step in its place.
     """
 
     segmenter: str
     suffix: str
     kind: str
-    labels: list[str]
+    steps: list[str]
     before: list[bool]
-    gains: list[float]
+    own: list[float]
+    needless: list[float]
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Seen:
         scores: [K+1] J_0 … J_K as configured.
         stated: number of the first episode that states the answer, from 0; −1 where none does.
         forced: tokens of its forced answers.
-        probes: of a right response.
+        compared: own steps with needless ones, of the response that was chosen for it.
     """
 
     key: str
@@ -77,7 +80,15 @@ class Seen:
     scores: list[float]
     stated: int
     forced: int
-    probes: list[Probed]
+    compared: list[Compared]
+
+
+class _Ask(NamedTuple):
+    """A J that is wanted: after k episodes and perhaps a step."""
+
+    prefix: int
+    suffix: str = CONFIGURED
+    step: tuple[int, ...] = ()
 
 
 class Looker:
@@ -85,64 +96,64 @@ class Looker:
 
     Args:
         scorer: as configured.
-        seed: of the places of needless steps.
+        seed: of the choice of needless steps and their places.
     """
 
     def __init__(self, scorer: Scorer, seed: int):
         self.scorer, self.config, self.seed = scorer, scorer.config, seed
         own = scorer.template
-        self.templates = {"configured": own} | {
+        self.templates = {CONFIGURED: own} | {
             name: replace(own, suffix=suffix, closing=closing)
             for name, (suffix, closing) in SUFFIXES.items()
             if (suffix, closing) != (own.suffix, own.closing)
         }
         self.segmenters = [name for name in SEGMENTERS if name != self.config.episodes.method]
 
-    def look(self, record: Record, group: str, outcome: float, foreign: Sequence[str], probe: int | None) -> Seen:
+    @torch.no_grad()
+    def look(
+        self, record: Record, group: str, outcome: float, foreign: Sequence[str] = (), number: int | None = None
+    ) -> Seen:
         """Score a response.
 
         Args:
             record: the response.
             group: of its problem.
             outcome: of it.
-            foreign: responses to other questions, whose episodes are put into this one.
-            probe: number of this probe among all, which decides on the other segmenter that is tried; None: no probe.
+            foreign: responses to other questions, whose episodes are tried in place of this one's.
+            number: of the question, which decides which other segmenter is tried; None: own steps are not compared.
 
         Raises:
             ValueError: it cannot be scored; the message says why.
         """
-        scorer = self.scorer
+        scorer, kind = self.scorer, self.config.gain.kind
         prompt, response = scorer.prompt(record), scorer.response(record)
         scorer.check_length(prompt, response, record.answers)
-        ends = self._ends(prompt, response, self.config)
-        tables, forced = self._scores(prompt, response, ends, record.answers, ["configured"], [self.config.gain.kind])
-        pieces = self._texts(response, ends)
-        stated = _first(pieces, record.answers)
-        seen = Seen(
+        ends = scorer.ends(prompt, response)
+        asks = [_Ask(k) for k in range(len(ends) + 1)]
+        scores, forced = self._scores(prompt, response, ends, record.answers, asks, [kind])
+        compared: list[Compared] = []
+        if number is not None:
+            kinds = list(dict.fromkeys((kind, *FORWARD_KINDS)))
+            compared = self._compared(prompt, response, record, foreign, self.config, list(self.templates), kinds)
+            if compared and self.segmenters:
+                other = self._cut_by(self.segmenters[number % len(self.segmenters)])
+                compared += self._compared(prompt, response, record, foreign, other, [CONFIGURED], [kind])
+        return Seen(
             key=key_of(record),
             group=group,
             outcome=outcome,
             tokens=len(response),
             ends=ends,
-            scores=tables["configured", self.config.gain.kind],
-            stated=stated,
+            scores=[scores[ask, kind] for ask in asks],
+            stated=_first(self._texts(response, ends), record.answers),
             forced=forced,
-            probes=[],
+            compared=compared,
         )
-        if probe is None:
-            return seen
-        tried = [(self.config, list(self.templates), list(FORWARD_KINDS))]
-        if self.segmenters and self.config.episodes.method != "surprise":
-            tried.append(
-                (self._cut_by(self.segmenters[probe % len(self.segmenters)]), ["configured"], [self.config.gain.kind])
-            )
-        found = [self._probe(prompt, response, record, foreign, *way) for way in tried]
-        return replace(seen, probes=[probed for of_way in found for probed in of_way])
 
     def _cut_by(self, segmenter: str) -> L2TConfig:
         return self.config.model_copy(update={"episodes": self.config.episodes.model_copy(update={"method": segmenter})})
 
-    def _probe(
+    def _compared(
         self,
         prompt: list[int],
         response: list[int],
@@ -151,82 +162,121 @@ class Looker:
         config: L2TConfig,
         suffixes: list[str],
         kinds: list[str],
-    ) -> list[Probed]:
-        ends = self._ends(prompt, response, config)
-        if len(ends) < 2:
+    ) -> list[Compared]:
+        """Own steps against needless ones; nothing where a response has one episode alone."""
+        ends, draws = self.scorer.ends(prompt, response, config), random.Random(f"{self.seed} {key_of(record)}")
+        stated = _first(self._texts(response, ends), record.answers)
+        chosen = self._needless(prompt, response, ends, record.answers, foreign, config, draws)
+        wanted = {
+            (suffix, k): (_Ask(k, suffix), _Ask(k + 1, suffix), _Ask(k, suffix, step))
+            for suffix in suffixes
+            for k, (_, step) in chosen.items()
+        }
+        asks = list(dict.fromkeys(ask for three in wanted.values() for ask in three))
+        if not asks:
             return []
-        draws = random.Random(f"{self.seed} {key_of(record)} {config.episodes.method}")
-        pool = [piece for text in foreign for piece in self._pieces(text, prompt, config)]
-        pool = [piece for piece in pool if not _states(self._text(piece), record.answers)]
-        probe = with_needless(response, ends, pool, draws)
-        try:
-            self.scorer.check_length(prompt, probe.ids, record.answers)
-        except ValueError:  # with what was put in it is longer than the model can read
-            return []
-        tables, _ = self._scores(prompt, probe.ids, probe.ends, record.answers, suffixes, kinds)
-        return [
-            Probed(config.episodes.method, suffix, kind, probe.labels, self._before(probe, record.answers), _gains(scores))
-            for (suffix, kind), scores in tables.items()
-        ]
+        scores, _ = self._scores(prompt, response, ends, record.answers, asks, kinds)
+        found = []
+        for suffix, kind in itertools.product(suffixes, kinds):
+            own, needless = [], []
+            for k in chosen:
+                before, after, instead = (scores[ask, kind] for ask in wanted[suffix, k])
+                own.append(after - before)
+                needless.append(instead - before)
+            steps, early = [name for name, _ in chosen.values()], [stated == NOWHERE or k < stated for k in chosen]
+            found.append(Compared(config.episodes.method, suffix, kind, steps, early, own, needless))
+        return found
 
-    def _before(self, probe: Probe, answers: Sequence[str]) -> list[bool]:
-        stated = _first(self._texts(probe.ids, probe.ends), answers)
-        return [stated == NOWHERE or number < stated for number in range(len(probe.ends))]
+    def _needless(
+        self,
+        prompt: list[int],
+        response: list[int],
+        ends: list[int],
+        answers: Sequence[str],
+        foreign: Sequence[str],
+        config: L2TConfig,
+        draws: random.Random,
+    ) -> dict[int, tuple[str, tuple[int, ...]]]:
+        """Needless steps by the number of episodes before them, from 1 on: an earlier episode and a foreign one in turn.
 
-    def _pieces(self, text: str, prompt: list[int], config: L2TConfig) -> list[list[int]]:
-        ids = self.scorer.tokenizer.encode(text, add_special_tokens=False)
-        ends = self._ends(prompt, ids, config) if ids else []
-        return [ids[start:end] for start, end in itertools.pairwise([0, *ends])]
+        A step that holds a mark of the thought is none, since it would change where the thinking stands; nor is one of
+        another response that states this one's answer.
+        """
+        marks, room = self.scorer.template.marks, self._room(prompt, response, answers)
+        texts, pieces = self._texts(response, ends), _pieces(response, ends)
+        fits = lambda text, piece: (  # noqa: E731
+            len(piece) <= room and marks.opening not in text and marks.closing not in text
+        )
+        pool = []
+        for other in foreign if config.episodes.method != "surprise" else ():  # which would have to be read for it
+            ids = self.scorer.tokenizer.encode(other, add_special_tokens=False)
+            cut = self.scorer.ends(prompt, ids, config) if ids else []
+            pool += [
+                piece
+                for text, piece in zip(self._texts(ids, cut), _pieces(ids, cut), strict=True)
+                if fits(text, piece) and not _states(text, answers)
+            ]
+        places = sorted(draws.sample(range(1, len(ends)), min(PLACES, len(ends) - 1))) if len(ends) > 1 else []
+        found: dict[int, tuple[str, tuple[int, ...]]] = {}
+        for number, k in enumerate(places):
+            earlier = [piece for text, piece in zip(texts[:k], pieces[:k], strict=True) if fits(text, piece)]
+            kinds = [("again", earlier), ("foreign", pool)]
+            name, among = next((pair for pair in (kinds[number % 2], kinds[1 - number % 2]) if pair[1]), ("", []))
+            if among:
+                found[k] = name, tuple(draws.choice(among))
+        return found
 
-    def _ends(self, prompt: list[int], response: list[int], config: L2TConfig) -> list[int]:
-        return self.scorer.ends(prompt, response, config)
+    def _room(self, prompt: list[int], response: list[int], answers: Sequence[str]) -> int:
+        """How many tokens a step may have."""
+        for tokens in (256, 64, 16):
+            try:
+                self.scorer.check_length(prompt, [*response, *range(tokens)], answers)
+            except ValueError:
+                continue
+            return tokens
+        return 0
 
-    def _texts(self, ids: list[int], ends: Sequence[int]) -> list[str]:
-        return [self._text(ids[start:end]) for start, end in itertools.pairwise([0, *ends])]
-
-    def _text(self, ids: list[int]) -> str:
-        return self.scorer.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-
-    @torch.no_grad()
     def _scores(
         self,
         prompt: list[int],
         response: list[int],
         ends: list[int],
         answers: Sequence[str],
-        suffixes: list[str],
-        kinds: list[str],
-    ) -> tuple[dict[tuple[str, str], list[float]], int]:
-        """[K+1] J of each suffix and kind, of the best of several answers, in one forward; and tokens that were forced."""
+        asks: Sequence[_Ask],
+        kinds: Sequence[str],
+    ) -> tuple[dict[tuple[_Ask, str], float], int]:
+        """J of each kind for all that is asked, of the best of several answers, in one forward; and the tokens forced."""
         prefixes = [0, *ends]
-        ways = [(name, answer) for name in suffixes for answer in answers]
-        targets = [
-            gain.answer_targets(self.scorer.tokenizer, prompt, response, ends, answer, self.templates[name])
-            for name, answer in ways
-        ]
-        by_prefix = [(end, of_way[k]) for k, end in enumerate(prefixes) for of_way in targets]
+        asks = sorted(asks, key=lambda ask: ask.prefix)
+        targets = {
+            (name, answer): gain.answer_targets(self.scorer.tokenizer, prompt, response, ends, answer, self.templates[name])
+            for name in {ask.suffix for ask in asks}
+            for answer in answers
+        }
+        # sorted by prefix: the backends read the response up to the last one
+        each = [(ask, targets[ask.suffix, answer][ask.prefix]) for ask in asks for answer in answers]
         backend = gain.BACKENDS["packed" if why_not_packed(self.scorer.model) is None else "expanded"]
         log_probs = backend(
             self.scorer.model,
             prompt,
             response,
-            [end for end, _ in by_prefix],
-            [list(target.suffix_ids) for _, target in by_prefix],
-            [list(target.answer_ids) for _, target in by_prefix],
+            [prefixes[ask.prefix] for ask, _ in each],
+            [[*ask.step, *target.suffix_ids] for ask, target in each],
+            [list(target.answer_ids) for _, target in each],
             self.config.gain.max_tokens_per_micro_batch,
         )
-        found = {}
-        for name in suffixes:
-            for kind in kinds:
-                of_answers = []
-                for number, (of, _) in enumerate(ways):
-                    if of == name:
-                        rows = log_probs[number :: len(ways)]
-                        lengths = torch.tensor([len(row) for row in rows])
-                        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-                        of_answers.append(gain.reduce_log_probs(padded, lengths, kind=kind))
-                found[name, kind] = gain.best_of_answers(torch.stack(of_answers)).double().tolist()
-        return found, sum(len(target.suffix_ids) + len(target.answer_ids) for _, target in by_prefix)
+        lengths = torch.tensor([len(values) for values in log_probs])
+        padded = torch.nn.utils.rnn.pad_sequence(log_probs, batch_first=True)
+        found: dict[tuple[_Ask, str], float] = {}
+        for kind in kinds:
+            table = gain.reduce_log_probs(padded, lengths, kind=kind).view(len(asks), len(answers))
+            best = gain.best_of_answers(table.T).double().tolist()
+            found |= {(ask, kind): score for ask, score in zip(asks, best, strict=True)}
+        return found, sum(len(target.suffix_ids) + len(target.answer_ids) for _, target in each)
+
+    def _texts(self, ids: list[int], ends: Sequence[int]) -> list[str]:
+        whole = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+        return [self.scorer.tokenizer.decode(piece, **whole) for piece in _pieces(ids, ends)]
 
 
 class SeenFile:
@@ -261,11 +311,11 @@ class SeenFile:
 
 
 def _of_json(row: Mapping[str, Any]) -> Seen:
-    return Seen(**{**row, "probes": [Probed(**probe) for probe in row["probes"]]})
+    return Seen(**{**row, "compared": [Compared(**compared) for compared in row["compared"]]})
 
 
-def _gains(scores: Sequence[float]) -> list[float]:
-    return [after - before for before, after in itertools.pairwise(scores)]
+def _pieces(ids: list[int], ends: Sequence[int]) -> list[list[int]]:
+    return [ids[start:end] for start, end in itertools.pairwise([0, *ends])]
 
 
 def _states(text: str, answers: Sequence[str]) -> bool:

@@ -9,8 +9,16 @@ from enum import Enum
 from l2t_verl.preflight.figures import Estimate, Outcomes, Sight
 
 SILENT = 0.1  # share of mixed groups below which the outcome tells a group's rollouts hardly apart
-CHANCE = 0.5
-ENOUGH = 30  # questions, from which on an interval that holds chance says that J sees nothing
+EASY = 0.9  # share of groups that are all right, from which on questions are too easy
+CHANCE, LITTLE = 0.5, 0.6  # of own steps that gain more: what a blind J has, and what is worth little
+ENOUGH = 30  # questions, from which on a figure counts
+L2T_SETTINGS = ("algorithm.adv_estimator=l2t", "+algorithm.l2t.credit.method=shaped")
+PENALTY_SETTINGS = (
+    "algorithm.adv_estimator=l2t",
+    "+algorithm.l2t.credit.method=length_penalty",
+    "+algorithm.l2t.credit.length_penalty=0.6",
+    "+algorithm.l2t.beta=0",
+)
 
 
 class Advice(Enum):
@@ -38,74 +46,86 @@ class Verdict:
     headline: str
     reasons: tuple[str, ...]
     sure: str
-    settings: tuple[str, ...]
+    settings: tuple[str, ...] = ()
 
 
 def verdict(outcomes: Outcomes, sight: Sight) -> Verdict:
     """Advise.
 
-    Outcomes in fewer than a tenth of the groups leave GRPO little to learn from; J is blind where it does not rise before
-    the answer is stated, or where gains do not tell own steps from needless ones before it (the interval holds chance).
+    Where fewer than a tenth of the groups are mixed, GRPO has little to learn from. J sees progress if, over 30 questions or
+    more, it rises before the answer is stated, and own steps gain more than needless ones there (both intervals say so).
 
     Args:
         outcomes: what the outcome tells.
         sight: what J tells.
     """
-    sees = sees_before(sight)
-    reasons = [
-        f"{outcomes.mixed:.0%} of the groups hold right and wrong responses, {outcomes.all_right:.0%} are all right, "
-        f"{outcomes.all_wrong:.0%} all wrong: GRPO learns from the first alone",
-        f"before the answer is stated, J rises by {sight.rise:.3f}"
-        + ("" if math.isnan(sight.noise) else f"; a needless step moves it by {sight.noise:.3f} (standard deviation)"),
-        f"before the answer is stated, a step's gain is above a needless one's in {sight.useful_before:.2f} of the pairs; "
-        f"{CHANCE} is chance",
-        f"{sight.redundant:.0%} of a right response's reasoning comes after the answer was stated",
-    ]
-    if outcomes.mixed < SILENT and outcomes.all_right >= outcomes.all_wrong:
+    reasons, silent, sees = _reasons(outcomes, sight), outcomes.mixed < SILENT, sees_before(sight)
+    groups = f"groups of {outcomes.per_group:.2g}"
+    few = f"Not sure: that is from {outcomes.groups} questions. " if outcomes.groups < ENOUGH else ""
+    if outcomes.all_right >= EASY:
         return Verdict(
             Advice.OTHER_DATA,
-            "Take harder questions: the model is nearly always right on these, and no reward here has anything to teach.",
-            tuple(reasons),
-            "Sure, as far as these questions are like those that you train on.",
-            (),
+            "Take harder questions: the model is nearly always right on these. A length penalty can still make it shorter.",
+            reasons,
+            few or f"Sure of the {groups} that were seen.",
+            PENALTY_SETTINGS,
         )
-    if outcomes.mixed < SILENT and not sees:
-        return Verdict(
-            Advice.OTHER_DATA,
-            "Take easier questions, or fine-tune first: the outcome is silent here, and J does not see progress either.",
-            tuple(reasons),
-            f"Sure that GRPO learns next to nothing here. {_blind(sight)}",
-            (),
-        )
-    if outcomes.mixed < SILENT:
+    if silent and sees:
         return Verdict(
             Advice.L2T,
-            "Try L2T: the outcome is silent in nearly all groups, and J sees progress in them. Train GRPO beside it.",
-            tuple(reasons),
-            "Not sure: where right answers were rare, L2T moved in the right direction and was not told apart from GRPO.",
-            ("algorithm.adv_estimator=l2t",),
+            "Try L2T: the outcome tells few groups' responses apart, and J sees progress in them. Train GRPO beside it.",
+            reasons,
+            f"{few}Not sure: where right answers were rare, L2T moved in the right direction and was not told apart from "
+            f"GRPO; and larger groups than these {groups} are mixed more often.",
+            L2T_SETTINGS,
+        )
+    if silent:
+        return Verdict(
+            Advice.OTHER_DATA,
+            "Take other questions, or fine-tune first: the outcome tells few groups' responses apart, and of J it is not "
+            "shown that it sees progress.",
+            reasons,
+            f"{few}Larger groups than these {groups} are mixed more often. {_blind(sight)}",
         )
     if not sees:
         return Verdict(
             Advice.GRPO,
-            "Take GRPO, or a length penalty for shorter responses: J sees no progress before the answer is stated.",
-            tuple(reasons),
-            _blind(sight),
+            "Take GRPO, or a length penalty for shorter responses: it is not shown that J sees progress before the answer "
+            "is stated.",
+            reasons,
+            few + _blind(sight),
             ("algorithm.adv_estimator=grpo",),
         )
     return Verdict(
         Advice.LENGTH_PENALTY,
         "Take a length penalty for shorter responses, GRPO for nothing but accuracy; L2T has something to go by here, but "
         "has not been shown to beat them.",
-        tuple(reasons),
-        "As sure as small models over a few starts can make it; nothing has been trained at your size.",
-        ("algorithm.adv_estimator=l2t", "+algorithm.l2t.credit.method=length_penalty", "+algorithm.l2t.beta=0"),
+        reasons,
+        few + "As sure as small models over a few starts can make it; nothing has been trained at your size.",
+        PENALTY_SETTINGS,
     )
 
 
 def sees_before(sight: Sight) -> bool:
-    """Whether J tells something before the answer is stated: it rises, and gains tell own steps from needless ones."""
+    """Whether J tells something before the answer is stated: it rises, and own steps gain more than needless ones."""
     return _above(sight.rise, 0.0) and _above(sight.useful_before, CHANCE)
+
+
+def _reasons(outcomes: Outcomes, sight: Sight) -> tuple[str, ...]:
+    found = [
+        f"{outcomes.mixed:.0%} of the groups hold right and wrong responses, {outcomes.all_right:.0%} are all right, "
+        f"{outcomes.all_wrong:.0%} all wrong: GRPO learns from the first alone"
+    ]
+    if not math.isnan(sight.rise.value):
+        found.append(f"what J has risen by before the answer is stated: {sight.rise:.3f}")
+    if not math.isnan(sight.useful_before.value):
+        found.append(
+            f"before the answer is stated, a step gains more than a needless one in its place in {sight.useful_before:.0%} "
+            f"of the places; {CHANCE:.0%} is chance"
+        )
+    if not math.isnan(sight.redundant.value):
+        found.append(f"{sight.redundant:.0%} of a right response's reasoning comes after the answer was stated")
+    return tuple(found)
 
 
 def _blind(sight: Sight) -> str:
@@ -113,12 +133,14 @@ def _blind(sight: Sight) -> str:
     fewest = min(sight.rise.of, sight.useful_before.of)
     if fewest < ENOUGH:
         return (
-            f"Not sure that J sees nothing: that is from {fewest} questions, and {ENOUGH} are needed; "
-            "take more --questions, or more --minutes."
+            f"Of J not sure: only {fewest} questions have a right response that states its answer after other steps, and "
+            f"{ENOUGH} are needed; take more --questions or --minutes, or see whether answers are stated in another form."
         )
-    return "Sure that J, as it is configured, has little to pay steps by here; another way to look may see more (see below)."
+    if sight.rise.high <= 0 or sight.useful_before.high < LITTLE:
+        return "Of J, as it is configured, sure: it has little to pay steps by; another way to look may see more (below)."
+    return "Of J not sure: the intervals hold nothing as well as something; more questions would tell."
 
 
 def _above(estimate: Estimate, level: float) -> bool:
-    """Whether an interval lies above a level; without an interval nothing is known."""
-    return not math.isnan(estimate.low) and estimate.low > level
+    """Whether an interval lies above a level, from enough questions."""
+    return estimate.of >= ENOUGH and estimate.low > level

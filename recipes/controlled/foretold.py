@@ -15,15 +15,16 @@ import torch
 
 from l2t_verl.compression.beta import BETA_TOKENS, with_beta_per_nat
 from l2t_verl.config import load_config
+from l2t_verl.evaluate.model import fingerprint
 from l2t_verl.evaluate.store import without_nan
-from l2t_verl.files import write_whole
+from l2t_verl.files import check_settings, write_whole
 from l2t_verl.inspector import scoring
 from l2t_verl.inspector.records import Record
 from l2t_verl.inspector.scoring import Scorer
 from l2t_verl.preflight.command import look_at_all
 from l2t_verl.preflight.figures import Estimate, outcomes, sight
 from l2t_verl.preflight.responses import Response, groups_of
-from l2t_verl.preflight.seen import Looker, SeenFile
+from l2t_verl.preflight.seen import CONFIGURED, Looker, SeenFile
 from l2t_verl.preflight.verdict import verdict
 from recipes.controlled import tables
 from recipes.controlled.comparison import TITLES, Run, confirming, of_starts
@@ -56,12 +57,16 @@ def responses(model: torch.nn.Module, tokenizer: Any, count: int, seed: int) -> 
 
 def foretell(start: Path, scratch: Path, count: int = QUESTIONS, seed: int = 0) -> dict[str, Any]:
     """The advice for a start, and the figures that it rests on."""
+    about = {"weights": fingerprint(str(start)), "settings": CONFIG.model_dump(mode="json"), "seed": seed}
+    check_settings(scratch / f"{start.name}.json", about)
     model, tokenizer = scoring.load(str(start), "cpu", "float32"), scoring.load_tokenizer(str(start))
     found = responses(model, tokenizer, count, seed)
     scorer = Scorer(model, tokenizer, with_beta_per_nat(CONFIG, BETA_TOKENS))
-    looked = look_at_all(found, Looker(scorer, seed), SeenFile(scratch / f"{start.name}.jsonl"), 0.0, [])
+    looked, _, unscored = look_at_all(found, Looker(scorer, seed), SeenFile(scratch / f"{start.name}.jsonl"), 0.0)
+    if unscored:
+        raise SystemExit(f"{unscored} responses of start {start.name} cannot be scored")
     told = outcomes(groups_of(found))
-    seen = sight(looked, (CONFIG.episodes.method, "configured", CONFIG.gain.kind), seed)
+    seen = sight(looked, (CONFIG.episodes.method, CONFIGURED, CONFIG.gain.kind), seed)
     advice = verdict(told, seen)
     numbers = {"accuracy": told.accuracy, "mixed": told.mixed, "tokens": told.tokens}
     estimates = {name: _numbers(getattr(seen, name)) for name in ("rise", "within", "useful", "useful_before", "redundant")}
@@ -84,7 +89,7 @@ def table(found: dict[str, Any], runs: list[Run]) -> str:
 
 def _words(numbers: list[float | None]) -> str:
     value, low, high = numbers
-    return "–" if value is None else f"{value:.2f} ({low:.2f} to {high:.2f})"
+    return "–" if value is None or low is None else f"{value:.2f} ({low:.2f} to {high:.2f})"
 
 
 def _numbers(estimate: Estimate) -> list[float]:
