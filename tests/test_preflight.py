@@ -27,6 +27,9 @@ from l2t_verl.preflight.page import page
 from l2t_verl.preflight.responses import Response, asked
 from l2t_verl.preflight.seen import NOWHERE, Compared, Looker, Seen, SeenFile
 from l2t_verl.preflight.verdict import L2T_SETTINGS, PENALTY_SETTINGS, Advice, verdict
+from recipes.controlled import foretold
+from recipes.controlled.comparison import load
+from recipes.controlled.table import FILE as TABLE
 
 ROOT = Path(__file__).parents[1]
 PARAGRAPHS = {"episodes": {"method": "paragraphs"}}
@@ -492,3 +495,14 @@ def test_questions_are_drawn_by_the_seed(tmp_path):
     assert (first.left_out, first.instructed) == (0, False)
     assert first == asked(str(file), 10, 0) != asked(str(file), 10, 1)
     assert asked(str(file), 20, 0).problems[:10] == first.problems
+
+
+def test_the_comparison_s_starts_are_foretold(tmp_path):
+    """A few questions to a real small model; with the token ids that it sampled."""
+    start = ROOT / "recipes" / "controlled" / "starts" / "1"
+    found = foretold.foretell(start, tmp_path, 3)
+    assert found["advice"].upper() in Advice.__members__
+    assert 0.0 <= found["accuracy"] <= 1.0
+    line = foretold.table({"starts": {"1": found}}, load(TABLE)).splitlines()[2]
+    assert line.startswith(f"| 1 | {found['advice'].replace('_', ' ')} |")
+    assert "0.0 ± 1.2" in line  # the length penalty's, as in the table by start
