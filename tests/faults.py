@@ -30,6 +30,13 @@ class Fault(NamedTuple):
 
 FAULTS = (
     Fault(
+        "the step that states the answer counts as one before it",
+        "l2t_verl/preflight/seen.py",
+        "k < stated",
+        "k <= stated",
+        ("tests/test_preflight.py",),
+    ),
+    Fault(
         "an episode of exactly the least length is merged",
         "l2t_verl/episodes/limits.py",
         ">= min_episode_tokens",
