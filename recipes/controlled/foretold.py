@@ -70,7 +70,7 @@ def foretell(start: Path, scratch: Path, count: int = QUESTIONS, seed: int = 0) 
     advice = verdict(told, seen)
     numbers = {"accuracy": told.accuracy, "mixed": told.mixed, "tokens": told.tokens}
     estimates = {name: _numbers(getattr(seen, name)) for name in ("rise", "within", "useful", "useful_before", "redundant")}
-    return without_nan({"advice": advice.advice.name.lower(), "sure": advice.sure} | numbers | estimates)
+    return without_nan({"advice": advice.advice.name.lower()} | numbers | estimates)
 
 
 def table(found: dict[str, Any], runs: list[Run]) -> str:
