@@ -137,8 +137,8 @@ def _blind(sight: Sight) -> str:
             f"{ENOUGH} are needed; take more --questions or --minutes, or see whether answers are stated in another form."
         )
     return (
-        "Of J not sure: in the controlled comparison what J saw beforehand did not foretell what its credits came to (own gain "
-        "ended above GRPO on two starts of four, on one of which J saw nothing); another way to look may see more (below)."
+        "Of J not sure: in the controlled comparison what J saw beforehand did not foretell what its credits came to (own "
+        "gain ended above GRPO on two starts of four, on one of which J saw nothing). Another way to look may see more."
     )
 
 
