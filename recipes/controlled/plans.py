@@ -150,11 +150,11 @@ OTHERS = {
 # Further credits, each tuned as the main arms are; off by default until one of them is ahead
 CANDIDATES = {
     "critic": Arm(
-        "J as a critic, with a length price",
+        "L2T: J as a critic, with a length price",
         "l2t",
         {"beta": 0.0, "credit": {"method": "critic"}},
         "credit.length_cost",
-        (2.0, 3.0, 4.0),
+        (3.0, 4.0),
         4.0,
     ),
 }
@@ -219,7 +219,7 @@ def start_of(seed: int) -> int:
 
 
 # Where the frontiers of the two arms are drawn again on fresh seeds, beside the chosen strengths
-FRONTIER = {"length_penalty": (0.3, 0.9), BEST: (1.0, 4.0), "critic": (2.0,)}
+FRONTIER = {"length_penalty": (0.3, 0.9), BEST: (1.0, 4.0)}
 ACROSS_ARMS = ("grpo", "length_penalty", "episode", BEST)
 PLANS: dict[str, list[Settings]] = {
     "one": [arm_settings(name, SEEDS[0], start_of(SEEDS[0])) for name in ("grpo", "length_penalty", BEST)],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -160,11 +159,11 @@ def _arms(
     return table([*header, "removable tokens gone, %", "necessary lost, %", *further], rows)
 
 
-def short_table(runs: list[Run], arms: Iterable[str] = ARMS) -> str:
+def short_table(runs: list[Run]) -> str:
     """What the first screen of the README shows: differences are paired by seed with GRPO."""
     base = confirming(runs, "grpo")
     rows = []
-    for arm in ["start", *arms]:
+    for arm in ["start", *ARMS, *CANDIDATES]:
         own = confirming(runs, arm)
         if own:
             row = [TITLES[arm], str(len(own)), *(estimate(values(own.values(), read)).text() for read in (accuracy, tokens))]
@@ -177,7 +176,7 @@ def starts_table(runs: list[Run]) -> str:
     """Accuracy and differences from GRPO for each start: `short_table` of its seeds."""
     rows = []
     for number in (*STARTS, *FRESH_STARTS):
-        for line in short_table(of_starts(runs, (number,)), ARMS | CANDIDATES).splitlines()[2:]:
+        for line in short_table(of_starts(runs, (number,))).splitlines()[2:]:
             rows.append([str(number), *[cell.strip() for cell in line.strip("| ").split("|")]])
     return table(["start", "arm", "seeds", "accuracy, %", "tokens", "Δ accuracy, points", "Δ tokens, %"], rows)
 
