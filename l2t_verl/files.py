@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 
 class FileError(RuntimeError):
@@ -124,6 +125,53 @@ def read_lines(file: Path) -> Iterator[tuple[int, str]]:
     if complete < len(data):
         os.truncate(file, complete)
     yield from enumerate(data[:complete].decode("utf-8", "surrogatepass").split("\n")[:-1], 1)
+
+
+class Keyed(Protocol):
+    """What has a key of its own."""
+
+    @property
+    def key(self) -> str:
+        """The same for the same thing, whenever it is made."""
+        ...
+
+
+Item = TypeVar("Item", bound=Keyed)
+
+
+class Kept(Generic[Item]):
+    """Dataclasses in one file that only grows, a line of JSON each; what a crash tore off is made again.
+
+    Args:
+        file: made with its folder if it is not there.
+        of_json: makes one of a line's object.
+        what: they are, as the message calls one.
+
+    Raises:
+        FileError: a line in the middle is none.
+    """
+
+    def __init__(self, file: Path, of_json: Callable[[Mapping[str, Any]], Item], what: str):
+        self.file, self._of_json, self._what = file, of_json, what
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self.by_key = {item.key: item for item in self._read()}
+
+    def add(self, item: Item) -> None:
+        """Append one and see it on the disk.
+
+        Raises:
+            FileError: the file cannot be written.
+        """
+        row: Any = item  # a dataclass, which a protocol cannot say
+        append_lines(self.file, [asdict(row)])
+        self.by_key[item.key] = item
+
+    def _read(self) -> Iterator[Item]:
+        for number, line in read_lines(self.file):
+            try:
+                yield self._of_json(json.loads(line))
+            except (ValueError, TypeError, KeyError) as error:
+                raise FileError(f"{self.file}, line {number} is no {self._what} ({error}); take another --out") from error
 
 
 def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

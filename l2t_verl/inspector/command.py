@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -67,8 +66,7 @@ def inspect(
     try:
         # no longest response is known here: β is what it is for the one at which its default was measured
         config = with_beta_per_nat(configuration(settings, segmenter), BETA_TOKENS)
-        place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        precision = dtype or ("float32" if place == "cpu" else "auto")
+        place, precision = scoring.place_of(device, dtype)
         questions = questions_of(benchmark)
         names_of = columns_of(columns)
         if source == "-":

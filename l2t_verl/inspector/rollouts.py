@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from l2t_verl.files import FileError, append_lines, read_lines
+from l2t_verl.files import Kept
 from l2t_verl.inspector.records import Record
 
 KNOWN_SHARE = 0.95  # of J's way up, from which on the answer counts as known
@@ -167,36 +167,11 @@ def _is_finite(value: Any) -> bool:
         return False
 
 
-class Results:
-    """Scored rollouts in one file that only grows, a line each; what a crash tore off is scored again.
-
-    Args:
-        file: made if it is not there.
-
-    Raises:
-        FileError: a line in the middle is no rollout.
-    """
+class Results(Kept[Rollout]):
+    """Scored rollouts in a file; see `Kept`."""
 
     def __init__(self, file: Path):
-        self.file = file
-        file.parent.mkdir(parents=True, exist_ok=True)
-        self.by_key = {rollout.key: rollout for rollout in self._read()}
-
-    def add(self, rollout: Rollout) -> None:
-        """Append a rollout and see it on the disk.
-
-        Raises:
-            FileError: the file cannot be written.
-        """
-        append_lines(self.file, [asdict(rollout)])
-        self.by_key[rollout.key] = rollout
-
-    def _read(self) -> Iterator[Rollout]:
-        for number, line in read_lines(self.file):
-            try:
-                yield _of_json(json.loads(line))
-            except (ValueError, TypeError, KeyError) as error:
-                raise FileError(f"{self.file}, line {number} is no rollout ({error}); take another --out") from error
+        super().__init__(file, _of_json, "rollout")
 
 
 def _of_json(row: Mapping[str, Any]) -> Rollout:

@@ -223,6 +223,12 @@ class Scorer:
         return compression.compression_penalty(deltas, ids, mask, num_episodes=len(ends), estimator=estimator)[0]
 
 
+def place_of(device: str | None, dtype: str | None) -> tuple[str, str]:
+    """Where and how a model is loaded: as given, else on a GPU if there is one; float32 on a CPU, its own elsewhere."""
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return place, dtype or ("float32" if place == "cpu" else "auto")
+
+
 def load(name: str, device: str, dtype: str) -> torch.nn.Module:
     """Load a model from a folder or the hub, ready to score.
 

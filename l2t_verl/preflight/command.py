@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 from tqdm import tqdm
 
@@ -87,8 +86,7 @@ def preflight(
         check_kind(config.gain.kind)
         folder = out or Path("runs") / "preflight" / "-".join(map(_plain, (model, data or str(rollouts))))
         path = resolved(model, folder / "merged")
-        place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        precision = dtype or ("float32" if place == "cpu" else "auto")
+        place, precision = scoring.place_of(device, dtype)
         source = rollouts or Path((data or "").rpartition("=")[2])
         about = {"model": model, "weights": fingerprint(path), "seed": seed, "chat": chat, "dtype": precision}
         about |= {"data": data, "rollouts": rollouts and str(rollouts), "settings": config.model_dump(mode="json")}

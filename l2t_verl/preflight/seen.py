@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ import torch
 
 from l2t_verl import episodes, gain
 from l2t_verl.config import L2TConfig
-from l2t_verl.files import FileError, append_lines, read_lines
+from l2t_verl.files import Kept
 from l2t_verl.inspector.records import Record
 from l2t_verl.inspector.rollouts import key_of
 from l2t_verl.inspector.scoring import Scorer
@@ -279,35 +278,11 @@ class Looker:
         return [self.scorer.tokenizer.decode(piece, **whole) for piece in _pieces(ids, ends)]
 
 
-class SeenFile:
-    """Responses that have been looked at, in one file that only grows.
-
-    Args:
-        file: made with the first of them.
-
-    Raises:
-        FileError: a line in the middle is none.
-    """
+class SeenFile(Kept[Seen]):
+    """Responses that have been looked at, in a file; see `Kept`."""
 
     def __init__(self, file: Path):
-        self.file = file
-        self.by_key = {seen.key: seen for seen in self._read()}
-
-    def add(self, seen: Seen) -> None:
-        """Append one and see it on the disk.
-
-        Raises:
-            FileError: the file cannot be written.
-        """
-        append_lines(self.file, [asdict(seen)])
-        self.by_key[seen.key] = seen
-
-    def _read(self) -> Iterator[Seen]:
-        for number, line in read_lines(self.file):
-            try:
-                yield _of_json(json.loads(line))
-            except (ValueError, TypeError, KeyError) as error:
-                raise FileError(f"{self.file}, line {number} is no response ({error}); take another --out") from error
+        super().__init__(file, _of_json, "response")
 
 
 def _of_json(row: Mapping[str, Any]) -> Seen:
