@@ -162,6 +162,8 @@ def bare_machine() -> dict[str, str]:
             raise SystemExit(f"launch: {unseen(found)}")
         fixed |= {"VERL_PLATFORM": "cpu", "VLLM_TARGET_DEVICE": "cpu"}
         values |= {"VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": str(psutil.cpu_count(logical=False) or 1)}
+        # vLLM compiles what it samples with: that wants a C++ compiler, and more seconds than a run on a CPU gets back
+        values |= {"TORCHDYNAMO_DISABLE": "1"}
     return values | dict(os.environ) | fixed
 
 

@@ -19,6 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
 os.environ.setdefault("VERL_PLATFORM", "cpu")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # as recipes/environment.py does
 os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 leaves a cluster what the tests beside it do not want
 # sitecustomize.py: what the tests start does not look for garbage while it imports
 FOLDERS = os.environ.get("PYTHONPATH", "").split(os.pathsep)

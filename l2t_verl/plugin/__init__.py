@@ -10,9 +10,10 @@ One step, in order:
 5. `driver/`: `estimator.py` gives the advantages that verl's actor update takes.
 6. `driver/`: `metrics.py`, `records.py`, `live.py` and `checkpoints.py` report, dump and keep.
 
-Before the first one, `driver/refusals.py` and `data.py` refuse, `changes.py` changes verl's configuration and `cluster.py`
-looks at the nodes; `liveness.py` watches from then on. Every process begins in `entry.py`. What two of them share is in
-`fields.py` (what travels), `settings.py` (what the configuration says), `stopping.py` (SIGTERM) and `verl_scorers.py`.
+Before the first one, `driver/refusals.py` and `data.py` refuse, `changes.py` changes verl's configuration, `cluster.py`
+looks at the nodes and `ports.py` says where workers meet; `liveness.py` watches from then on. Every process begins in
+`entry.py`. What two of them share is in `fields.py` (what travels), `settings.py` (what the configuration says),
+`stopping.py` (SIGTERM) and `verl_scorers.py`.
 `cpu/` is there for machines without a GPU.
 
 A port to another trainer starts here (verl's main may drop the V1 trainer: its RFC 6988): `WRAPPED` and `READ` are all that

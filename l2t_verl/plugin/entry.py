@@ -15,6 +15,7 @@ from types import ModuleType
 
 # verl's module → ours that registers something in it
 REGISTRATIONS = {
+    "verl.single_controller.ray.base": "l2t_verl.plugin.driver.ports",
     "verl.trainer.ppo.core_algos": "l2t_verl.plugin.driver.estimator",
     "verl.experimental.reward_loop.reward_manager": "l2t_verl.plugin.rollout.reward_manager",
     "verl.trainer.ppo.v1": "l2t_verl.plugin.driver.trainer",
