@@ -1,4 +1,4 @@
-"""The port of a worker group's ranks: not one that the kernel gives to whoever connects, and verl's own choice where asked."""
+"""The port of a worker group: none that the kernel gives to whoever connects, and verl's own choice where asked."""
 
 import socket
 
