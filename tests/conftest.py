@@ -2,8 +2,10 @@ import gc
 import logging
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
+import forkserver
 import psutil
 import pytest
 import torch
@@ -21,7 +23,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # as recipes/environment.py does
 os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 leaves a cluster what the tests beside it do not want
-# sitecustomize.py: what the tests start does not look for garbage while it imports
+# for sitecustomize.py, which what the tests start begins with
 FOLDERS = os.environ.get("PYTHONPATH", "").split(os.pathsep)
 if str(TESTS) not in FOLDERS:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(TESTS), *FOLDERS)))
@@ -38,6 +40,8 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 def pytest_configure(config):
     config.pluginmanager.register(Summary())
+    if not hasattr(config, "workerinput") and os.environ["VERL_PLATFORM"] == "cpu":  # once, for all workers
+        os.environ[forkserver.FOLDER] = tempfile.mkdtemp(prefix=f"l2t-forks-{os.getpid()}-")
 
 
 def pytest_xdist_auto_num_workers(config):
@@ -54,8 +58,10 @@ def pytest_collection_finish():
     gc.freeze()  # what has been imported stays: the collector need not look through it again and again
 
 
-def pytest_unconfigure():
+def pytest_unconfigure(config):
     gc.unfreeze()  # else what is left at the end is taken for leaks, and named
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ.pop(forkserver.FOLDER, ""), ignore_errors=True)  # which ends the servers
 
 
 def pytest_xdist_make_scheduler(config, log):

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import resource
 import shutil
 import signal
 from collections import namedtuple
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 from cluster import composed
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.utils.tracking import Tracking
 
 from l2t_verl.config import ConfigError
 from l2t_verl.plugin import stopping
@@ -154,9 +156,31 @@ def test_metrics_before_a_restart_stand_in_the_file_once(tmp_path):
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_the_file_of_metrics_is_the_one_that_verl_s_logger_writes(tmp_path, monkeypatch):
-    from verl.utils.tracking import Tracking
+@pytest.fixture
+def ten_bytes():
+    """A disk with room for ten bytes of a file: the kernel takes them, and refuses what comes behind."""
+    before, (soft, hard) = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    signal.signal(signal.SIGXFSZ, before)
 
+
+def test_a_full_disk_does_not_cut_a_row_short_without_a_word(trainer, tmp_path, monkeypatch, ten_bytes):
+    """verl's logger writes to the file as it is, and is told of a part only by what it does not look at."""
+    monkeypatch.setenv("VERL_FILE_LOGGER_PATH", str(tmp_path / "metrics.jsonl"))
+    training = trainer("trainer.logger=[file]")
+    training.logger = Tracking("a project", "a run", ["file"], {})
+    training.logger.log({"x": 0.123456789}, 1)
+    assert (tmp_path / "metrics.jsonl").stat().st_size == 10
+    training.logger = Tracking("a project", "a run", ["file"], {})
+    training.on_train_begin()
+    with pytest.raises(OSError, match=r"metrics: .*metrics\.jsonl"):
+        training.logger.log({"x": 0.123456789}, 1)
+    training.logger.finish()
+
+
+def test_the_file_of_metrics_is_the_one_that_verl_s_logger_writes(tmp_path, monkeypatch):
     monkeypatch.setenv("VERL_FILE_LOGGER_ROOT", str(tmp_path))
     for named in (None, str(tmp_path / "metrics.jsonl")):
         monkeypatch.setenv("VERL_FILE_LOGGER_PATH", named) if named else monkeypatch.delenv("VERL_FILE_LOGGER_PATH", False)

@@ -360,6 +360,11 @@ SOURCES = {
         'self.fp = open(self.filepath, "wb", buffering=0)',
         "plugin/driver/continued.py sets the rows aside; once they stay, so may it go",
     ),
+    "verl's logger writes to its file as it is": (
+        "verl.utils.tracking:FileLogger.log",
+        "self.fp.write(orjson.dumps(data",
+        "plugin/driver/continued.py writes all of a row; once verl does, so may it go",
+    ),
     "a step ends where it is logged": (
         f"{BASE}.fit",
         "self.logger.log(data=metrics, step=self.global_steps)\n            if dapo_filtered_reward_counts:",

@@ -1,27 +1,43 @@
 """Interpreters as good as new for verl and for us: forked from one that has imported what both import, and takes longest."""
 
+import gc
+import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import traceback
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TextIO
 
-# Neither verl nor this project, and nothing that starts a thread when it is imported, which a fork would lose
+# Neither verl nor this project, and nothing that starts a thread when it is imported
 IMPORTED = ("torch", "tensordict", "ray", "datasets", "peft", "transformers.image_processing_utils", "vllm.engine.arg_utils")
-
-
 LONGEST = 300  # seconds of a code, and of the imports
+
+
+def warm_up() -> None:
+    """Import it, ready to be forked.
+
+    Raises:
+        AssertionError: a thread runs, which a fork would lose, or what a fork is to import is there already.
+    """
+    signal.alarm(LONGEST)
+    for name in IMPORTED:
+        importlib.import_module(name)
+    signal.alarm(0)
+    assert threading.active_count() == 1, threading.enumerate()
+    assert not {"verl", "l2t_verl"} & set(sys.modules)
+    gc.freeze()  # shared with each fork as long as no collector looks through it
 
 
 class Warm:
     """A process that has imported `IMPORTED`, and forks one for each code that it is given."""
 
     def __init__(self, environment: dict[str, str]):
-        line = [sys.executable, "-P", __file__, *IMPORTED]
+        line = [sys.executable, "-P", __file__]
         self.process = subprocess.Popen(line, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def run(self, code: str, environment: dict[str, str]) -> subprocess.CompletedProcess:
@@ -65,15 +81,7 @@ def _run(code: str, environment: dict[str, str], files: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    import importlib
-    import threading
-
     to_the_tests = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # for what prints while it is imported
-    signal.alarm(LONGEST)
-    for name in sys.argv[1:]:
-        importlib.import_module(name)
-    signal.alarm(0)
-    assert threading.active_count() == 1, threading.enumerate()
-    assert not {"verl", "l2t_verl"} & set(sys.modules)
+    warm_up()
     serve(to_the_tests)

@@ -1,9 +1,10 @@
 """Faults in real runs and tools, which are then started again and compared with those that had none.
 
-    python tests/soak --work FOLDER [--tools 50] [--kills 50] [--ends 2] [--deaths] [--seed 0] [--record FILE]
+    python tests/soak --work FOLDER [--tools 50] [--kills 50] [--ends 2] [--deaths] [--disks 4] [--seed 0] [--record FILE]
 
 `--tools` kills the offline ones, `--kills` the driver of stock main_ppo (`kill -9`); `--ends` are SIGTERMs, `--deaths` kills
-one part of a run after the other. One cluster runs at a time. The record has seed, fault, moment and outcome of each trial;
+one part of a run after the other, `--disks` (as root) fill those of metrics and rollouts. One cluster runs at a time. The
+record has seed, fault, moment and outcome of each trial;
 it is written after each, and the same command goes on from it. Exit status 1 where one did not end as it should.
 """
 
@@ -27,13 +28,14 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=0)
     parser.add_argument("--ends", type=int, default=0)
     parser.add_argument("--deaths", action="store_true")
+    parser.add_argument("--disks", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     work, record = given.work.resolve(), Record(given.record)
     if not (work / "model").exists():
         write_model(work / "model")
     offline.soak(work, record, given.tools, given.seed)
-    training.soak(work, record, kills=given.kills, ends=given.ends, deaths=given.deaths, seed=given.seed)
+    training.soak(work, record, kills=given.kills, ends=given.ends, deaths=given.deaths, disks=given.disks, seed=given.seed)
     print(f"{len(record.trials) - len(record.failed())} of {len(record.trials)} trials are as they should be")
     sys.exit(min(1, len(record.failed())))
 

@@ -62,11 +62,13 @@ def tools(work: Path, server: str) -> list[Tool]:
     evaluate += ("--server", server, "--tokenizer", model, "--samples", "4", "--max-tokens", "40", "--batch", "2")
     evaluate += ("--budget", "6")
     inspect = ("-m", "l2t_verl", "inspect", str(FIXTURES / "rollouts.jsonl"), "--model", model, "--segmenter", "paragraphs")
+    report = ("-m", "l2t_verl", "report", *(str(FIXTURES / "trained" / arm) for arm in ("shaped", "paper")))
     return [
         Tool("data", (python, *data, "--out")),
         Tool("evaluate", (python, *evaluate, "--out")),
         Tool("inspect", (python, *inspect, "--out")),
         Tool("controlled", (python, "-c", CONTROLLED)),
+        Tool("report", (python, *report, "--out")),
     ]
 
 

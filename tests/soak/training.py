@@ -1,16 +1,20 @@
 """Stock main_ppo on a tiny model, killed at random moments and started again, beside one that was not; and its parts killed.
 
 A kill is `kill -9` of the driver: after a random share of the training's time, while a checkpoint is being written, or after
-it and before the log of its step. A run is killed several times before it is let go on to its end, each time later.
+it and before the log of its step. A run is killed several times before it is let go on to its end, each time later. A full
+disk is a small one in memory.
 """
 
 import contextlib
+import errno
 import json
 import math
+import os
 import random
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -59,6 +63,7 @@ AGENTS = {"ray::RuntimeEnvAgent", "ray::DashboardAgent"}  # Ray's own; a minute 
 BUSY, TRIES = "timed out during startup", 3  # what Ray says where a machine is so busy that it gives up; starts, then
 LONGEST = 600.0  # seconds of a start with its training
 SOON = 60.0  # seconds within which a death is to end a run
+PAGE = 4096  # bytes, of which a disk in memory has a whole number
 
 
 def prepare(work: Path) -> None:
@@ -122,10 +127,10 @@ def finish(run: Run) -> int:
     return run.process.returncode
 
 
-def let_alone(work: Path, name: str) -> str:
+def let_alone(work: Path, name: str, variables: dict[str, str] | None = None) -> str:
     """Start a run and let it come to its end; with what it fails, if it does."""
     for _ in range(TRIES):
-        run = begin(work, name)
+        run = begin(work, name, variables=variables)
         if not (status := finish(run)):
             return ""
         if BUSY not in run.tail():
@@ -339,6 +344,47 @@ def death(work: Path, part: str) -> str:
         shutil.rmtree(work / name / "checkpoints", ignore_errors=True)
 
 
+def full_disk(work: Path, whole: Path, written: str, seed: int) -> tuple[str, str]:
+    """A run whose metrics or rollouts are on a disk that gets full, and that goes on once there is room.
+
+    Args:
+        work: folder for what is written.
+        whole: a run that had room.
+        written: `metrics` or `rollouts`.
+        seed: of the disk's size.
+
+    Returns:
+        How much room there was, and what became of it.
+    """
+    name = f"no-room-for-{written}-{seed}"
+    disk = work / name / written
+    of_whole = [whole / "metrics.jsonl"] if written == "metrics" else sorted((whole / "rollouts").iterdir())
+    pages = random.Random(name).randint(1, sum(-(-file.stat().st_size // PAGE) for file in of_whole) - 1)
+    moment = f"with room for {pages * PAGE} bytes of {sum(file.stat().st_size for file in of_whole)}"
+    variables = {"VERL_FILE_LOGGER_PATH": str(disk / "metrics.jsonl")} if written == "metrics" else {}
+    shutil.rmtree(work / name, ignore_errors=True)
+    disk.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={pages * PAGE}", "tmpfs", str(disk)], check=True)
+    try:
+        run = begin(work, name, variables=variables)
+        since = time.monotonic()
+        if not finish(run):
+            return moment, "FAILS: it ended as if nothing were lost"
+        said = run.tail().splitlines()[-1][:300]
+        if os.strerror(errno.ENOSPC) not in said:
+            return moment, f"FAILS: it ended with {said}"
+        moment += f": ended {time.monotonic() - since:.0f} s after its start with {said}"
+        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        if fault := let_alone(work, name, variables):
+            return moment, f"FAILS: with room it ended with {fault}"
+        if written == "metrics":
+            shutil.copy(disk / "metrics.jsonl", work / name)
+        found = differences(work / name, whole)
+        return moment, f"DIFFERS: {'; '.join(found)}" if found else "equal"
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
 def uninterrupted(work: Path) -> tuple[Path, float]:
     """The run that the others are compared with, and the seconds that it trained."""
     kept, whole = work / "whole.json", work / "whole"
@@ -354,8 +400,8 @@ def uninterrupted(work: Path) -> tuple[Path, float]:
     return whole, json.loads(kept.read_text())["seconds"]
 
 
-def soak(work: Path, record: Record, *, kills: int, ends: int, deaths: bool, seed: int) -> None:
-    """Stop runs and kill their parts, as often as the record has not yet; one cluster at a time.
+def soak(work: Path, record: Record, *, kills: int, ends: int, deaths: bool, disks: int, seed: int) -> None:
+    """Stop runs, kill their parts and fill their disks, as often as the record has not yet; one cluster at a time.
 
     Args:
         work: folder for what is written.
@@ -363,6 +409,7 @@ def soak(work: Path, record: Record, *, kills: int, ends: int, deaths: bool, see
         kills: of the driver, counted from the seed; `AT_ONCE` of them are of one run.
         ends: SIGTERMs.
         deaths: whether each part is killed once.
+        disks: that get full, for metrics and for rollouts in turn; root alone can make one.
         seed: of the first.
     """
     prepare(work)
@@ -380,3 +427,8 @@ def soak(work: Path, record: Record, *, kills: int, ends: int, deaths: bool, see
     for part in PARTS if deaths else ():
         if not record.has(part, 0):
             record.add(part, 0, "kill -9", "after the first step", death(work, part))
+    for number in range(seed, seed + disks):
+        written = ("metrics", "rollouts")[number % 2]
+        if not record.has(what := f"a training's {written}", number):
+            moment, outcome = full_disk(work, uninterrupted(work)[0], written, number)
+            record.add(what, number, "no room", moment, outcome)

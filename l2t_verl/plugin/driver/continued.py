@@ -30,6 +30,34 @@ def file_of_metrics(settings: Any) -> Path | None:
     return root / settings.project_name / f"{settings.experiment_name}.jsonl"
 
 
+class WholeRows:
+    """A file of verl's logger, which a full disk cuts short without a word: what is not taken is written again.
+
+    Args:
+        file: open without a buffer.
+    """
+
+    def __init__(self, file: Any):
+        self.file = file
+
+    def write(self, rows: bytes) -> None:
+        """Write all of it.
+
+        Raises:
+            OSError: what came after its first part was not taken; with the file's name.
+        """
+        rest = memoryview(rows)
+        try:
+            while rest:
+                rest = rest[self.file.write(rest) :]
+        except OSError as error:
+            raise OSError(error.errno, f"metrics: {error.strerror}", self.file.name) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+
+
 def set_aside(file: Path, step: int) -> None:
     """Keep the rows up to a step, that from which training goes on, beside the file that verl is about to empty.
 

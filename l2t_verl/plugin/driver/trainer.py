@@ -186,7 +186,9 @@ class L2TMixin(_Trainer):
     def on_train_begin(self) -> None:
         """The logger has emptied its file by now: the steps before a restart go back into it."""
         if self.metrics_file is not None:
-            continued.give_back(self.metrics_file, self.logger.logger["file"].fp.write)
+            log = self.logger.logger["file"]
+            log.fp = continued.WholeRows(log.fp)
+            continued.give_back(self.metrics_file, log.fp.write)
         super().on_train_begin()
 
     def _build_replay_buffer(self) -> Any:
