@@ -1,5 +1,6 @@
 """Starts stock `python -m verl.trainer.main_ppo` on the quickstart's configuration with a tiny model."""
 
+import contextlib
 import json
 import os
 import signal
@@ -8,6 +9,8 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 QUICKSTART = Path(__file__).parent.parent.resolve() / "recipes" / "quickstart"
 sys.path.insert(0, str(QUICKSTART))
@@ -64,10 +67,32 @@ class Run:
                 return
             time.sleep(3.0)
 
+    def family(self) -> list[psutil.Process]:
+        """The driver and what it started; Ray's workers, too, that were forked from another (`forkserver.py`)."""
+        try:
+            driver = psutil.Process(self.process.pid)
+            found = {driver, *driver.children(recursive=True)}
+        except psutil.NoSuchProcess:
+            return []
+        session = next((word for member in found for word in _words(member) if word.startswith("--session_dir=")), None)
+        if session is not None:
+            logs = session.partition("=")[2] + "/logs/"
+            for other in set(psutil.process_iter()) - found:
+                with contextlib.suppress(OSError, psutil.Error):
+                    if os.readlink(f"/proc/{other.pid}/fd/1").startswith(logs):
+                        found |= {other, *other.children(recursive=True)}
+        return sorted(found, key=lambda member: member.pid)
+
     def tail(self) -> str:
         from report import last_error
 
         return last_error(self.folder / "run.log", 60)
+
+
+def _words(process: psutil.Process) -> list[str]:
+    with contextlib.suppress(psutil.Error):
+        return process.cmdline()
+    return []
 
 
 def start(

@@ -92,7 +92,8 @@ def _connected(door: Path) -> socket.socket:
 
 def serve(door: Path) -> None:
     """Fork a worker for each that asks, as long as the folder is there and the process that is named in it."""
-    warm.warm_up()
+    warm.warm_up("vllm.entrypoints.openai.api_server")
+    assert "ray" not in sys.modules  # it reads its settings when it is imported, the raylet that it belongs to among them
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them here
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(f"{door}.new")

@@ -35,7 +35,7 @@ def test_a_driver_killed_before_its_checkpoint_counts_does_the_same_again(work):
     held = checkpoints / training.HELD
     try:
         assert training.wait_for(run, lambda: last.exists() and held.exists()), run.tail()
-        members = training.family(run)
+        members = run.family()
         run.process.send_signal(signal.SIGKILL)
         run.process.wait(60)
         training.gone(members, 60)

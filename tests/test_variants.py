@@ -43,7 +43,7 @@ def wait_for_steps(run, steps: int, seconds: float = 600) -> list[dict]:
 
 def process_of(run, name: str) -> psutil.Process:
     """The run's own process whose title or command line holds `name`."""
-    family = psutil.Process(run.process.pid).children(recursive=True)
+    family = run.family()
     found = [member for member in family if name in member.name() or name in " ".join(member.cmdline())]
     assert found, [(member.name(), member.cmdline()[:2]) for member in family]
     return found[0]

@@ -14,18 +14,18 @@ from tempfile import TemporaryDirectory
 from typing import TextIO
 
 # Neither verl nor this project, and nothing that starts a thread when it is imported
-IMPORTED = ("torch", "tensordict", "ray", "datasets", "peft", "transformers.image_processing_utils", "vllm.engine.arg_utils")
+IMPORTED = ("torch", "tensordict", "datasets", "peft", "transformers.image_processing_utils", "vllm.engine.arg_utils")
 LONGEST = 300  # seconds of a code, and of the imports
 
 
-def warm_up() -> None:
-    """Import it, ready to be forked.
+def warm_up(*more: str) -> None:
+    """Import it, and more, ready to be forked.
 
     Raises:
         AssertionError: a thread runs, which a fork would lose, or what a fork is to import is there already.
     """
     signal.alarm(LONGEST)
-    for name in IMPORTED:
+    for name in (*IMPORTED, *more):
         importlib.import_module(name)
     signal.alarm(0)
     assert threading.active_count() == 1, threading.enumerate()
@@ -83,5 +83,5 @@ def _run(code: str, environment: dict[str, str], files: list[str]) -> None:
 if __name__ == "__main__":
     to_the_tests = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # for what prints while it is imported
-    warm_up()
+    warm_up("ray")
     serve(to_the_tests)

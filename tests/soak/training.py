@@ -89,14 +89,6 @@ def wait_for(run: Run, is_there, seconds: float = LONGEST) -> bool:
     return True
 
 
-def family(run: Run) -> list[psutil.Process]:
-    try:
-        driver = psutil.Process(run.process.pid)
-        return [driver, *driver.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
-
-
 def name_of(process: psutil.Process) -> str:
     """Its name; empty where it has ended."""
     try:
@@ -118,9 +110,9 @@ def gone(members: list[psutil.Process], seconds: float) -> list[str]:
 def finish(run: Run) -> int:
     """Let a run come to its end; nothing of it stays."""
     end = time.monotonic() + LONGEST
-    members = family(run)
+    members = run.family()
     while run.process.poll() is None and time.monotonic() < end:
-        members = family(run) or members
+        members = run.family() or members
         time.sleep(0.5)
     run.end()
     gone(members, 30)
@@ -273,7 +265,7 @@ def stop(run: Run, draw: random.Random, starts: int, seconds: float, sign: int) 
         if not wait_for(run, lambda: run.log.count(TRAINS) >= starts):
             return "while it starts", f"start {starts} ended: {run.tail()[-500:]}"
         text = moment_of(run, draw, seconds)
-        members = [member for member in family(run) if name_of(member) not in AGENTS]
+        members = [member for member in run.family() if name_of(member) not in AGENTS]
         if run.process.poll() is not None:
             return text + " (it was over)", ""
         run.process.send_signal(sign)
@@ -318,7 +310,7 @@ def death(work: Path, part: str) -> str:
     try:
         if not wait_for(run, lambda: len(run.metrics()) >= 1):
             return f"FAILS: {run.tail()[-500:]}"
-        members = family(run)
+        members = run.family()
         pattern = PARTS[part]
         victims = [member for member in members if pattern in name_of(member) + " ".join(member.cmdline())]
         if not victims:
@@ -338,7 +330,7 @@ def death(work: Path, part: str) -> str:
         late = "" if taken <= SOON else "LATE: "
         return f"{late}ended after {taken:.0f} s with status {run.process.returncode}: {said}"
     finally:
-        members = family(run)
+        members = run.family()
         run.end()
         gone(members, 30)
         shutil.rmtree(work / name / "checkpoints", ignore_errors=True)
