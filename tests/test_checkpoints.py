@@ -1,5 +1,6 @@
 """Which checkpoints stay, what they take, and a disk that cannot hold them; the files are real, verl's saving is not."""
 
+import contextlib
 import errno
 import json
 import resource
@@ -156,27 +157,30 @@ def test_metrics_before_a_restart_stand_in_the_file_once(tmp_path):
     assert list(tmp_path.iterdir()) == [file]
 
 
-@pytest.fixture
-def ten_bytes():
-    """A disk with room for ten bytes of a file: the kernel takes them, and refuses what comes behind."""
+@contextlib.contextmanager
+def room_for(size: int):
+    """A disk with room for so many bytes of a file: the kernel takes them, and refuses what comes behind."""
     before, (soft, hard) = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    signal.signal(signal.SIGXFSZ, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
 
 
-def test_a_full_disk_does_not_cut_a_row_short_without_a_word(trainer, tmp_path, monkeypatch, ten_bytes):
-    """verl's logger writes to the file as it is, and is told of a part only by what it does not look at."""
+def test_a_full_disk_does_not_cut_a_row_short_without_a_word(trainer, tmp_path, monkeypatch):
+    """verl's logger writes to the file as it is, and does not look at how much of it was taken."""
     monkeypatch.setenv("VERL_FILE_LOGGER_PATH", str(tmp_path / "metrics.jsonl"))
-    training = trainer("trainer.logger=[file]")
+    training, row = trainer("trainer.logger=[file]"), {"x": 0.123456789}
     training.logger = Tracking("a project", "a run", ["file"], {})
-    training.logger.log({"x": 0.123456789}, 1)
+    with room_for(10):
+        training.logger.log(row, 1)
     assert (tmp_path / "metrics.jsonl").stat().st_size == 10
     training.logger = Tracking("a project", "a run", ["file"], {})
     training.on_train_begin()
-    with pytest.raises(OSError, match=r"metrics: .*metrics\.jsonl"):
-        training.logger.log({"x": 0.123456789}, 1)
+    with room_for(10), pytest.raises(OSError, match=r"metrics: .*metrics\.jsonl"):
+        training.logger.log(row, 1)
     training.logger.finish()
 
 
