@@ -188,7 +188,7 @@ class CreditConfig(_Section):
         "shaped",
         description="Credit: `paper` as published, `episode` adds each episode's reward to GRPO's advantage, `shaped` the "
         "return from each token on, `critic` what each episode changes in the chance of being right, as J tells it; "
-        "`length_penalty` is a baseline without process rewards; or one of `plugins`.",
+        "`length_penalty` and `adaptive_length_penalty` are baselines without process rewards; or one of `plugins`.",
     )
     std_floor: Real = Field(
         0.05,
@@ -212,7 +212,7 @@ class CreditConfig(_Section):
         0.0,
         ge=0,
         description="Cost λ of a response of the longest length, in units of the advantage (`shaped`: before α; `critic`: "
-        "of its root mean square).",
+        "of its root mean square; `adaptive_length_penalty`: of the outcome).",
     )
     length_cost_for: Literal["all", "correct"] = Field(
         "correct", description="Whose length costs: of `all` rollouts, or of the `correct` ones among each other."
@@ -414,6 +414,9 @@ def why_no_forward_to_share(config: L2TConfig) -> str | None:
     return None
 
 
+PRICED = "episode or shaped or critic or adaptive_length_penalty"
+
+
 def _contradictions(config: L2TConfig, broken: Set[str]) -> dict[str, str]:
     """What no single field shows: settings that exclude each other or would have no effect.
 
@@ -427,13 +430,13 @@ def _contradictions(config: L2TConfig, broken: Set[str]) -> dict[str, str]:
         "gamma": ("episode", credit.gamma is not None),
         "surprise_weights": ("episode", credit.surprise_weights),
         "ratio_clip": ("paper", credit.ratio_clip is not None),
-        "length_cost": ("episode or shaped or critic", credit.length_cost > 0),
+        "length_cost": (PRICED, credit.length_cost > 0),
         "length_cost_for": (
             "episode or shaped or critic",
             credit.length_cost_for != CreditConfig.model_fields["length_cost_for"].default,
         ),
         "length_penalty": ("length_penalty", credit.length_penalty != CreditConfig.model_fields["length_penalty"].default),
-        "token_budget": ("episode or shaped or critic", credit.token_budget is not None),
+        "token_budget": (PRICED, credit.token_budget is not None),
     }
     for name, (owner, is_set) in owners.items():
         if is_set and credit.method not in owner.split(" or ") and f"{ROOT}.credit.method" not in broken:

@@ -151,6 +151,19 @@ def length_penalty_loop(outcome, mask, index, length_penalty):
     return result
 
 
+def adaptive_length_penalty_loop(outcome, mask, index, length_cost, max_length):
+    result = torch.zeros(mask.shape, dtype=torch.float64)
+    for name in set(index):
+        rows = rows_of(index, name)
+        share = max(sum(outcome[i].item() > 0 for i in rows), 1) / len(rows)
+        rewards = {i: outcome[i].item() - length_cost * share * mask[i].sum().item() / max_length for i in rows}
+        mean = sum(rewards.values()) / len(rows) if len(rows) > 1 else 0.0
+        std = math.sqrt(sum((r - mean) ** 2 for r in rewards.values()) / (len(rows) - 1)) if len(rows) > 1 else 1.0
+        for i in rows:
+            result[i] = (rewards[i] - mean) / (std + 1e-6) * mask[i]
+    return result
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_loops(seed):
     batch = random_batch(seed)
@@ -162,6 +175,8 @@ def test_loops(seed):
             torch.testing.assert_close(function(*batch, **priced), loop(*batch, 0.8, cost, 16, whose == "correct"), **close)
     found = credit.length_penalty_advantages(*batch, length_penalty=0.4)
     torch.testing.assert_close(found, length_penalty_loop(batch[0], batch[3], batch[5], 0.4), **close)
+    found = credit.adaptive_length_penalty_advantages(*batch, length_cost=0.4, max_length=16)
+    torch.testing.assert_close(found, adaptive_length_penalty_loop(batch[0], batch[3], batch[5], 0.4, 16), **close)
 
 
 @pytest.mark.parametrize("seed", range(10))

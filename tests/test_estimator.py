@@ -26,6 +26,7 @@ CREDITS = {
     "episode, returns": {"credit": {"method": "episode", "gamma": 0.5, "surprise_weights": True, "std_floor": 0.2}},
     "length penalty": {"credit": {"method": "length_penalty"}},
     "length penalty, strong": {"credit": {"method": "length_penalty", "length_penalty": 0.6}},
+    "adaptive length penalty": {"credit": {"method": "adaptive_length_penalty"}},
     "shaped": {"credit": {"method": "shaped"}},
     "shaped, floor": {"alpha": 2.5, "credit": {"method": "shaped", "std_floor": 0.7}},
     "episode, all charged, by surprise": {
@@ -154,6 +155,7 @@ def pure(batch: Batch, settings: dict) -> torch.Tensor:
         "shaped": grouped,
         "critic": {"scores": batch.scores, "weights": WEIGHTS, "decay": config.credit.critic_decay, **priced},
         "length_penalty": {"length_penalty": config.credit.length_penalty},
+        "adaptive_length_penalty": {"length_cost": 0.3, "max_length": LONGEST, "norm_by_std": True},
     }[method]
     rows = (batch.rewards.sum(-1), batch.process, batch.episode_ids, batch.mask, batch.old_log_probs, batch.index())
     return getattr(credit, f"{method}_advantages")(*rows, **own)

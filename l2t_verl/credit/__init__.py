@@ -3,6 +3,7 @@
 Axes: B rows (rollouts), T response tokens, K episodes; a group is the rollouts of one prompt.
 """
 
+from l2t_verl.credit.adaptive_length_penalty import adaptive_length_penalty_advantages
 from l2t_verl.credit.calibration import calibration
 from l2t_verl.credit.critic import critic_advantages, critic_values, episodes_of, success
 from l2t_verl.credit.critic_history import Critic, learn
@@ -19,6 +20,7 @@ __all__ = [
     "CreditInputs",
     "Critic",
     "LengthCost",
+    "adaptive_length_penalty_advantages",
     "advantage_health",
     "calibration",
     "critic_advantages",

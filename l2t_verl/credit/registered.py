@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from l2t_verl.credit.adaptive_length_penalty import adaptive_length_penalty_advantages
 from l2t_verl.credit.critic import critic_advantages
 from l2t_verl.credit.episode import episode_advantages
 from l2t_verl.credit.inputs import Rollouts, check_rollouts
@@ -142,4 +143,15 @@ def _critic(inputs: CreditInputs) -> torch.Tensor:
 def _length_penalty(inputs: CreditInputs) -> torch.Tensor:
     return length_penalty_advantages(
         *inputs._arguments, length_penalty=inputs.settings.length_penalty, session=inputs.session
+    )
+
+
+@register_credit("adaptive_length_penalty")
+def _adaptive_length_penalty(inputs: CreditInputs) -> torch.Tensor:
+    return adaptive_length_penalty_advantages(
+        *inputs._arguments,
+        length_cost=inputs.length_cost,
+        max_length=inputs.max_length,
+        norm_by_std=inputs.norm_by_std,
+        session=inputs.session,
     )

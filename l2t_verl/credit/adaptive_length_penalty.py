@@ -1,0 +1,65 @@
+"""A second length penalty that L2T is compared with: the easier a question, the more a token costs."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from l2t_verl.credit.groups import outcome_advantages
+from l2t_verl.credit.inputs import check_rollouts, to_precision
+
+
+def adaptive_length_penalty_advantages(
+    outcome: torch.Tensor,
+    process: torch.Tensor,
+    episode_ids: torch.Tensor,
+    response_mask: torch.Tensor,
+    old_log_probs: torch.Tensor,
+    index: np.ndarray,
+    *,
+    length_cost: float,
+    max_length: int,
+    norm_by_std: bool = True,
+    session: np.ndarray | None = None,
+) -> torch.Tensor:
+    r"""GRPO's advantages of r_i = r^out_i − (λ/L) T_i max(p, 1/n) (ALP, arXiv 2506.05256).
+
+    p is the share of the group's n rollouts that are right, those with r^out > 0: a question that is always solved charges
+    the whole price, one that is never solved an n-th of it. All rollouts are charged, right or wrong, as published.
+
+    Args:
+        outcome: [B] outcome rewards.
+        process: [B, K] not used; all credits take the same arguments.
+        episode_ids: [B, T] not used.
+        response_mask: [B, T] 1 for sampled tokens; T_i counts them.
+        old_log_probs: [B, T] not used.
+        index: [B] NumPy object array, the group of each row.
+        length_cost: λ ≥ 0, the price of a response of length L, in units of the outcome.
+        max_length: L, the longest response allowed, in tokens.
+        norm_by_std: verl's `norm_adv_by_std_in_grpo`.
+        session: see `outcome_advantages`; the rows of one session are one rollout, whose last row carries the outcome.
+
+    Returns:
+        [B, T] advantages, 0 outside the mask, in the precision of `outcome`.
+
+    Raises:
+        ValueError: see `check_rollouts`; λ < 0 or L < 1.
+
+    Example:
+        >>> adaptive_length_penalty_advantages(
+        ...     torch.tensor([1.0, 0.0]), torch.zeros(2, 0), torch.full((2, 2), -1), torch.ones(2, 2), torch.zeros(2, 2),
+        ...     np.array(["a", "a"], dtype=object), length_cost=0.5, max_length=4, norm_by_std=False)
+        tensor([[ 0.5000,  0.5000],
+                [-0.5000, -0.5000]])
+    """
+    if max_length < 1 or not length_cost >= 0:
+        raise ValueError(f"max_length must be at least 1 and length_cost at least 0; got {max_length}, {length_cost}")
+    rollouts = check_rollouts(outcome, process, episode_ids, response_mask, old_log_probs, index, session)
+    final, last = rollouts.last_rows()
+    lengths = rollouts.per_session(rollouts.counts.sum(dim=1))
+    rollouts_of_group = rollouts.sessions_per_group().clamp_min(1.0)
+    right = rollouts.per_group(((rollouts.outcome > 0)[final] & last).double())
+    share = (right.clamp_min(1.0) / rollouts_of_group)[rollouts.group]
+    rewards = rollouts.outcome[final].double() - length_cost / max_length * lengths * share
+    advantages = outcome_advantages(to_precision(rewards, outcome.dtype), index, norm_by_std=norm_by_std, session=session)
+    return advantages[:, None] * rollouts.mask.to(outcome.dtype)
