@@ -144,7 +144,8 @@ def credited(
     if settings.kl_in_reward:
         rewards -= settings.kl_in_reward * kl_penalty(scored.old_log_probs, scored.ref_log_probs, "kl") * scored.mask
     if settings.estimator == "grpo":
-        return compute_grpo_outcome_advantage(rewards, scored.mask, index)[0], None
+        norm = {"norm_adv_by_std_in_grpo": settings.norm_by_std}
+        return compute_grpo_outcome_advantage(rewards, scored.mask, index, **norm)[0], None
     context = CreditContext(
         config=config,
         process=scored.process,
@@ -156,7 +157,7 @@ def credited(
         outputs=np.zeros(rows, dtype=int),
         length_cost=config.credit.length_cost if length_cost is None else length_cost,
         max_length=settings.limit,
-        norm_by_std=True,
+        norm_by_std=settings.norm_by_std,
         scores=scored.scores,
         critic_weights=critic.weights,
     )
@@ -178,6 +179,8 @@ def actor_config(settings: Settings) -> ActorConfig:
         ppo_micro_batch_size_per_gpu=settings.prompts * settings.group,
         use_kl_loss=settings.kl_loss > 0,
         kl_loss_coef=settings.kl_loss,
+        loss_agg_mode=settings.loss_agg_mode,
+        loss_scale_factor=settings.limit if settings.loss_agg_mode == "seq-mean-token-sum-norm" else None,
     )
 
 

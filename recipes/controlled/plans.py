@@ -126,6 +126,24 @@ OTHERS = {
         (),
         0.0,
     ),
+    # the outcome alone, as others reward it
+    "dr_grpo": Arm(
+        "Dr. GRPO: not divided by the group's spread, nor by the number of tokens",
+        "grpo",
+        {},
+        "learning_rate",
+        (),
+        2e-4,
+        {"norm_by_std": False, "loss_agg_mode": "seq-mean-token-sum-norm"},
+    ),
+    "alp": Arm(
+        "ALP: a length penalty that grows with a problem's success",
+        "l2t",
+        {"credit": {"method": "adaptive_length_penalty"}},
+        "credit.length_cost",
+        (0.5, 1.0, 2.0),
+        1.0,
+    ),
     # controls
     "zero_gains": _variant("control: the length price alone (gains 0, β = 0)", "change", "zero_gains", beta=0.0),
     "shuffled": _variant("control: rewards shuffled among a response's episodes", "change", "shuffled"),

@@ -12,6 +12,9 @@ from recipes.controlled.solutions import LIMIT
 
 Change = Literal["", "shuffled", "random_boundaries", "wrong_answer", "zero_gains", "true_labels", "length_factor"]
 
+# Fields that came later: with their defaults a run is what it was before there was a choice
+CHOSEN_SINCE = ("compute", "norm_by_std", "loss_agg_mode")
+
 # The task's forced answer; the same for all arms
 FORCING = {"forcing_suffix": "answer ", "think_close": "</think>", "closing": "<|im_end|>"}
 
@@ -40,6 +43,8 @@ class Settings:
         split: where the evaluation's problems come from.
         quality: whether the reward's and the credit's quality under the trained policy are measured as well.
         compute: precision of every forward and backward; the weights that the optimiser moves are float32 in both.
+        norm_by_std: verl's `norm_adv_by_std_in_grpo`.
+        loss_agg_mode: verl's.
     """
 
     arm: str
@@ -59,12 +64,15 @@ class Settings:
     split: str = "test"
     quality: bool = False
     compute: Literal["float32", "bfloat16"] = "float32"
+    norm_by_std: bool = True
+    loss_agg_mode: str = "token-mean"
 
     @property
     def name(self) -> str:
         """Name of the run's file: the arm, the seed, and a hash of all settings."""
         named = dataclasses.asdict(self)
-        if self.compute == "float32":  # as the runs that were made before there was a choice
-            del named["compute"]
+        for field in dataclasses.fields(self):
+            if field.name in CHOSEN_SINCE and named[field.name] == field.default:
+                del named[field.name]
         text = json.dumps(named, sort_keys=True)
         return f"{self.arm}-{self.seed}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
