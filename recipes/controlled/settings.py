@@ -71,8 +71,8 @@ class Settings:
     def name(self) -> str:
         """Name of the run's file: the arm, the seed, and a hash of all settings."""
         named = dataclasses.asdict(self)
-        for field in dataclasses.fields(self):
-            if field.name in CHOSEN_SINCE and named[field.name] == field.default:
-                del named[field.name]
+        for each in dataclasses.fields(self):
+            if each.name in CHOSEN_SINCE and named[each.name] == each.default:
+                del named[each.name]
         text = json.dumps(named, sort_keys=True)
         return f"{self.arm}-{self.seed}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
