@@ -109,7 +109,8 @@ SEGMENTERS: Registry[Callable[..., list[int] | None]] = Registry(
 )
 KINDS: Registry[Tensors] = Registry("kind of answer score", ("geometric", "probability", "mean_logprob"))
 PENALTIES: Registry[Tensors] = Registry("estimator of a penalty from log-ratios", ("log_ratio", "log_ratio_episode"))
-CREDITS: Registry[Tensors] = Registry("credit", ("paper", "episode", "shaped", "critic", "length_penalty", "adaptive_length_penalty"))
+BASELINES = ("length_penalty", "adaptive_length_penalty")  # credits without process rewards
+CREDITS: Registry[Tensors] = Registry("credit", ("paper", "episode", "shaped", "critic", *BASELINES))
 GRADERS: Registry[Callable[..., Any]] = Registry("grader")
 NO_FALLBACKS = ("episode_tags", "surprise")  # one leads to a fallback, the other cuts whatever there is
 SQUARED_LOG_RATIOS = ("log_ratio", "log_ratio_episode")  # penalties that rounding can be told from

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from l2t_verl.registry import BASELINES
 from recipes.arithmetic import GIB, GPUS, ModelShape, Plan, lora_rank, memory, shape_of
 
 SUFFIX = 32  # tokens of a forcing suffix, at most
 MOVED = (0.001, 0.01)  # nats a token by which a policy has moved early and late in a run, for the penalty's sums
 LARGE_SHARE = 0.9  # of the penalty in the reward, early
-WITHOUT_PROCESS_REWARDS = ("critic", "length_penalty", "adaptive_length_penalty")  # credits that the penalty is no part of
+WITHOUT_PROCESS_REWARDS = ("critic", *BASELINES)  # credits that the penalty is no part of
 
 
 def gpus_of(name: str) -> float:

@@ -14,6 +14,7 @@ import shlex
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,16 @@ FOLDER = Path(__file__).parent.resolve()
 ROOT = FOLDER.parent
 RECIPES = sorted(file.parent.name for file in FOLDER.glob("*/run.sh") if "launch.sh" in file.read_text())
 ARMS = sorted(file.stem for file in (FOLDER / "arm").glob("*.yaml"))
+
+
+@dataclass(frozen=True)
+class Start:
+    """What is started: the whole configuration, the run's folder, the command line and its environment."""
+
+    config: Any
+    folder: Path
+    line: list[str]
+    variables: dict[str, str]
 
 
 def composed(recipe: str, overrides: list[str]) -> Any:
@@ -193,21 +204,12 @@ def check_model(path: str) -> None:
         ) from None
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", help=", ".join(RECIPES))
-    parser.add_argument("arm", help=", ".join(ARMS))
-    parser.add_argument("--dry-run", action="store_true", help="compose, check, print the command; start nothing")
-    parser.add_argument("--launcher", choices=("local", "ray"), default="local", help="ray: a job for the cluster that runs")
-    parser.add_argument("--gpu", default="H100", help="for the memory's sums: A100-40, A100, H100, H200, or GiB")
-    arguments, overrides = parser.parse_known_args()
-    for word in overrides:
-        if word.startswith("-"):
-            parser.error(f"there is no option {word}")
-        if word.startswith("arm="):
-            parser.error(f"{word}: the arm is the second word, by which the run is named, too")
-    recipe, arm = chosen("recipe", arguments.recipe, RECIPES), chosen("arm", arguments.arm, ARMS)
-    memory = gpus_of(arguments.gpu)
+def ready(recipe: str, arm: str, overrides: list[str], launcher: str, memory: float, dry_run: bool) -> Start:
+    """Compose and check an arm, and say what was found.
+
+    Raises:
+        SystemExit: it would not train, or not on this machine; of the latter a dry run takes note.
+    """
     overrides = [f"arm={arm}", f"trainer.experiment_name={recipe}-{arm}", *overrides]
     try:
         config = composed(recipe, overrides)
@@ -217,7 +219,7 @@ def main() -> None:
     print("\n".join(memory_lines(config, memory) + disk_lines(config)))
     folder = ROOT / "runs" / config.trainer.experiment_name
     variables = variables_of(folder)
-    joins = arguments.launcher == "ray" or os.environ.get("RAY_ADDRESS", "local") != "local"
+    joins = launcher == "ray" or os.environ.get("RAY_ADDRESS", "local") != "local"
     if not joins:  # else Ray would join any cluster that runs on this machine
         variables |= OWN_RAY
     whole = bare_machine() | variables
@@ -225,7 +227,7 @@ def main() -> None:
     handed = dict(os.environ) | variables if joins else whole
     seen = workers.overrides(config, handed, root=ROOT, python=sys.executable, running_ray=joins)
     line = command(recipe, overrides + seen)
-    if arguments.launcher == "ray":
+    if launcher == "ray":
         variables = {name: handed[name] for name in ("VERL_PLATFORM", "VLLM_TARGET_DEVICE") if name in handed} | variables
         line = through_ray(line, variables)
     print("command:\n  " + shlex.join(line), flush=True)
@@ -233,16 +235,39 @@ def main() -> None:
         raise SystemExit("launch: this would not train:\n" + "\n".join(f"  {problem}" for problem in problems))
     print("\n".join([*penalty_lines(config), "checks: passed"]), flush=True)
     missing = [problem for problem in (attention_problem(config), disk_problem(config)) if problem]  # of this machine
-    if arguments.dry_run:
-        for problem in missing:
-            print(f"note: {problem}", flush=True)
-        return
-    if missing:
+    if missing and not dry_run:
         raise SystemExit("launch: " + "\n  ".join(missing))
-    check_model(str(config.actor_rollout_ref.model.path))
-    make_data(config)
-    keep(config, folder)
-    os.execvpe(line[0], line, whole)
+    for problem in missing:
+        print(f"note: {problem}", flush=True)
+    return Start(config, folder, line, whole)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", help=", ".join(RECIPES))
+    parser.add_argument("arm", help=f"{', '.join(ARMS)}; a dry run takes several, with commas between them")
+    parser.add_argument("--dry-run", action="store_true", help="compose, check, print the command; start nothing")
+    parser.add_argument("--launcher", choices=("local", "ray"), default="local", help="ray: a job for the cluster that runs")
+    parser.add_argument("--gpu", default="H100", help="for the memory's sums: A100-40, A100, H100, H200, or GiB")
+    arguments, overrides = parser.parse_known_args()
+    for word in overrides:
+        if word.startswith("-"):
+            parser.error(f"there is no option {word}")
+        if word.startswith("arm="):
+            parser.error(f"{word}: the arm is the second word, by which the run is named, too")
+    recipe = chosen("recipe", arguments.recipe, RECIPES)
+    arms = [chosen("arm", name, ARMS) for name in arguments.arm.split(",")]
+    if len(arms) > 1 and not arguments.dry_run:
+        parser.error(f"{arguments.arm}: only a dry run takes several arms; bash recipes/sweep.sh {recipe} trains them")
+    memory = gpus_of(arguments.gpu)
+    starts = [ready(recipe, arm, overrides, arguments.launcher, memory, arguments.dry_run) for arm in arms]
+    if arguments.dry_run:
+        return
+    (start,) = starts
+    check_model(str(start.config.actor_rollout_ref.model.path))
+    make_data(start.config)
+    keep(start.config, start.folder)
+    os.execvpe(start.line[0], start.line, start.variables)
 
 
 if __name__ == "__main__":

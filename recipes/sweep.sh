@@ -20,9 +20,9 @@ case $recipe in qwen2_7b_code) usual=humaneval ;; gsm8k_3b) usual=gsm8k_test ;; 
 benchmarks=()
 for benchmark in ${BENCHMARKS:-$usual}; do benchmarks+=(--benchmark "$benchmark"); done
 
-for arm in $arms; do # all of them before any is trained
-  bash "$root/recipes/$recipe/run.sh" "$arm" "$@" --dry-run || exit 1 # it has said why
-done
+# all of them before any is trained
+read -ra words <<<"$arms"
+bash "$root/recipes/$recipe/run.sh" "$(IFS=, && echo "${words[*]}")" "$@" --dry-run || exit 1 # it has said why
 for argument in "$@"; do [ "$argument" != --dry-run ] || exit 0; done
 
 venv=${VENV:-$root/.venv}

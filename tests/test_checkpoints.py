@@ -184,6 +184,12 @@ def test_a_full_disk_does_not_cut_a_row_short_without_a_word(trainer, tmp_path, 
     training.logger.finish()
 
 
+def test_rollouts_that_find_no_room_are_named(trainer, tmp_path):
+    long = ["x" * 20_000]  # more than Python keeps back
+    with room_for(10), pytest.raises(OSError, match=r"rollouts of step 3: .*dumped"):
+        trainer()._write_generations(long, long, long, [0.0], {}, str(tmp_path / "dumped"), 3)
+
+
 def test_the_file_of_metrics_is_the_one_that_verl_s_logger_writes(tmp_path, monkeypatch):
     monkeypatch.setenv("VERL_FILE_LOGGER_ROOT", str(tmp_path))
     for named in (None, str(tmp_path / "metrics.jsonl")):

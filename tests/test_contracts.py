@@ -137,6 +137,10 @@ OVERRIDDEN = {
         "self, inputs, outputs, gts, scores, reward_extra_infos_dict, dump_path",
         "plugin/driver/trainer.py",
     ),
+    f"{BASE}._write_generations": (
+        "inputs, outputs, gts, scores, reward_extra_infos_dict, dump_path, global_steps",
+        "plugin/driver/trainer.py",
+    ),
     f"{BASE}._validate": ("self", "plugin/driver/trainer.py"),
     f"{BASE}._save_checkpoint": ("self", "plugin/driver/trainer.py"),
     f"{BASE}._load_checkpoint": ("self", "plugin/driver/trainer.py"),

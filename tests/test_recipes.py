@@ -33,6 +33,13 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(line, env=os.environ | venv, capture_output=True, text=True, timeout=600, check=False)
 
 
+DR_GRPO = {  # how it divides is what it is
+    "algorithm.norm_adv_by_std_in_grpo",
+    "actor_rollout_ref.actor.loss_agg_mode",
+    "actor_rollout_ref.actor.loss_scale_factor",
+}
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_arm_would_train_and_differs_in_the_reward_alone(recipe):
     configs = {arm: composed(recipe, [f"arm={arm}"]) for arm in ARMS}
@@ -43,7 +50,8 @@ def test_every_arm_would_train_and_differs_in_the_reward_alone(recipe):
     for arm, tree in trees.items():
         other = {name for name in tree | trees["grpo"] if tree.get(name) != trees["grpo"].get(name)}
         assert (other != set()) == (arm != "grpo")
-        assert {name for name in other if not name.startswith(("algorithm.l2t.", "algorithm.adv_estimator"))} == set()
+        beside = {name for name in other if not name.startswith(("algorithm.l2t.", "algorithm.adv_estimator"))}
+        assert beside == (DR_GRPO if arm == "dr_grpo" else set())
 
 
 def test_each_recipe_has_its_files_and_its_line_in_the_table():
@@ -143,10 +151,15 @@ def test_what_would_not_train_is_refused_with_what_to_set(arguments, expected, c
 
 
 @pytest.mark.parametrize(
-    ("word", "said"), [("--dryrun", "there is no option --dryrun"), ("arm=mrt", "the arm is the second word")]
+    ("words", "said"),
+    [
+        (["grpo", "--dryrun"], "there is no option --dryrun"),
+        (["grpo", "arm=mrt"], "the arm is the second word"),
+        (["grpo,mrt"], "only a dry run takes several arms; bash recipes/sweep.sh gsm8k_3b trains them"),
+    ],
 )
-def test_what_is_no_override_is_named(word, said, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["launch", "gsm8k_3b", "grpo", word])
+def test_what_a_line_cannot_hold_is_named(words, said, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["launch", "gsm8k_3b", *words])
     with pytest.raises(SystemExit):
         launch.main()
     assert said in capsys.readouterr().err

@@ -383,13 +383,14 @@ def test_a_sweep_checks_trains_evaluates_and_compares(machine):
     done = there.run("recipes/sweep.sh", "gsm8k_3b", ARMS="grpo l2t")
     assert done.returncode == 0, done.stderr
     assert (there.root / ".venv-gpu" / ".l2t-stamp").exists()
-    assert there.calls.count("-m recipes.launch gsm8k_3b") == 4
+    assert there.calls.count("-m recipes.launch gsm8k_3b grpo,l2t --dry-run") == 1
+    assert there.calls.count("-m recipes.launch gsm8k_3b") == 3
     assert there.calls.count("-m l2t_verl.evaluate run") == 2
     assert there.calls.count("--benchmark gsm8k_test --data-parallel auto") == 2  # an engine on each GPU
     assert there.calls.count("-m l2t_verl.evaluate compare") == 1
     again = there.run("recipes/sweep.sh", "gsm8k_3b", ARMS="grpo l2t")
     assert again.returncode == 0
-    assert there.calls.count("-m recipes.launch gsm8k_3b") == 2  # their checks alone
+    assert there.calls.count("-m recipes.launch gsm8k_3b") == 1  # their check alone
 
 
 def test_where_setup_fails_the_caller_ends_with_its_message_alone(machine):

@@ -36,6 +36,7 @@ WRAPPED = {
     "_compute_old_log_prob": "its forward also gives the answer scores; after it, rows hold old log-probs",
     "_compute_advantage": "rows hold log-probs and outcomes: process rewards, then verl calls the estimator",
     "_dump_generations": "each rollout's episodes beside what verl dumps",
+    "_write_generations": "where the disk has no room, the error says for what",
     "on_step_end": "SIGTERM ends the run after this step, with a checkpoint",
     "_validate": "its score says which checkpoint is the best",
     "_save_checkpoint": "λ before the file that marks a checkpoint as whole; the mark is held back until the step is over",

@@ -300,6 +300,14 @@ class L2TMixin(_Trainer):
         kwargs["reward_extra_infos_dict"] = extra
         super()._dump_generations(inputs=inputs, outputs=outputs, gts=gts, scores=scores, **kwargs)
 
+    def _write_generations(self, *columns: Any) -> None:
+        """Verl's, in a thread of its own; a disk without room is named."""
+        *_, folder, step = columns
+        try:
+            super()._write_generations(*columns)
+        except OSError as error:
+            raise OSError(error.errno, f"rollouts of step {step}: {error.strerror}", str(folder)) from error
+
     # ---- checkpoints
 
     def _save_checkpoint(self) -> None:
