@@ -9,6 +9,7 @@ import forkserver
 import psutil
 import pytest
 import torch
+import yaml
 from hypothesis import settings
 from schedule import Schedule, place_of
 from summary import Summary
@@ -28,6 +29,7 @@ FOLDERS = os.environ.get("PYTHONPATH", "").split(os.pathsep)
 if str(TESTS) not in FOLDERS:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(TESTS), *FOLDERS)))
 torch.set_num_threads(THREADS)
+yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a hundred tests compose verl's configuration
 # Derandomised: the same inputs in every run, so that a red run can be repeated. `--hypothesis-profile=deep` tries more.
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=60)
 settings.register_profile("deep", derandomize=True, deadline=None, max_examples=1000)

@@ -1,14 +1,17 @@
-"""Ray's workers, forked from a process that has imported what verl and vLLM import, which takes longest.
+"""Processes forked from one that has imported what verl and vLLM import, which takes longest.
 
-Neither verl nor this project is among it: each worker imports them, as a user's does. A process that Ray starts hands its
-command line, environment and files to the server of its kind (`sitecustomize.py`), which it starts where there is none, and
-ends: Ray knows a worker by the id that it registers with.
+Neither verl nor this project is among it, nor Ray, which reads its settings when it is imported: each fork imports them, as
+a user's process does. Forked are interpreters for a test's code (`run`), and Ray's workers: a process that Ray starts hands
+its command line, environment and files to the server of its kind (`sitecustomize.py`) and ends, for Ray knows a worker by
+the id that it registers with. A server is started where there is none, and ends with the tests.
 """
 
 from __future__ import annotations
 
 import fcntl
+import gc
 import hashlib
+import importlib
 import json
 import os
 import runpy
@@ -16,15 +19,43 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
 import time
+import traceback
 from pathlib import Path
 
-import warm
-
 FOLDER = "L2T_TESTS_FORKS"  # the variable with the servers' folder; without it nothing is forked
-# What an import looks at; the rest of the environment is set once a worker has been forked
-READ = ("PYTHON", "OMP_", "MKL_", "LD_", "TORCH", "VLLM_", "HF_", "TRANSFORMERS_", "TOKENIZERS_", "CUDA_", "VERL_PLATFORM")
+# What an import looks at; the rest of the environment is set once a process has been forked
+READ = ("PYTHON", "OMP_", "MKL_", "LD_", "TORCH", "VLLM_", "HF_", "TRANSFORMERS_", "TOKENIZERS_", "CUDA_")
+# Nothing that starts a thread when it is imported, which a fork would lose
+IMPORTED = (
+    "torch",
+    "tensordict",
+    "datasets",
+    "peft",
+    "transformers.image_processing_utils",
+    "vllm.engine.arg_utils",
+    "vllm.entrypoints.openai.api_server",
+)
+LATER = {"ray", "verl", "l2t_verl"}
 LONGEST = 120.0  # seconds until a server is there
+CODE_LONGEST = 300  # seconds of a code
+
+
+# ---- who asks
+
+
+def run(code: str, environment: dict[str, str]) -> subprocess.CompletedProcess:
+    """As `python -P -c code` with this environment."""
+    line = [sys.executable, "-P", "-c", code]
+    if not os.environ.get(FOLDER):
+        return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=CODE_LONGEST, check=False)
+    request = {"code": code, "environment": environment, "folder": os.getcwd()}
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err, _server(dict(os.environ)) as server:
+        _send(server, request, [0, out.fileno(), err.fileno()])
+        status = int(server.makefile().readline())
+        return subprocess.CompletedProcess(line, status, *(_whole(file) for file in (out, err)))
 
 
 def leave_to_a_fork() -> None:
@@ -32,12 +63,9 @@ def leave_to_a_fork() -> None:
     words = sys.orig_argv
     if (told := _environment(words)) is None:
         return
-    request = json.dumps({"words": words, "environment": dict(os.environ), "folder": os.getcwd()}).encode()
     try:
         with _server(os.environ | told) as server:
-            socket.send_fds(server, [len(request).to_bytes(8, "big")], [0, 1, 2])
-            server.sendall(request)
-            server.recv(1)  # the other has read it
+            _send(server, {"words": words, "environment": dict(os.environ), "folder": os.getcwd()}, [0, 1, 2])
     except OSError:
         return
     os._exit(0)
@@ -49,6 +77,18 @@ def _environment(words: list[str]) -> dict[str, str] | None:
     if words[1].endswith("setup_worker.py"):
         return json.loads(given.get("--serialized-runtime-env-context", "{}")).get("env_vars") or None
     return {} if given.get("--runtime-env-hash", "0") != "0" else None
+
+
+def _send(server: socket.socket, request: dict, files: list[int]) -> None:
+    content = json.dumps(request).encode()
+    socket.send_fds(server, [len(content).to_bytes(8, "big")], files)
+    server.sendall(content)
+    server.recv(1)  # the other has read it
+
+
+def _whole(file) -> str:
+    file.seek(0)
+    return file.read()
 
 
 def _server(environment: dict[str, str]) -> socket.socket:
@@ -90,10 +130,16 @@ def _connected(door: Path) -> socket.socket:
     return found
 
 
+# ---- who forks
+
+
 def serve(door: Path) -> None:
-    """Fork a worker for each that asks, as long as the folder is there and the process that is named in it."""
-    warm.warm_up("vllm.entrypoints.openai.api_server")
-    assert "ray" not in sys.modules  # it reads its settings when it is imported, the raylet that it belongs to among them
+    """Fork a process for each that asks, as long as the folder is there and the process that is named in it."""
+    for name in IMPORTED:
+        importlib.import_module(name)
+    assert threading.active_count() == 1, threading.enumerate()
+    assert not LATER & set(sys.modules)
+    gc.freeze()  # shared with each fork as long as no collector looks through it
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them here
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(f"{door}.new")
@@ -112,26 +158,46 @@ def serve(door: Path) -> None:
 
 
 def _work(client: socket.socket) -> None:
+    """Be the process that is asked for."""
     client.setblocking(True)
     length, files, *_ = socket.recv_fds(client, 8, 3)
     received = bytearray()
     while len(received) < int.from_bytes(length, "big"):
         received += client.recv(1 << 16)
     client.sendall(b".")
-    client.close()
     request = json.loads(received)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    if "code" in request and (child := os.fork()):
+        client.sendall(f"{os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}\n".encode())
+        os._exit(0)
+    client.close()
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
+    if "code" in request:
+        _run(request["code"])
     sys.orig_argv, sys.argv = request["words"], request["words"][1:]
     sys.path[0] = str(Path(sys.argv[0]).parent)
     runpy.run_path(sys.argv[0], run_name="__main__")
     sys.exit(0)
+
+
+def _run(code: str) -> None:
+    signal.alarm(CODE_LONGEST)
+    del sys.path[0]
+    status = 0
+    try:
+        exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":

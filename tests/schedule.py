@@ -17,9 +17,7 @@ FIRST = (
 )
 BY_TEST = (
     "tests/test_variants.py",
-    "tests/test_entry.py",
     "tests/test_recipes.py",
-    "tests/test_patches.py",
     "tests/test_quickstart.py",
 )
 TOGETHER = {"tests/test_displacement.py": "tests/test_worker.py"}  # ranks of one warm process: see ranks.py

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from warm import Warm
+from forkserver import run as run_code
 
 # All that the plugin runs in each process that imports verl; tests/bench/imports.py has the seconds
 LIGHT = {"l2t_verl", "l2t_verl.patches", "l2t_verl.plugin", "l2t_verl.plugin.entry", "l2t_verl.plugin.stopping"}
@@ -32,13 +32,6 @@ def read(done: subprocess.CompletedProcess):
     """What a process printed as its last line, read as JSON."""
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
-
-
-@pytest.fixture(scope="module")
-def warm():
-    process = Warm(environment())
-    yield process
-    process.end()
 
 
 IMPORTED = """
@@ -76,7 +69,7 @@ def test_without_being_asked_for_the_cpu_is_no_platform(imports):
         assert "cpu" not in run["platforms"]
 
 
-def test_each_part_is_registered_once_its_registry_is_there(warm):
+def test_each_part_is_registered_once_its_registry_is_there():
     code = f"""
 import importlib, json, sys
 import verl
@@ -92,7 +85,7 @@ config = OmegaConf.create({{"reward": {{"reward_manager": {{"name": "l2t", "sour
 chosen = [resolve_reward_manager_cls(config), get_trainer_cls("l2t_sync")]
 print(json.dumps([steps, [f"{{cls.__module__}}.{{cls.__qualname__}}" for cls in chosen]]))
 """
-    steps, chosen = read(warm.run(code, environment()))
+    steps, chosen = read(run_code(code, environment()))
     for (registered, _), name in zip(steps, NAMES.values(), strict=True):
         assert name in registered
     assert steps[0][1] == ["driver.estimator"]  # and nothing of the others yet
@@ -102,7 +95,7 @@ print(json.dumps([steps, [f"{{cls.__module__}}.{{cls.__qualname__}}" for cls in 
     ]
 
 
-def test_a_part_that_fails_leaves_the_others(warm):
+def test_a_part_that_fails_leaves_the_others():
     """Reached through a submodule, as a worker that unpickles a function may do."""
     code = """
 import json, sys
@@ -111,7 +104,7 @@ import verl.trainer.ppo.core_algos
 from verl.experimental.reward_loop.reward_manager.registry import REWARD_MANAGER
 print(json.dumps(sorted(REWARD_MANAGER)))
 """
-    assert "l2t" in read(warm.run(code, environment()))
+    assert "l2t" in read(run_code(code, environment()))
 
 
 BROKEN = {
@@ -125,7 +118,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("missing", "imported", "named"), BROKEN.values(), ids=BROKEN)
-def test_a_broken_plugin_warns_once_and_verl_works(warm, missing, imported, named):
+def test_a_broken_plugin_warns_once_and_verl_works(missing, imported, named):
     """Once for the process and those that it starts: a Ray cluster would repeat it fifty times."""
     code = f"""
 import importlib, sys
@@ -136,7 +129,7 @@ for name in {imported!r}:
 print("verl", verl.DataProto.__name__)
 """
     child = f"import subprocess\nsubprocess.run([sys.executable, '-P', '-c', {code!r}], check=True)"
-    done = warm.run(code + child, environment())
+    done = run_code(code + child, environment())
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("verl DataProto") == 2
     assert done.stderr.count("RuntimeWarning: l2t_verl: ") == 1, done.stderr
@@ -145,7 +138,7 @@ print("verl", verl.DataProto.__name__)
     assert "VERL_USE_EXTERNAL_PLUGINS=none" in message
 
 
-def test_a_patch_that_refuses_ends_the_import(warm):
+def test_a_patch_that_refuses_ends_the_import():
     """verl changes before the patches see it, because hooks of one module run in the order of their registration."""
     code = """
 import importlib, json, wrapt
@@ -165,12 +158,12 @@ for target in changes:
         found.append(f"{type(error).__name__}: {error}")
 print(json.dumps(found))
 """
-    refused = read(warm.run(code, environment(VERL_PLATFORM="cpu")))
+    refused = read(run_code(code, environment(VERL_PLATFORM="cpu")))
     assert refused[0].startswith("PatchRefused: patch gloo_backend: verl.utils.distributed ")
     assert refused[1].startswith("PatchRefused: patch unpinned_offload: verl.workers.engine.fsdp.transformer_impl ")
 
 
-def test_the_cpu_platform_is_whole_where_it_is_asked_for(warm):
+def test_the_cpu_platform_is_whole_where_it_is_asked_for():
     """Spelled as verl accepts it. What can refuse is imported after the plugin: before, verl would swallow the refusal."""
     code = """
 import json, sys
@@ -188,7 +181,7 @@ print(json.dumps({
               getattr(engine.CPUOffloadPolicy, "_l2t_unpinned", False)],
 }))
 """
-    found = read(warm.run(code, environment(VERL_PLATFORM=" CPU ")))
+    found = read(run_code(code, environment(VERL_PLATFORM=" CPU ")))
     assert found["platform"] == "CpuPlatform"
     assert found["early"] == ["verl.utils.import_utils"]  # vllm_distribution, which never refuses
     assert found["engine"] == "FSDPEngineWithLMHead"

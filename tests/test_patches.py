@@ -3,10 +3,9 @@
 import importlib.metadata
 import json
 import os
-import subprocess
-import sys
 import types
 
+import forkserver
 import psutil
 import pytest
 import torch
@@ -21,13 +20,7 @@ from l2t_verl.plugin.cpu import platform as cpu_platform
 
 def answer(code: str, **environment: str):
     """What the code prints as its last line in a new interpreter, read as JSON."""
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", f"import json\nimport torch\n{code}"],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = forkserver.run(f"import json\nimport torch\n{code}", os.environ | environment)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -160,6 +153,7 @@ def test_vllm_distribution(monkeypatch):
 def test_vllm_takes_its_cpu_platform_after_verl(monkeypatch):
     """vLLM looks its version up too, and with none that names the CPU loads the kernels of another platform."""
     monkeypatch.delenv("VLLM_TARGET_DEVICE", raising=False)
+    monkeypatch.delenv(forkserver.FOLDER, raising=False)  # a fork has imported vLLM before verl
     code = """
 import verl.utils.import_utils
 from vllm.platforms import current_platform

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from l2t_verl.grading import Grader, grade_math_score
 from l2t_verl.inspector.records import Record, Skipped
 from l2t_verl.inspector.rollouts import Results, Rollout, key_of, recorded
-from l2t_verl.inspector.scoring import Scorer
+
+if TYPE_CHECKING:  # torch and transformers come with it
+    from l2t_verl.inspector.scoring import Scorer
 
 
 @dataclass
