@@ -126,24 +126,6 @@ OTHERS = {
         (),
         0.0,
     ),
-    # the outcome alone, as others reward it
-    "dr_grpo": Arm(
-        "Dr. GRPO: not divided by the group's spread, nor by the number of tokens",
-        "grpo",
-        {},
-        "learning_rate",
-        (),
-        2e-4,
-        {"norm_by_std": False, "loss_agg_mode": "seq-mean-token-sum-norm"},
-    ),
-    "alp": Arm(
-        "ALP: a length penalty that grows with a problem's success",
-        "l2t",
-        {"credit": {"method": "adaptive_length_penalty"}},
-        "credit.length_cost",
-        (0.5, 1.0, 2.0),
-        1.0,
-    ),
     # controls
     "zero_gains": _variant("control: the length price alone (gains 0, β = 0)", "change", "zero_gains", beta=0.0),
     "shuffled": _variant("control: rewards shuffled among a response's episodes", "change", "shuffled"),
@@ -163,6 +145,27 @@ OTHERS = {
     "directional": _variant("penalty along the change of the weights", "compression.estimator", "directional"),
     "alpha_04": _variant("half the weight of the process reward (α = 0.4)", "alpha", 0.4),
     "gamma_1": _variant("own gain and all later ones (γ = 1)", "credit.gamma", 1.0),
+}
+
+# The outcome alone, as others reward it
+OUTCOMES = {
+    "dr_grpo": Arm(
+        "Dr. GRPO: not divided by the group's spread, nor by the number of tokens",
+        "grpo",
+        {},
+        "learning_rate",
+        (),
+        2e-4,
+        {"norm_by_std": False, "loss_agg_mode": "seq-mean-token-sum-norm"},
+    ),
+    "alp": Arm(
+        "ALP: a length penalty that grows with a problem's success",
+        "l2t",
+        {"credit": {"method": "adaptive_length_penalty"}},
+        "credit.length_cost",
+        (0.5, 1.0, 2.0),
+        1.0,
+    ),
 }
 
 # Further credits, each tuned as the main arms are; off by default until one of them is ahead
@@ -217,7 +220,7 @@ BUDGETS = {
     )
     for side, cost in (("above", 0.0), ("below", 10.0))
 }
-ALL = ARMS | OTHERS | CANDIDATES | LONG | ROUNDED | BUDGETS
+ALL = ARMS | OTHERS | OUTCOMES | CANDIDATES | LONG | ROUNDED | BUDGETS
 
 
 def arm_settings(name: str, seed: int, start: int, strength: float | None = None, **changes: Any) -> Settings:
@@ -267,6 +270,7 @@ PLANS: dict[str, list[Settings]] = {
     "bfloat16": [arm_settings(name, seed, start_of(seed)) for seed in SEEDS[: len(STARTS)] for name in ROUNDED],
     "budget": [arm_settings(name, TUNING_SEEDS[1], start_of(TUNING_SEEDS[1])) for name in BUDGETS],
     "candidates": [arm_settings(name, seed, start_of(seed)) for seed in SEEDS for name in CANDIDATES],
+    "outcomes": [arm_settings(name, seed, start_of(seed)) for seed in FEW for name in OUTCOMES],
     "others": [arm_settings(name, seed, start_of(seed)) for seed in FEW for name in OTHERS],
     "long": [arm_settings(name, seed, start_of(seed)) for seed in SEEDS[: len(STARTS)] for name in LONG],
 }
