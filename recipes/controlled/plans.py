@@ -163,7 +163,7 @@ OUTCOMES = {
         "l2t",
         {"credit": {"method": "adaptive_length_penalty"}},
         "credit.length_cost",
-        (0.5, 1.0, 2.0),
+        (),
         1.0,
     ),
 }
