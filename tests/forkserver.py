@@ -1,9 +1,10 @@
 """Processes forked from one that has imported what verl and vLLM import, which takes longest.
 
 Neither verl nor this project is among it, nor Ray, which reads its settings when it is imported: each fork imports them, as
-a user's process does. Forked are interpreters for a test's code (`run`), and Ray's workers: a process that Ray starts hands
-its command line, environment and files to the server of its kind (`sitecustomize.py`) and ends, for Ray knows a worker by
-the id that it registers with. A server is started where there is none, and ends with the tests.
+a user's process does. Forked are interpreters for a test's code (`run`), dry runs and Ray's workers: such a process hands
+its command line, environment and files to the server of its kind (`sitecustomize.py`). A dry run ends with the fork's status;
+one that Ray starts ends at once, for Ray knows a worker by the id that it registers with. A server is started where there
+is none, and ends with the tests.
 """
 
 from __future__ import annotations
@@ -51,24 +52,29 @@ def run(code: str, environment: dict[str, str]) -> subprocess.CompletedProcess:
     line = [sys.executable, "-P", "-c", code]
     if not os.environ.get(FOLDER):
         return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=CODE_LONGEST, check=False)
-    request = {"code": code, "environment": environment, "folder": os.getcwd()}
+    request = {"code": code, "environment": environment, "folder": os.getcwd(), "waits": True}
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err, _server(dict(os.environ)) as server:
         _send(server, request, [0, out.fileno(), err.fileno()])
-        status = int(server.makefile().readline())
+        status = _status(server)
         return subprocess.CompletedProcess(line, status, *(_whole(file) for file in (out, err)))
 
 
 def leave_to_a_fork() -> None:
-    """End, with a worker forked in this place; go on where it has no environment of its own, or no server comes."""
-    words = sys.orig_argv
-    if (told := _environment(words)) is None:
+    """End, with a process forked in this place; go on where Ray gives it no environment of its own, or no server comes."""
+    words, status = sys.orig_argv, 0
+    waits = words[1] == "-m"  # a dry run
+    told = {} if waits else _environment(words)
+    if told is None:
         return
+    request = {"words": words, "environment": dict(os.environ), "folder": os.getcwd(), "waits": waits}
     try:
         with _server(os.environ | told) as server:
-            _send(server, {"words": words, "environment": dict(os.environ), "folder": os.getcwd()}, [0, 1, 2])
+            _send(server, request, [0, 1, 2])
+            if waits:
+                status = _status(server)
     except OSError:
         return
-    os._exit(0)
+    os._exit(status if status >= 0 else 128 - status)
 
 
 def _environment(words: list[str]) -> dict[str, str] | None:
@@ -84,6 +90,10 @@ def _send(server: socket.socket, request: dict, files: list[int]) -> None:
     socket.send_fds(server, [len(content).to_bytes(8, "big")], files)
     server.sendall(content)
     server.recv(1)  # the other has read it
+
+
+def _status(server: socket.socket) -> int:
+    return int(server.makefile().readline())
 
 
 def _whole(file) -> str:
@@ -167,7 +177,7 @@ def _work(client: socket.socket) -> None:
     client.sendall(b".")
     request = json.loads(received)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    if "code" in request and (child := os.fork()):
+    if request["waits"] and (child := os.fork()):
         client.sendall(f"{os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}\n".encode())
         os._exit(0)
     client.close()
@@ -180,9 +190,13 @@ def _work(client: socket.socket) -> None:
     os.environ.update(request["environment"])
     if "code" in request:
         _run(request["code"])
-    sys.orig_argv, sys.argv = request["words"], request["words"][1:]
-    sys.path[0] = str(Path(sys.argv[0]).parent)
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    sys.orig_argv, words = request["words"], request["words"][1:]
+    if words[0] == "-m":
+        sys.argv, sys.path[0] = words[1:], os.getcwd()
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv, sys.path[0] = words, str(Path(words[0]).parent)
+        runpy.run_path(words[0], run_name="__main__")
     sys.exit(0)
 
 

@@ -7,7 +7,11 @@ import sys
 # An import makes a million objects and no garbage: a tenth of the time of importing verl and vLLM.
 gc.set_threshold(100_000, 50, 100)
 
-if os.environ.get("L2T_TESTS_FORKS") and any("/ray/_private/workers/" in word for word in sys.orig_argv[1:2]):
-    import forkserver
+if os.environ.get("L2T_TESTS_FORKS"):
+    words = sys.orig_argv[1:]
+    is_of_ray = "/ray/_private/workers/" in "".join(words[:1])
+    is_a_dry_run = words[:2] == ["-m", "recipes.launch"] and "--dry-run" in words
+    if is_of_ray or is_a_dry_run:
+        import forkserver
 
-    forkserver.leave_to_a_fork()
+        forkserver.leave_to_a_fork()

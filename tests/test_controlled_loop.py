@@ -155,7 +155,7 @@ def test_quality_of_a_reward(rollouts):
 
 
 @of_cpu_stack
-def test_one_command_repeats_one_seed_and_a_killed_grid_goes_on(tiny_start, tmp_path):
+def test_one_command_repeats_one_seed_and_a_killed_grid_goes_on(tiny_start, tmp_path, monkeypatch):
     """The grid is killed once its first run is done; the command then does the others, and its table has all arms."""
     tiny = ["--starts", str(tiny_start.parent), "--steps", "2", "--test", "12"]
     grid = [
@@ -181,16 +181,9 @@ def test_one_command_repeats_one_seed_and_a_killed_grid_goes_on(tiny_start, tmp_
     found = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
     files = {file.stem: json.loads(file.read_text()) for file in (tmp_path / "results").glob("*.json")}
     assert len(files) == 3
-    add = [
-        sys.executable,
-        "-m",
-        "recipes.controlled.table",
-        str(tmp_path / "results"),
-        "--table",
-        str(tmp_path / "t.parquet"),
-    ]
+    monkeypatch.setattr(sys, "argv", ["table", str(tmp_path / "results"), "--table", str(tmp_path / "t.parquet")])
     for _ in range(2):  # what is there already is there once
-        subprocess.run(add, cwd=ROOT, check=True)
+        table.main()
     runs = dict(zip(sorted(files), comparison.load(tmp_path / "t.parquet"), strict=True))
     same = {name: {key: run[key] for key in files[name]} for name, run in runs.items()}
     assert json.dumps(same, sort_keys=True) == json.dumps(files, sort_keys=True)
