@@ -14,11 +14,13 @@ FIRST = (
     "tests/test_entry.py",
     "tests/test_recipes.py",
     "tests/test_bench.py",
+    "tests/test_strange_input.py",
 )
 BY_TEST = (
     "tests/test_variants.py",
     "tests/test_recipes.py",
     "tests/test_quickstart.py",
+    "tests/test_strange_input.py",
 )
 TOGETHER = {"tests/test_displacement.py": "tests/test_worker.py"}  # ranks of one warm process: see ranks.py
 
