@@ -210,12 +210,12 @@ def ready(recipe: str, arm: str, overrides: list[str], launcher: str, memory: fl
     Raises:
         SystemExit: it would not train, or not on this machine; of the latter a dry run takes note.
     """
+    print(f"{recipe}, arm {arm}")
     overrides = [f"arm={arm}", f"trainer.experiment_name={recipe}-{arm}", *overrides]
     try:
         config = composed(recipe, overrides)
     except Exception as error:  # Hydra's, of many kinds
         raise SystemExit(f"launch: the configuration does not compose: {error}") from error
-    print(f"{recipe}, arm {arm}")
     print("\n".join(memory_lines(config, memory) + disk_lines(config)))
     folder = ROOT / "runs" / config.trainer.experiment_name
     variables = variables_of(folder)

@@ -16,13 +16,13 @@ for argument in "$@"; do
   esac
 done
 arms=${ARMS:-grpo l2t l2t_paper length_penalty mrt gain_only}
+# shellcheck disable=SC2086,SC2116
+arms=$(echo ${arms//,/ }) # words with one space between
 case $recipe in qwen2_7b_code) usual=humaneval ;; gsm8k_3b) usual=gsm8k_test ;; *) usual="aime24 aime25 amc23 math500 minerva_math" ;; esac
 benchmarks=()
 for benchmark in ${BENCHMARKS:-$usual}; do benchmarks+=(--benchmark "$benchmark"); done
 
-# all of them before any is trained
-read -ra words <<<"$arms"
-bash "$root/recipes/$recipe/run.sh" "$(IFS=, && echo "${words[*]}")" "$@" --dry-run || exit 1 # it has said why
+bash "$root/recipes/$recipe/run.sh" "${arms// /,}" "$@" --dry-run || exit 1 # all before any is trained; it has said why
 for argument in "$@"; do [ "$argument" != --dry-run ] || exit 0; done
 
 venv=${VENV:-$root/.venv}

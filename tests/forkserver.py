@@ -39,6 +39,7 @@ IMPORTED = (
     "vllm.engine.arg_utils",
     "vllm.entrypoints.openai.api_server",
 )
+READ_IT = b"."
 LATER = {"ray", "verl", "l2t_verl"}
 LONGEST = 120.0  # seconds until a server is there
 CODE_LONGEST = 300  # seconds of a code
@@ -48,7 +49,7 @@ CODE_LONGEST = 300  # seconds of a code
 
 
 def run(code: str, environment: dict[str, str]) -> subprocess.CompletedProcess:
-    """As `python -P -c code` with this environment."""
+    """As `python -P -c code` with this environment, but for what is imported under this process's own."""
     line = [sys.executable, "-P", "-c", code]
     if not os.environ.get(FOLDER):
         return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=CODE_LONGEST, check=False)
@@ -60,15 +61,12 @@ def run(code: str, environment: dict[str, str]) -> subprocess.CompletedProcess:
 
 
 def leave_to_a_fork() -> None:
-    """End, with a process forked in this place; go on where Ray gives it no environment of its own, or no server comes."""
+    """End, with a process forked in this place; go on where no server comes."""
     words, status = sys.orig_argv, 0
     waits = words[1] == "-m"  # a dry run
-    told = {} if waits else _environment(words)
-    if told is None:
-        return
     request = {"words": words, "environment": dict(os.environ), "folder": os.getcwd(), "waits": waits}
     try:
-        with _server(os.environ | told) as server:
+        with _server(dict(os.environ)) as server:
             _send(server, request, [0, 1, 2])
             if waits:
                 status = _status(server)
@@ -77,23 +75,18 @@ def leave_to_a_fork() -> None:
     os._exit(status if status >= 0 else 128 - status)
 
 
-def _environment(words: list[str]) -> dict[str, str] | None:
-    """What Ray's runtime environment adds for this worker; None for one that is started in advance and imports nothing."""
-    given = dict(word.split("=", 1) for word in words if word.startswith("--") and "=" in word)
-    if words[1].endswith("setup_worker.py"):
-        return json.loads(given.get("--serialized-runtime-env-context", "{}")).get("env_vars") or None
-    return {} if given.get("--runtime-env-hash", "0") != "0" else None
-
-
 def _send(server: socket.socket, request: dict, files: list[int]) -> None:
     content = json.dumps(request).encode()
     socket.send_fds(server, [len(content).to_bytes(8, "big")], files)
     server.sendall(content)
-    server.recv(1)  # the other has read it
+    if server.recv(1) != READ_IT:
+        raise ConnectionError("the server is gone")
 
 
 def _status(server: socket.socket) -> int:
-    return int(server.makefile().readline())
+    if not (line := server.makefile().readline()):
+        raise ConnectionError("the server is gone")
+    return int(line)
 
 
 def _whole(file) -> str:
@@ -147,7 +140,7 @@ def serve(door: Path) -> None:
     """Fork a process for each that asks, as long as the folder is there and the process that is named in it."""
     for name in IMPORTED:
         importlib.import_module(name)
-    assert threading.active_count() == 1, threading.enumerate()
+    assert threading.active_count() == 1, threading.enumerate()  # of Python's own; the libraries' pools start anew in a fork
     assert not LATER & set(sys.modules)
     gc.freeze()  # shared with each fork as long as no collector looks through it
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them here
@@ -173,8 +166,10 @@ def _work(client: socket.socket) -> None:
     length, files, *_ = socket.recv_fds(client, 8, 3)
     received = bytearray()
     while len(received) < int.from_bytes(length, "big"):
-        received += client.recv(1 << 16)
-    client.sendall(b".")
+        if not (part := client.recv(1 << 16)):
+            os._exit(1)
+        received += part
+    client.sendall(READ_IT)
     request = json.loads(received)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if request["waits"] and (child := os.fork()):
@@ -206,6 +201,8 @@ def _run(code: str) -> None:
     status = 0
     try:
         exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
     except BaseException:
         traceback.print_exc()
         status = 1

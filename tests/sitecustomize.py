@@ -9,7 +9,8 @@ gc.set_threshold(100_000, 50, 100)
 
 if os.environ.get("L2T_TESTS_FORKS"):
     words = sys.orig_argv[1:]
-    is_of_ray = "/ray/_private/workers/" in "".join(words[:1])
+    is_worker = any(word.endswith("/ray/_private/workers/default_worker.py") for word in words[:1])
+    is_of_ray = is_worker and "--runtime-env-hash=0" not in words  # those are started in advance, and import nothing
     is_a_dry_run = words[:2] == ["-m", "recipes.launch"] and "--dry-run" in words
     if is_of_ray or is_a_dry_run:
         import forkserver

@@ -158,10 +158,17 @@ def adaptive_length_penalty_loop(outcome, mask, index, length_cost, max_length):
         share = max(sum(outcome[i].item() > 0 for i in rows), 1) / len(rows)
         rewards = {i: outcome[i].item() - length_cost * share * mask[i].sum().item() / max_length for i in rows}
         mean = sum(rewards.values()) / len(rows) if len(rows) > 1 else 0.0
-        std = math.sqrt(sum((r - mean) ** 2 for r in rewards.values()) / (len(rows) - 1)) if len(rows) > 1 else 1.0
         for i in rows:
-            result[i] = (rewards[i] - mean) / (std + 1e-6) * mask[i]
+            result[i] = (rewards[i] - mean) * mask[i]
     return result
+
+
+def test_a_question_that_is_never_solved_pays_an_nth_of_one_that_always_is():
+    mask = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 1.0]] * 2)
+    outcome, index = torch.tensor([1.0, 1.0, 0.0, 0.0]), np.array(["solved"] * 2 + ["never"] * 2, dtype=object)
+    batch = outcome, torch.zeros(4, 0), torch.full((4, 3), -1), mask, torch.zeros(4, 3), index
+    found = credit.adaptive_length_penalty_advantages(*batch, length_cost=0.6, max_length=3)[:, 0]
+    torch.testing.assert_close(found, torch.tensor([0.2, -0.2, 0.1, -0.1]))
 
 
 @pytest.mark.parametrize("seed", range(20))

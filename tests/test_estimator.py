@@ -155,7 +155,7 @@ def pure(batch: Batch, settings: dict) -> torch.Tensor:
         "shaped": grouped,
         "critic": {"scores": batch.scores, "weights": WEIGHTS, "decay": config.credit.critic_decay, **priced},
         "length_penalty": {"length_penalty": config.credit.length_penalty},
-        "adaptive_length_penalty": {"length_cost": 0.3, "max_length": LONGEST, "norm_by_std": True},
+        "adaptive_length_penalty": {"length_cost": 0.3, "max_length": LONGEST},
     }[method]
     rows = (batch.rewards.sum(-1), batch.process, batch.episode_ids, batch.mask, batch.old_log_probs, batch.index())
     return getattr(credit, f"{method}_advantages")(*rows, **own)

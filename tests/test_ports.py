@@ -1,4 +1,4 @@
-"""The port of a worker group: none that the kernel gives to whoever connects, and verl's own choice where asked."""
+"""The port of a worker group: none that is ephemeral, and verl's own choice where asked."""
 
 import socket
 
@@ -6,6 +6,8 @@ import pytest
 from verl.single_controller.ray.base import RayWorkerGroup, get_master_addr_port
 
 from l2t_verl.plugin.driver import ports
+
+FIRST_EPHEMERAL = ports.first_ephemeral
 
 
 def asked_for(**named) -> dict:
@@ -15,10 +17,16 @@ def asked_for(**named) -> dict:
     return given
 
 
-def test_verl_takes_a_port_below_those_that_are_given_away():
+@pytest.fixture(autouse=True)
+def usual(monkeypatch):
+    monkeypatch.setattr(ports, "first_ephemeral", lambda: 32768)
+
+
+def test_verl_takes_a_port_below_the_ephemeral_ones():
     """Its own task, asked as its worker group asks it: from one that is taken on to the next."""
     first, end = asked_for()["master_port_range"]
-    assert ports.FIRST <= first < end <= ports.first_given_away()
+    assert ports.FIRST <= first < end <= ports.END
+    first = int(get_master_addr_port._function(master_port_range=[first, end])[1])  # one that is free
     with socket.socket() as taken:
         taken.bind(("", first))
         _, port = get_master_addr_port._function(master_port_range=[first, end])
@@ -39,8 +47,8 @@ def test_what_is_asked_for_stays(named):
 
 
 @pytest.mark.parametrize("said", ["1024 65535\n", "", "many\n", None])
-def test_where_the_kernel_gives_away_all_ports_or_does_not_say_verl_chooses(tmp_path, said):
+def test_where_all_ports_are_ephemeral_or_nobody_says_verl_chooses(tmp_path, said):
     file = tmp_path / "ip_local_port_range"
     if said is not None:
         file.write_text(said)
-    assert ports.free_range(ports.first_given_away(file)) is None
+    assert ports.free_range(FIRST_EPHEMERAL(file)) is None

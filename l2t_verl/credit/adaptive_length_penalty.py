@@ -19,13 +19,13 @@ def adaptive_length_penalty_advantages(
     *,
     length_cost: float,
     max_length: int,
-    norm_by_std: bool = True,
     session: np.ndarray | None = None,
 ) -> torch.Tensor:
-    r"""GRPO's advantages of r_i = r^out_i − (λ/L) T_i max(p, 1/n) (ALP, arXiv 2506.05256).
+    r"""A_{i,t} = r_i − mean r of the group, with r_i = r^out_i − (λ/L) T_i max(p, 1/n) (ALP, arXiv 2506.05256).
 
     p is the share of the group's n rollouts that are right, those with r^out > 0: a question that is always solved charges
-    the whole price, one that is never solved an n-th of it. All rollouts are charged, right or wrong, as published.
+    the whole price, one that is never solved an n-th of it. All rollouts are charged, right or wrong, as published. GRPO's
+    division by the group's standard deviation is left out: where all are right, or all wrong, it would cancel λ and p.
 
     Args:
         outcome: [B] outcome rewards.
@@ -36,7 +36,6 @@ def adaptive_length_penalty_advantages(
         index: [B] NumPy object array, the group of each row.
         length_cost: λ ≥ 0, the price of a response of length L, in units of the outcome.
         max_length: L, the longest response allowed, in tokens.
-        norm_by_std: verl's `norm_adv_by_std_in_grpo`.
         session: see `outcome_advantages`; the rows of one session are one rollout, whose last row carries the outcome.
 
     Returns:
@@ -48,7 +47,7 @@ def adaptive_length_penalty_advantages(
     Example:
         >>> adaptive_length_penalty_advantages(
         ...     torch.tensor([1.0, 0.0]), torch.zeros(2, 0), torch.full((2, 2), -1), torch.ones(2, 2), torch.zeros(2, 2),
-        ...     np.array(["a", "a"], dtype=object), length_cost=0.5, max_length=4, norm_by_std=False)
+        ...     np.array(["a", "a"], dtype=object), length_cost=0.5, max_length=4)
         tensor([[ 0.5000,  0.5000],
                 [-0.5000, -0.5000]])
     """
@@ -61,5 +60,5 @@ def adaptive_length_penalty_advantages(
     right = rollouts.per_group(((rollouts.outcome > 0)[final] & last).double())
     share = (right.clamp_min(1.0) / rollouts_of_group)[rollouts.group]
     rewards = rollouts.outcome[final].double() - length_cost / max_length * lengths * share
-    advantages = outcome_advantages(to_precision(rewards, outcome.dtype), index, norm_by_std=norm_by_std, session=session)
+    advantages = outcome_advantages(to_precision(rewards, outcome.dtype), index, norm_by_std=False, session=session)
     return advantages[:, None] * rollouts.mask.to(outcome.dtype)

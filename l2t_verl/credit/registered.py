@@ -152,6 +152,5 @@ def _adaptive_length_penalty(inputs: CreditInputs) -> torch.Tensor:
         *inputs._arguments,
         length_cost=inputs.length_cost,
         max_length=inputs.max_length,
-        norm_by_std=inputs.norm_by_std,
         session=inputs.session,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from recipes.controlled.plans import ALL, FRONTIER
 from recipes.controlled.table import runs_of
 
 Run = dict[str, Any]
+FRONTIER_STRENGTHS = (ALL["length_penalty"].chosen, *FRONTIER["length_penalty"])
 TITLES = {"start": "start"} | {name: arm.title for name, arm in ALL.items()}
 
 
@@ -128,7 +129,9 @@ class AtEqualLength(NamedTuple):
     beyond: bool
 
 
-def length_penalty_at_equal_length(runs: list[Run], own: dict[int, Run]) -> dict[int, AtEqualLength]:
+def length_penalty_at_equal_length(
+    runs: list[Run], own: dict[int, Run], strengths: Collection[float | str] = FRONTIER_STRENGTHS
+) -> dict[int, AtEqualLength]:
     """What GRPO with the length penalty reaches, for each seed by itself, at as many tokens as another arm's run has.
 
     Its accuracy is interpolated between its strengths (0, which is GRPO, and those run on fresh seeds); beyond its ends the
@@ -137,11 +140,11 @@ def length_penalty_at_equal_length(runs: list[Run], own: dict[int, Run]) -> dict
     Args:
         runs: all runs.
         own: the other arm's runs by seed.
+        strengths: of the length penalty, beside 0.
 
     Returns:
-        By seed, for the seeds that have the whole frontier.
+        By seed, for the seeds that have all of them.
     """
-    strengths = {ALL["length_penalty"].chosen, *FRONTIER["length_penalty"]}
     line = [confirming(runs, "grpo"), *(confirming(runs, "length_penalty", value) for value in sorted(strengths))]
     found = {}
     for seed in sorted(set(own).intersection(*line)):

@@ -58,6 +58,7 @@ def all_tables(every: list[Run], real: Run, through: list[Run]) -> dict[str, str
         "controls": tables.controls_table(runs, ["grpo", BEST, *OTHERS], BEST),
         "by start": tables.starts_table(every),
         "across starts": tables.across_table(every),
+        "beside the length penalty": tables.beside_penalty_table(every),
         "tiers": tables.tiers_table(runs, list(ARMS)),
         "frontier": tables.frontier_table(runs),
         "against the length penalty": tables.against_penalty_table(runs),

@@ -241,7 +241,7 @@ def start_of(seed: int) -> int:
 
 # Where the frontiers of the two arms are drawn again on fresh seeds, beside the chosen strengths
 FRONTIER = {"length_penalty": (0.3, 0.9), BEST: (1.0, 4.0)}
-ACROSS_ARMS = ("grpo", "length_penalty", "episode", BEST)
+ACROSS_ARMS = ("grpo", "length_penalty", "episode", BEST, "critic")
 PLANS: dict[str, list[Settings]] = {
     "one": [arm_settings(name, SEEDS[0], start_of(SEEDS[0])) for name in ("grpo", "length_penalty", BEST)],
     "tuning": [
@@ -269,7 +269,7 @@ PLANS: dict[str, list[Settings]] = {
     ],
     "bfloat16": [arm_settings(name, seed, start_of(seed)) for seed in SEEDS[: len(STARTS)] for name in ROUNDED],
     "budget": [arm_settings(name, TUNING_SEEDS[1], start_of(TUNING_SEEDS[1])) for name in BUDGETS],
-    "candidates": [arm_settings(name, seed, start_of(seed)) for seed in SEEDS for name in CANDIDATES],
+    "candidates": [arm_settings(name, seed, start_of(seed)) for seed in (*SEEDS, *MORE) for name in CANDIDATES],
     "outcomes": [arm_settings(name, seed, start_of(seed)) for seed in FEW for name in OUTCOMES],
     "others": [arm_settings(name, seed, start_of(seed)) for seed in FEW for name in OTHERS],
     "long": [arm_settings(name, seed, start_of(seed)) for seed in SEEDS[: len(STARTS)] for name in LONG],

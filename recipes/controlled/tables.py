@@ -197,6 +197,34 @@ def across_table(runs: list[Run]) -> str:
     return table(["arm", "starts", "Δ accuracy, points", "Δ tokens, %"], rows)
 
 
+def beside_penalty_table(runs: list[Run]) -> str:
+    """Differences from the length penalty at its chosen strength, paired by seed.
+
+    At whatever length each has; and at equal length, on the line from that point to GRPO's, which all seeds have.
+    """
+    rows, chosen = [], (ALL["length_penalty"].chosen,)
+    for arm in (BEST, *CANDIDATES):
+        pairs = {
+            numbers: [confirming(of_starts(runs, numbers), name) for name in (arm, "length_penalty")]
+            for numbers in (STARTS, *((number,) for number in (*STARTS, *FRESH_STARTS)))
+        }
+        means = []
+        for numbers, (own, base) in pairs.items():
+            there = length_penalty_at_equal_length(of_starts(runs, numbers), own, chosen)
+            if not (seeds := set(own) & set(base)):
+                continue
+            over = estimate([(start(own[seed]), accuracy(own[seed]) - of_seed.accuracy) for seed, of_seed in there.items()])
+            found = (*gaps(own, base), over)
+            if len(numbers) == 1:
+                means.append([each.mean for each in found])
+            rows.append([TITLES[arm], " and ".join(map(str, numbers)), str(len(seeds)), *(each.text() for each in found)])
+        if len(means) > 1:
+            cells = [estimate([(0, of_start[i]) for of_start in means]).text() for i in range(3)]
+            rows.append([TITLES[arm], f"{len(means)}, each once", "–", *cells])
+    header = ["arm", "start", "seeds", "Δ accuracy, points", "Δ tokens, %", "Δ accuracy at equal length, points"]
+    return table(header, rows)
+
+
 def tiers_table(runs: list[Run], arms: list[str]) -> str:
     """Accuracy and tokens by tier."""
     rows = []

@@ -351,8 +351,9 @@ def full_disk(work: Path, whole: Path, written: str, seed: int) -> tuple[str, st
     name = f"no-room-for-{written}-{seed}"
     disk = work / name / written
     of_whole = [whole / "metrics.jsonl"] if written == "metrics" else sorted((whole / "rollouts").iterdir())
-    pages = random.Random(name).randint(1, sum(-(-file.stat().st_size // PAGE) for file in of_whole) - 1)
-    moment = f"with room for {pages * PAGE} bytes of {sum(file.stat().st_size for file in of_whole)}"
+    wanted = sum(-(-file.stat().st_size // PAGE) for file in of_whole)
+    pages = random.Random(name).randint(1, wanted - 1)
+    moment = f"with room for {pages} of {wanted} pages"
     variables = {"VERL_FILE_LOGGER_PATH": str(disk / "metrics.jsonl")} if written == "metrics" else {}
     shutil.rmtree(work / name, ignore_errors=True)
     disk.mkdir(parents=True)
@@ -362,9 +363,12 @@ def full_disk(work: Path, whole: Path, written: str, seed: int) -> tuple[str, st
         since = time.monotonic()
         if not finish(run):
             return moment, "FAILS: it ended as if nothing were lost"
-        said = run.tail().splitlines()[-1][:300]
+        said = run.tail()[-300:].splitlines()[-1]
         if os.strerror(errno.ENOSPC) not in said:
             return moment, f"FAILS: it ended with {said}"
+        if str(disk) not in said:
+            return moment, f"FAILS: it does not say where: {said}"
+        said = said.replace(f"{work}/", "")
         moment += f": ended {time.monotonic() - since:.0f} s after its start with {said}"
         subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
         if fault := let_alone(work, name, variables):
@@ -374,7 +378,7 @@ def full_disk(work: Path, whole: Path, written: str, seed: int) -> tuple[str, st
         found = differences(work / name, whole)
         return moment, f"DIFFERS: {'; '.join(found)}" if found else "equal"
     finally:
-        subprocess.run(["umount", str(disk)], check=True)
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 def uninterrupted(work: Path) -> tuple[Path, float]:

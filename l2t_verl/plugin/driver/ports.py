@@ -1,8 +1,8 @@
-"""The port at which the ranks of a worker group meet, of those that no program is given unasked.
+"""The port at which the ranks of a worker group meet, which is no ephemeral one.
 
-verl takes one that is free, and rank 0 listens there once it has been imported, ten seconds later and more. Meanwhile the
-kernel may give it to any connection of any program of that node, since it is one of those that it gives away; the run then
-ends with `EADDRINUSE`. Below them a port is taken by who names it.
+verl takes one that is free, and rank 0 listens there once it has been imported, ten seconds later and more. It is an
+ephemeral port, so that the kernel may give it meanwhile to any connection of any program of that node; the run then ends
+with `EADDRINUSE`. Below them a port is taken by who names it.
 """
 
 from __future__ import annotations
@@ -15,34 +15,35 @@ from typing import Any
 
 from verl.single_controller.ray.base import RayWorkerGroup
 
-GIVEN_AWAY = Path("/proc/sys/net/ipv4/ip_local_port_range")
-FIRST = 20_000  # Ray's own workers have those up to 19,999
+EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
+FIRST, END = 20_000, 30_000  # Ray's own workers have those below, Kubernetes' services those above
 TRIED = 100  # ports, one after the other
 
 
-def free_range(first_given_away: int) -> list[int] | None:
-    """Where verl looks for a free port, from one end to the other; None where the kernel gives away all of them.
+def free_range(first_ephemeral: int) -> list[int] | None:
+    """Where verl looks for a free port, from one end to the other; None where all of them are ephemeral.
 
     Two runs that start at once look in different places.
 
     Args:
-        first_given_away: the lowest port that a program may be given without having named it.
+        first_ephemeral: the lowest port that a program may be given without having named it; the driver's node says it for
+            that of rank 0.
 
     Example:
         >>> first, end = free_range(32768)
-        >>> 20_000 <= first < end <= 32768
+        >>> 20_000 <= first < end <= 30_000
         True
         >>> free_range(1024)
     """
-    starts = range(FIRST, first_given_away - TRIED + 1)
+    starts = range(FIRST, min(first_ephemeral, END) - TRIED + 1)
     if not starts:
         return None
     start = random.SystemRandom().choice(starts)  # verl seeds the other
     return [start, start + TRIED]
 
 
-def first_given_away(file: Path = GIVEN_AWAY) -> int:
-    """The lowest port that this node's kernel gives away; 0 where it does not say."""
+def first_ephemeral(file: Path = EPHEMERAL) -> int:
+    """The lowest ephemeral port of this node; 0 where it does not say."""
     try:
         return int(file.read_text().split()[0])
     except (OSError, ValueError, IndexError):
@@ -54,7 +55,7 @@ def with_range(init: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(init)
     def wrapped(self: Any, *arguments: Any, **named: Any) -> None:
-        if "master_port" not in named and (ports := free_range(first_given_away())):
+        if "master_port" not in named and (ports := free_range(first_ephemeral())):
             named.setdefault("master_port_range", ports)
         init(self, *arguments, **named)
 

@@ -186,10 +186,15 @@ class L2TMixin(_Trainer):
     def on_train_begin(self) -> None:
         """The logger has emptied its file by now: the steps before a restart go back into it."""
         if self.metrics_file is not None:
-            log = self.logger.logger["file"]
-            log.fp = continued.WholeRows(log.fp)
-            continued.give_back(self.metrics_file, log.fp.write)
+            self._write_whole_rows()
+            continued.give_back(self.metrics_file, self.logger.logger["file"].fp.write)
         super().on_train_begin()
+
+    def _write_whole_rows(self) -> None:
+        """Let verl's logger, if there is one yet, not leave off within a row."""
+        log = self.logger.logger.get("file") if hasattr(self, "logger") else None
+        if log is not None and not isinstance(log.fp, continued.WholeRows):
+            log.fp = continued.WholeRows(log.fp)
 
     def _build_replay_buffer(self) -> Any:
         return liveness.guard_buffer(super()._build_replay_buffer(), self)
@@ -306,7 +311,8 @@ class L2TMixin(_Trainer):
         try:
             super()._write_generations(*columns)
         except OSError as error:
-            raise OSError(error.errno, f"rollouts of step {step}: {error.strerror}", str(folder)) from error
+            file = str(Path(folder) / f"{step}.jsonl")
+            raise OSError(error.errno, f"rollouts of step {step}: {error.strerror}", file) from error
 
     # ---- checkpoints
 
@@ -346,7 +352,8 @@ class L2TMixin(_Trainer):
             logger.info("l2t: checkpoints of the steps %s removed", removed)
 
     def _validate(self) -> dict[str, float]:
-        """Verl's; its score says which checkpoint is the best."""
+        """Verl's; its score says which checkpoint is the best. The one before training is logged before it begins."""
+        self._write_whole_rows()
         metrics = super()._validate()
         score = checkpoints.validation_score(metrics)
         checkpoints.keep_score(Path(self.config.trainer.default_local_dir), self.global_steps, score)
