@@ -414,7 +414,9 @@ def why_no_forward_to_share(config: L2TConfig) -> str | None:
     return None
 
 
-PRICED = "episode or shaped or critic or adaptive_length_penalty"
+# Credits with a length price, and those of them that may charge right responses alone
+CHARGING = "episode or shaped or critic"
+PRICED = f"{CHARGING} or adaptive_length_penalty"
 
 
 def _contradictions(config: L2TConfig, broken: Set[str]) -> dict[str, str]:
@@ -432,7 +434,7 @@ def _contradictions(config: L2TConfig, broken: Set[str]) -> dict[str, str]:
         "ratio_clip": ("paper", credit.ratio_clip is not None),
         "length_cost": (PRICED, credit.length_cost > 0),
         "length_cost_for": (
-            "episode or shaped or critic",
+            CHARGING,
             credit.length_cost_for != CreditConfig.model_fields["length_cost_for"].default,
         ),
         "length_penalty": ("length_penalty", credit.length_penalty != CreditConfig.model_fields["length_penalty"].default),

@@ -7,6 +7,7 @@ import torch
 
 from l2t_verl.credit.groups import outcome_advantages
 from l2t_verl.credit.inputs import check_rollouts, to_precision
+from l2t_verl.credit.length_price import length_price
 
 
 def adaptive_length_penalty_advantages(
@@ -42,7 +43,7 @@ def adaptive_length_penalty_advantages(
         [B, T] advantages, 0 outside the mask, in the precision of `outcome`.
 
     Raises:
-        ValueError: see `check_rollouts`; λ < 0 or L < 1.
+        ValueError: see `check_rollouts` and `length_price`.
 
     Example:
         >>> adaptive_length_penalty_advantages(
@@ -51,14 +52,11 @@ def adaptive_length_penalty_advantages(
         tensor([[ 0.5000,  0.5000],
                 [-0.5000, -0.5000]])
     """
-    if max_length < 1 or not length_cost >= 0:
-        raise ValueError(f"max_length must be at least 1 and length_cost at least 0; got {max_length}, {length_cost}")
     rollouts = check_rollouts(outcome, process, episode_ids, response_mask, old_log_probs, index, session)
     final, last = rollouts.last_rows()
-    lengths = rollouts.per_session(rollouts.counts.sum(dim=1))
-    rollouts_of_group = rollouts.sessions_per_group().clamp_min(1.0)
+    price = length_price(rollouts, length_cost, "all", max_length).token * rollouts.per_session(rollouts.counts.sum(dim=1))
     right = rollouts.per_group(((rollouts.outcome > 0)[final] & last).double())
-    share = (right.clamp_min(1.0) / rollouts_of_group)[rollouts.group]
-    rewards = rollouts.outcome[final].double() - length_cost / max_length * lengths * share
+    share = (right.clamp_min(1.0) / rollouts.sessions_per_group().clamp_min(1.0))[rollouts.group]
+    rewards = rollouts.outcome[final].double() - price * share
     advantages = outcome_advantages(to_precision(rewards, outcome.dtype), index, norm_by_std=False, session=session)
     return advantages[:, None] * rollouts.mask.to(outcome.dtype)

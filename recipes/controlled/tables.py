@@ -118,10 +118,14 @@ def gaps(own: dict[int, Run], base: dict[int, Run]) -> tuple[Estimate, Estimate]
     )
 
 
+def _at_equal_length(own: dict[int, Run], there: dict[int, AtEqualLength]) -> Estimate:
+    """Accuracy over the length penalty's at equal length."""
+    return estimate([(start(own[seed]), accuracy(own[seed]) - of_seed.accuracy) for seed, of_seed in there.items()])
+
+
 def _over(own: dict[int, Run], there: dict[int, AtEqualLength]) -> str:
-    """Accuracy over the length penalty's at equal length, marked where some run lies beyond its ends."""
-    found = estimate([(start(own[seed]), accuracy(own[seed]) - of_seed.accuracy) for seed, of_seed in there.items()])
-    return found.text() + " †" * any(of_seed.beyond for of_seed in there.values())
+    """The same in words, marked where some run lies beyond its ends."""
+    return _at_equal_length(own, there).text() + " †" * any(of_seed.beyond for of_seed in there.values())
 
 
 def _arms(
@@ -191,10 +195,13 @@ def across_table(runs: list[Run]) -> str:
             if set(own) & set(base):
                 means.append([found.mean for found in gaps(own, base)])
         if means:
-            # starts are the unit here, so none is held fixed
-            cells = [estimate([(0, of_start[i]) for of_start in means]).text() for i in (0, 1)]
-            rows.append([TITLES[arm], str(len(means)), *cells])
+            rows.append([TITLES[arm], str(len(means)), *_over_starts(means)])
     return table(["arm", "starts", "Δ accuracy, points", "Δ tokens, %"], rows)
+
+
+def _over_starts(means: list[list[float]]) -> list[str]:
+    """Each column's estimate from a row of means for each start: starts are the unit here, so none is held fixed."""
+    return [estimate([(0, mean) for mean in column]).text() for column in zip(*means, strict=True)]
 
 
 def beside_penalty_table(runs: list[Run]) -> str:
@@ -204,23 +211,18 @@ def beside_penalty_table(runs: list[Run]) -> str:
     """
     rows, chosen = [], (ALL["length_penalty"].chosen,)
     for arm in (BEST, *CANDIDATES):
-        pairs = {
-            numbers: [confirming(of_starts(runs, numbers), name) for name in (arm, "length_penalty")]
-            for numbers in (STARTS, *((number,) for number in (*STARTS, *FRESH_STARTS)))
-        }
         means = []
-        for numbers, (own, base) in pairs.items():
-            there = length_penalty_at_equal_length(of_starts(runs, numbers), own, chosen)
+        for numbers in (STARTS, *((number,) for number in (*STARTS, *FRESH_STARTS))):
+            among = of_starts(runs, numbers)
+            own, base = confirming(among, arm), confirming(among, "length_penalty")
             if not (seeds := set(own) & set(base)):
                 continue
-            over = estimate([(start(own[seed]), accuracy(own[seed]) - of_seed.accuracy) for seed, of_seed in there.items()])
-            found = (*gaps(own, base), over)
+            found = (*gaps(own, base), _at_equal_length(own, length_penalty_at_equal_length(among, own, chosen)))
             if len(numbers) == 1:
                 means.append([each.mean for each in found])
             rows.append([TITLES[arm], " and ".join(map(str, numbers)), str(len(seeds)), *(each.text() for each in found)])
         if len(means) > 1:
-            cells = [estimate([(0, of_start[i]) for of_start in means]).text() for i in range(3)]
-            rows.append([TITLES[arm], f"{len(means)}, each once", "–", *cells])
+            rows.append([TITLES[arm], f"{len(means)}, each once", "–", *_over_starts(means)])
     header = ["arm", "start", "seeds", "Δ accuracy, points", "Δ tokens, %", "Δ accuracy at equal length, points"]
     return table(header, rows)
 

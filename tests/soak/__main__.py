@@ -4,8 +4,8 @@
 
 `--tools` kills the offline ones, `--kills` the driver of stock main_ppo (`kill -9`); `--ends` are SIGTERMs, `--deaths` kills
 one part of a run after the other, `--disks` (as root) fill those of metrics and rollouts. One cluster runs at a time. The
-record has seed, fault, moment and outcome of each trial;
-it is written after each, and the same command goes on from it. Exit status 1 where one did not end as it should.
+record has seed, fault, moment and outcome of each trial; it is written after each, and the same command goes on from it.
+Exit status 1 where one did not end as it should.
 """
 
 import argparse
