@@ -18,7 +18,6 @@ TESTS = Path(__file__).parent
 # Several workers of pytest-xdist share the cores: threads that wait for each other cost more than they bring.
 THREADS = 1 if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1 else 2
 # for verl, which is imported after this, and for what the tests start
-os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
 os.environ.setdefault("VERL_PLATFORM", "cpu")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -42,7 +41,11 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 def pytest_configure(config):
     config.pluginmanager.register(Summary())
-    if not hasattr(config, "workerinput") and os.environ["VERL_PLATFORM"] == "cpu":  # once, for all workers
+    if hasattr(config, "workerinput"):
+        return
+    # once, for all workers and what they start
+    os.environ.setdefault("OMP_NUM_THREADS", str(1 if len(getattr(config.option, "tx", ())) > 1 else THREADS))
+    if os.environ["VERL_PLATFORM"] == "cpu":
         os.environ[forkserver.FOLDER] = tempfile.mkdtemp(prefix=f"l2t-forks-{os.getpid()}-")
 
 

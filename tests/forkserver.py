@@ -24,6 +24,7 @@ import tempfile
 import threading
 import time
 import traceback
+import types
 from pathlib import Path
 
 FOLDER = "L2T_TESTS_FORKS"  # the variable with the servers' folder; without it nothing is forked
@@ -63,7 +64,7 @@ def run(code: str, environment: dict[str, str]) -> subprocess.CompletedProcess:
 def leave_to_a_fork() -> None:
     """End, with a process forked in this place; go on where no server comes."""
     words, status = sys.orig_argv, 0
-    waits = words[1] == "-m"  # a dry run
+    waits = words[1] in ("-m", "-u")  # a dry run, a worker of pytest-xdist
     request = {"words": words, "environment": dict(os.environ), "folder": os.getcwd(), "waits": waits}
     try:
         with _server(dict(os.environ)) as server:
@@ -189,6 +190,10 @@ def _work(client: socket.socket) -> None:
     if words[0] == "-m":
         sys.argv, sys.path[0] = words[1:], os.getcwd()
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    elif words[0] == "-u":
+        sys.modules["__main__"] = main = types.ModuleType("__main__")
+        sys.argv, sys.path[0] = ["-c"], ""
+        exec(compile(words[2], "<string>", "exec"), vars(main))
     else:
         sys.argv, sys.path[0] = words, str(Path(words[0]).parent)
         runpy.run_path(words[0], run_name="__main__")

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from l2t_verl.episodes.limits import MAX_EPISODES
-from recipes.controlled import labels, measure, sampling, solutions, sparse, start, task
+from recipes.controlled import labels, measure, sampling, solutions, sparse, start, task, words
 from recipes.controlled.vocabulary import THINK, make_tokenizer
 
 SEED = 20261125
@@ -68,7 +68,7 @@ def test_labels_of_what_a_policy_might_write(texts, expected):
 def test_solutions_have_every_kind_of_step_and_are_often_but_not_always_right():
     found = written(2000)
     kinds = {episode.label for _, episodes, _ in found for episode in episodes}
-    assert kinds == set(labels.LABELS) - {"other"}
+    assert kinds == set(words.LABELS) - {"other"}
     right = sum(answer == problem.answer for problem, _, answer in found) / len(found)
     assert 0.75 < right < 0.95
     spared = solutions.Rates(restate=0, recheck=0, detour=0, mistake=0, closing=0)

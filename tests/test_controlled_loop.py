@@ -20,7 +20,7 @@ from stack import of_cpu_stack
 from tiny import read_jsonl
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from recipes.controlled import comparison, evaluation, grid, loop, page, quality, scoring, start, table
+from recipes.controlled import comparison, evaluation, grid, loop, page, quality, scoring, start, table, words
 from recipes.controlled.measure import is_right
 from recipes.controlled.plans import ALL, ARMS, BEST, PLANS, SEEDS, arm_settings, start_of
 from recipes.controlled.sampling import Rollout, prompt_ids, sample
@@ -148,7 +148,7 @@ def test_quality_of_a_reward(rollouts):
     model, tokenizer, _ = rollouts
     settings = arm_settings("grpo", seed=0, start=1, limit=80)
     found = quality.quality(settings, model, model, tokenizer, groups=6)
-    assert set(quality.KINDS) <= set(found) and found["episodes"] > 20
+    assert set(words.KINDS) <= set(found) and found["episodes"] > 20
     low, high = found["geometric"]["gain"]["interval"]
     assert 0 <= low <= found["geometric"]["gain"]["useful over removable"] <= high <= 1
     assert 0 <= found["credit"]["grpo"]["flipped"] <= 1

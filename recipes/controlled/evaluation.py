@@ -13,10 +13,9 @@ from l2t_verl.packing import Branch, PackedRow
 from recipes.controlled.measure import is_right, measure
 from recipes.controlled.sampling import Rollout, sample
 from recipes.controlled.scoring import forward
-from recipes.controlled.settings import Settings
+from recipes.controlled.settings import BUDGETS, Settings
 from recipes.controlled.task import problems
 
-BUDGETS = (0, 10, 20, 30, 40, 50, 60, 80, 100, 120)
 FORCED = 501  # responses whose thinking is cut at the budgets
 
 

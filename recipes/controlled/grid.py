@@ -26,7 +26,8 @@ def work(settings: list[Settings], starts: Path, results: Path, processes: int) 
         A line for each run that failed.
     """
     failed = []
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["recipes.controlled.run"])  # torch and verl are imported once, not by each process
     # a run is worth minutes: each is done as soon as a process is free, and its file is whole when it is done
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_prepare) as pool:
         missing = [seed for seed in sorted({s.start for s in settings}) if not (starts / str(seed)).is_dir()]

@@ -6,10 +6,7 @@ import re
 
 from l2t_verl.episodes.episode_tags import TAGS
 from recipes.controlled.task import Problem
-
-LABELS = ("necessary", "correction", "restate", "recheck", "detour", "other", "mistake")
-USEFUL = frozenset({"necessary", "correction"})
-REMOVABLE = frozenset({"restate", "recheck", "detour", "other"})
+from recipes.controlled.words import USEFUL
 
 STEP = re.compile(r"(?:check |no |try )?(?P<name>[a-l]):\d[-+*][a-l]=\d(?P=name)=(?P<value>\d)")
 RESTATED = re.compile(r"know (?P<name>[a-l])=(?P<value>\d)")

@@ -16,10 +16,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from l2t_verl.episodes import segment
-from recipes.controlled.labels import LABELS, label_episodes
+from recipes.controlled.labels import label_episodes
 from recipes.controlled.sampling import Rollout, sample
 from recipes.controlled.solutions import written_answer
 from recipes.controlled.task import SPLITS, TIERS, problems
+from recipes.controlled.words import LABELS
 
 
 def measure(rollouts: list[Rollout], tokenizer: Any) -> dict[str, dict[str, Any]]:

@@ -12,12 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from l2t_verl.files import write_whole
-from recipes.controlled import foretold, plots, sparse, tables
+from recipes.controlled import plots, tables
 from recipes.controlled.comparison import Run, load, of_starts
 from recipes.controlled.plans import ARMS, BEST, CANDIDATES, MEASURED, OTHERS, STARTS
-from recipes.controlled.real_text import FILE as REAL_TEXT
 from recipes.controlled.table import FILE as TABLE
-from recipes.controlled.through_verl import FOLDER as THROUGH_VERL
 
 FOLDER = Path(__file__).parent
 FRONTIER = "frontier.svg"
@@ -69,7 +67,10 @@ def all_tables(every: list[Run], real: Run, through: list[Run]) -> dict[str, str
 
 def pages(every: list[Run]) -> dict[Path, str]:
     """The pages with the tables that belong in them, and the drawing that both show."""
-    whole = all_tables(every, json.loads(REAL_TEXT.read_text()), load(THROUGH_VERL))
+    # with torch and verl, which a plot does not need
+    from recipes.controlled import foretold, real_text, sparse, through_verl
+
+    whole = all_tables(every, json.loads(real_text.FILE.read_text()), load(through_verl.FOLDER))
     whole["sparse"] = sparse.table(load(sparse.TABLE))
     whole["foretold"] = foretold.table(json.loads(foretold.FILE.read_text()), every)
     of_page = {

@@ -14,10 +14,10 @@ import numpy as np
 
 from l2t_verl.guide.svg import Drawing
 from recipes.controlled.comparison import TITLES, Run, accuracy, confirming, of_starts, tokens, values
-from recipes.controlled.evaluation import BUDGETS
 from recipes.controlled.intervals import Estimate, estimate
-from recipes.controlled.labels import LABELS
 from recipes.controlled.plans import ARMS, FRONTIER, STARTS
+from recipes.controlled.settings import BUDGETS
+from recipes.controlled.words import LABELS
 
 WIDTH, HEIGHT = 860, 478  # of the frontier, in pixels
 LEFT, TOP, PANEL_WIDTH, PANEL_HEIGHT, BETWEEN = 52, 40, 370, 320, 56

@@ -14,12 +14,12 @@ from l2t_verl import gain
 from l2t_verl.config import load_config
 from l2t_verl.packing import Branch, PackedRow
 from recipes.controlled import loop, scoring
-from recipes.controlled.labels import REMOVABLE, USEFUL, worth
+from recipes.controlled.labels import worth
 from recipes.controlled.sampling import Rollout, sample
 from recipes.controlled.settings import FORCING, Settings
 from recipes.controlled.task import MODULUS, problems
+from recipes.controlled.words import KINDS, REMOVABLE, USEFUL
 
-KINDS = ("geometric", "probability", "mean_logprob", "monte_carlo", "contrastive")
 BETA = 1.2
 GROUPS, GROUP = 60, 8
 BOOTSTRAPS = 300

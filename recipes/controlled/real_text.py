@@ -23,15 +23,13 @@ from l2t_verl.packing import Branch, PackedRow
 from recipes.controlled import scoring
 from recipes.controlled.quality import auc, interval
 from recipes.controlled.run import made_by, write
+from recipes.controlled.words import KINDS, NEEDLESS, SUFFIXES
 
 DATA = Path(__file__).parent.parent / "quickstart" / "gsm8k.jsonl"
 FILE = Path(__file__).parent / "real_text.json"
 INSTRUCTION = 'Solve it step by step, one step per paragraph, and give the answer after "####".'
-SUFFIXES = {"####": "\n\n#### ", "boxed": "\n\nThe final answer is \\boxed{", "sentence": "\n\nThe answer is "}
 CLOSINGS = {"####": "\n", "boxed": "}", "sentence": ".\n"}
-KINDS = ("geometric", "probability", "mean_logprob", "monte_carlo", "contrastive")
 DECOYS, SAMPLES = 4, 4
-NEEDLESS = ("restated", "rechecked", "foreign")
 
 
 @dataclass(frozen=True)

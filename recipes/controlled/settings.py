@@ -15,6 +15,9 @@ Change = Literal["", "shuffled", "random_boundaries", "wrong_answer", "zero_gain
 # Fields that came later: with their defaults a run is what it was before there was a choice
 CHOSEN_SINCE = ("compute", "norm_by_std", "loss_agg_mode")
 
+# Tokens of thinking at which an evaluation cuts it and forces the answer
+BUDGETS = (0, 10, 20, 30, 40, 50, 60, 80, 100, 120)
+
 # The task's forced answer; the same for all arms
 FORCING = {"forcing_suffix": "answer ", "think_close": "</think>", "closing": "<|im_end|>"}
 

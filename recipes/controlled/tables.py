@@ -23,7 +23,6 @@ from recipes.controlled.comparison import (
     values,
 )
 from recipes.controlled.intervals import Estimate, estimate, holm
-from recipes.controlled.labels import REMOVABLE, USEFUL
 from recipes.controlled.plans import (
     ACROSS_ARMS,
     ALL,
@@ -41,12 +40,8 @@ from recipes.controlled.plans import (
     STARTS,
     Arm,
 )
-from recipes.controlled.quality import KINDS
-from recipes.controlled.real_text import KINDS as REAL_KINDS
-from recipes.controlled.real_text import NEEDLESS, SUFFIXES
 from recipes.controlled.task import TIERS
-from recipes.controlled.words import CREDITS, STRENGTHS
-from recipes.controlled.words import KINDS as KIND_WORDS
+from recipes.controlled.words import CREDITS, KINDS, NEEDLESS, REMOVABLE, STRENGTHS, SUFFIXES, USEFUL
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -300,7 +295,7 @@ def quality_table(runs: list[Run], arms: list[str]) -> str:
                 value = average(lambda q, what=what: q[what]["useful over removable"])
                 low, high = (average(lambda q, i=i, what=what: q[what]["interval"][i]) for i in (0, 1))
                 areas.append(f"{value:.2f} ({low:.2f}–{high:.2f})")
-            cells = [TITLES[arm], KIND_WORDS[kind], areas[0]]
+            cells = [TITLES[arm], KINDS[kind], areas[0]]
             cells += [
                 f"{average(lambda q, k=k: q['gain'][k]):.2f}" for k in ("before the answer is known", "useful over mistakes")
             ]
@@ -354,13 +349,13 @@ def real_table(found: Run) -> str:
     """AUC of real steps above needless ones, by forcing suffix and kind of J."""
     rows = []
     for name, suffix in SUFFIXES.items():
-        for kind in REAL_KINDS:
+        for kind in KINDS:
             own = found[name][kind]
             (low, high), (low_before, high_before) = own["interval"], own["interval before"]
             rows.append(
                 [
                     f"`{suffix!r}`".replace("'", ""),
-                    KIND_WORDS[kind],
+                    KINDS[kind],
                     f"{own['steps over needless']:.2f} ({low:.2f}–{high:.2f})",
                     f"{own['before the answer is known']:.2f} ({low_before:.2f}–{high_before:.2f})",
                     *[f"{own['by label'][label]:.2f}" for label in NEEDLESS],

@@ -9,7 +9,7 @@ STRENGTHS = {
     "credit.length_penalty": "strength",
     "credit.length_cost": "price λ",
 }
-# Kinds of J: `gain.kind`, and `contrastive`, which is measured here only
+# Kinds of J that are measured: `gain.kind`, and `contrastive`, which is measured here only
 KINDS = {
     "geometric": "geometric mean",
     "probability": "probability",
@@ -17,6 +17,13 @@ KINDS = {
     "monte_carlo": "sampled answers",
     "contrastive": "against other answers",
 }
+# Of `real_text`: what stands before the forced answer, and the needless paragraphs
+SUFFIXES = {"####": "\n\n#### ", "boxed": "\n\nThe final answer is \\boxed{", "sentence": "\n\nThe answer is "}
+NEEDLESS = ("restated", "rechecked", "foreign")
+# What an episode of the comparison is, see `labels`
+LABELS = ("necessary", "correction", "restate", "recheck", "detour", "other", "mistake")
+USEFUL = frozenset({"necessary", "correction"})
+REMOVABLE = frozenset({"restate", "recheck", "detour", "other"})
 # Credits whose quality was measured, by their names in the runs
 CREDITS = {
     "grpo": "GRPO",
