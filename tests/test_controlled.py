@@ -1,5 +1,6 @@
 """The controlled comparison's test bed: problems, written solutions, the labeller, the tokenizer, the start."""
 
+import dataclasses
 import itertools
 import math
 import random
@@ -9,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from l2t_verl.episodes.limits import MAX_EPISODES
-from recipes.controlled import labels, measure, sampling, solutions, sparse, start, task, words
+from recipes.controlled import bed, labels, measure, parts, sampling, solutions, sparse, start, task, words
 from recipes.controlled.vocabulary import THINK, make_tokenizer
 
 SEED = 20261125
@@ -176,7 +177,7 @@ def test_the_sparse_bed_asks_for_the_end_of_every_chain():
     problem = task.parse("a=3;b:4+a;c:2*b;d=5;e:1-d;f:3+e;?cf")
     assert problem.answer == "49" and problem.needed == set("bcef")
     assert solutions.written_answer("</think>answer 49", 2) == "49" and solutions.written_answer("</think>answer 49") is None
-    for drawn in itertools.islice(sparse.problems("validation", SEED), 30):
+    for drawn in itertools.islice(sparse.BED.problems("validation", SEED), 30):
         assert task.parse(str(drawn), drawn.tier) == drawn and task.split_of(drawn) == "validation"
         assert len(drawn.answer) == sparse.CHAINS[drawn.tier] == len(drawn.needed) / sparse.COMPUTED
 
@@ -188,7 +189,7 @@ def test_the_sparse_bed_counts_right_digits(tail, share):
     tokenizer = make_tokenizer()
     problem = task.parse("a=3;b:4+a;c:2*b;d=5;e:1-d;f:3+e;?cf")
     rollout = sampling.Rollout(problem, [], tokenizer.encode(tail, add_special_tokens=False))
-    assert sparse.evaluate([rollout], tokenizer)["digits"] == share
+    assert bed.evaluate([rollout], tokenizer)["digits"] == share
 
 
 def test_the_sparse_bed_s_table_has_intervals_over_problems():
@@ -208,3 +209,35 @@ def test_the_sparse_bed_s_table_has_intervals_over_problems():
     assert math.isnan(sparse.moved_against_grpo(runs, "default", sparse.TRAINED))
     assert grpo == "| GRPO | 30 | 2 | 4.0 ± 3.8 | 8.0 ± 5.3 | 60 | 2.0 | – | – |"
     assert critic.endswith("| +1.0 ± 7.2 | +2.0 ± 9.9 |")
+
+
+def test_the_parts_of_a_problem_do_not_need_one_another():
+    problem = task.parse("a=3;b:4+a;c:2*b;d:1-a;e:3+d;?ce")
+    assert problem.answer == "41"
+    for drawn in itertools.islice(parts.BED.problems("validation", SEED), 30):
+        assert task.parse(str(drawn), drawn.tier) == drawn and task.split_of(drawn) == "validation"
+        assert len(drawn.answer) == parts.PARTS[drawn.tier] == len(drawn.needed) / parts.COMPUTED
+        of_part = [dataclasses.replace(drawn, query=asked).needed for asked in drawn.query]
+        assert all(not a & b for a, b in itertools.combinations(of_part, 2))
+
+
+def test_the_table_of_parts_pairs_by_seed():
+    def found(arm: str, seed: int, right: float, tokens: float) -> dict:
+        settings = dataclasses.asdict(parts.arm_settings(arm, seed))
+        evaluation = {"accuracy": right, "digits": right, "tokens": tokens}
+        return {
+            "settings": settings,
+            "curve": [{"kl": 1.0, "accuracy": k * right / 30} for k in range(60)],
+            "evaluation": evaluation,
+        }
+
+    runs = [found("grpo", seed, 0.1 * seed, 100) for seed in (0, 1, 2, 3)]
+    runs += [found("episode", seed, 0.1 * seed + 0.2, 80) for seed in (1, 2, 3)]
+    _, _, grpo, episode = parts.table(runs).splitlines()
+    assert grpo.startswith("| GRPO | 3 | 20.0 ± 24.8 |") and grpo.endswith(" | – | 60.0 ± 0.0 | – | – |")
+    assert " | 20.0 ± 0.0 | " in episode
+    assert parts.tuning_table(runs).count("GRPO") == 1
+    assert {settings.split for settings in (parts.arm_settings("grpo", 0), parts.arm_settings("grpo", 1))} == {
+        "validation",
+        "test",
+    }

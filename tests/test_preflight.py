@@ -30,6 +30,7 @@ from l2t_verl.preflight.verdict import L2T_SETTINGS, PENALTY_SETTINGS, Advice, v
 from recipes.controlled import foretold
 from recipes.controlled.comparison import load
 from recipes.controlled.table import FILE as TABLE
+from recipes.controlled.task import problems
 
 ROOT = Path(__file__).parents[1]
 PARAGRAPHS = {"episodes": {"method": "paragraphs"}}
@@ -166,6 +167,7 @@ def test_figures_by_hand():
     )
     assert (found.groups, found.rollouts, found.without_episodes) == (2, 4, 1)
     assert found.rise.value == pytest.approx(0.1)  # of `a`'s right one alone: `b` states it in its first episode
+    assert sight([seen("a", 1.0, [0.1, 0.2, 0.6])], WAY).rise.value == pytest.approx(0.5)  # stated after its episodes alone
     assert found.noise == pytest.approx(0.05)
     assert (found.within.value, found.within.of) == (1.0, 1)  # `b` has no wrong one with an episode
     assert found.within_halfway.value == 1.0
@@ -249,6 +251,7 @@ NOTHING = {"rise": (math.nan,) * 3, "useful": (math.nan,) * 3, "of": 0}
         ((0.0, 0.95), NOTHING, Advice.OTHER_DATA, "Of J not sure: only 0 questions"),
         ((0.0, 0.95), {"of": 3}, Advice.OTHER_DATA, "Of J not sure: only 3 questions"),  # however clear they are
         ((0.0, 0.95), {}, Advice.L2T, "Not sure: where right answers were rare"),
+        ((0.0, 0.8), {}, Advice.L2T, "Not sure: where right answers were rare"),
         ((0.3, 0.3), BLIND, Advice.GRPO, "did not foretell what its credits came to"),
         ((0.3, 0.3), UNSURE, Advice.GRPO, "did not foretell what its credits came to"),
         ((0.3, 0.3), BLIND | {"of": 9}, Advice.GRPO, "Of J not sure: only 9 questions"),
@@ -500,9 +503,9 @@ def test_questions_are_drawn_by_the_seed(tmp_path):
 def test_the_comparison_s_starts_are_foretold(tmp_path):
     """A few questions to a real small model; with the token ids that it sampled."""
     start = ROOT / "recipes" / "controlled" / "starts" / "1"
-    found = foretold.foretell(start, tmp_path, 3)
+    found = foretold.foretell(start, tmp_path, list(itertools.islice(problems("validation", 0), 3)))
     assert found["advice"].upper() in Advice.__members__
     assert 0.0 <= found["accuracy"] <= 1.0
-    line = foretold.table({"starts": {"1": found}}, load(TABLE)).splitlines()[2]
+    line = foretold.table({"starts": {"1": found}}, load(TABLE), []).splitlines()[2]
     assert line.startswith(f"| 1 | {found['advice'].replace('_', ' ')} |")
     assert "0.0 ± 1.2" in line  # the length penalty's, as in the table by start

@@ -79,7 +79,8 @@ class Sight:
         without_episodes: how many of them have none.
         start: mean J_0.
         end: mean J_K.
-        rise: mean of what J has risen by before the answer is stated, in right responses that state it after an episode.
+        rise: mean of what J has risen by before the answer is stated, in right responses whose first episode does not state
+            it; where no episode does, over all of them.
         noise: standard deviation of what a needless step adds before the answer is stated; NaN without one.
         within: AUC of J_K for right against wrong responses to the same question.
         within_halfway: the same of J after half of the episodes.
@@ -170,7 +171,7 @@ def sight(seen: Sequence[Seen], configured: Way, seed: int = 0) -> Sight:
         without_episodes=sum(not one.ends for one in seen),
         start=float(np.mean([one.scores[0] for one in seen])),
         end=float(np.mean([one.scores[-1] for one in seen])),
-        rise=interval(lambda group: [(_rise(one), 1.0) for one in group if one.outcome > 0 and one.stated > 0]),
+        rise=interval(lambda group: [(_rise(one), 1.0) for one in group if one.outcome > 0 and one.ends and one.stated]),
         noise=float(np.std(needless)) if needless else math.nan,
         within=interval(lambda group: _within(group, lambda k: k)),
         within_halfway=interval(lambda group: _within(group, lambda k: (k + 1) // 2)),
@@ -232,8 +233,9 @@ def _useful(way: Way, *, before: bool) -> Callable[[Sequence[Seen]], Iterable[tu
 
 
 def _rise(one: Seen) -> float:
-    """J before the episode that states the answer, over J_0; the episode's number is how many stand before it."""
-    return one.scores[one.stated] - one.scores[0]
+    """J before the episode that states the answer, over J_0; J_K where none does."""
+    before = len(one.ends) if one.stated == NOWHERE else one.stated  # an episode's number is how many stand before it
+    return one.scores[before] - one.scores[0]
 
 
 def _within(group: Sequence[Seen], place: Callable[[int], int]) -> list[tuple[float, float]]:

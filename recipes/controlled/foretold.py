@@ -26,7 +26,7 @@ from l2t_verl.preflight.figures import Estimate, outcomes, sight
 from l2t_verl.preflight.responses import Response, groups_of
 from l2t_verl.preflight.seen import CONFIGURED, Looker, SeenFile
 from l2t_verl.preflight.verdict import verdict
-from recipes.controlled import tables
+from recipes.controlled import bed, parts, tables
 from recipes.controlled.comparison import TITLES, Run, confirming, of_starts
 from recipes.controlled.grid import STARTS_FOLDER
 from recipes.controlled.measure import is_right
@@ -34,19 +34,21 @@ from recipes.controlled.plans import BEST
 from recipes.controlled.run import made_by
 from recipes.controlled.sampling import sample
 from recipes.controlled.settings import FORCING
-from recipes.controlled.task import problems
+from recipes.controlled.solutions import LIMIT
+from recipes.controlled.task import Problem, problems
 
 FILE = Path(__file__).parent / "foretold.json"
 QUESTIONS, SAMPLES = 100, 4
+PARTS, RARE_QUESTIONS = "parts", 400  # whose right responses are too few in a hundred questions
 CONFIG = load_config({"gain": FORCING})
 
 
-def responses(model: torch.nn.Module, tokenizer: Any, count: int, seed: int) -> list[Response]:
-    """Responses to validation problems, four to each."""
-    asked = list(itertools.islice(problems("validation", seed), count))
+def responses(model: torch.nn.Module, tokenizer: Any, asked: list[Problem], limit: int, seed: int) -> list[Response]:
+    """Four responses to each problem."""
     torch.manual_seed(seed)
     found = []
-    for number, rollout in enumerate(sample(model, tokenizer, [problem for problem in asked for _ in range(SAMPLES)])):
+    every = [problem for problem in asked for _ in range(SAMPLES)]
+    for number, rollout in enumerate(sample(model, tokenizer, every, limit=limit)):
         known = {"response_ids": rollout.response}
         text, right = tokenizer.decode(rollout.response, skip_special_tokens=True), float(is_right(rollout, tokenizer))
         answers = (rollout.problem.answer,)
@@ -55,12 +57,12 @@ def responses(model: torch.nn.Module, tokenizer: Any, count: int, seed: int) -> 
     return found
 
 
-def foretell(start: Path, scratch: Path, count: int = QUESTIONS, seed: int = 0) -> dict[str, Any]:
-    """The advice for a start, and the figures that it rests on."""
+def foretell(start: Path, scratch: Path, asked: list[Problem], limit: int = LIMIT, seed: int = 0) -> dict[str, Any]:
+    """The advice for a start on these problems, and the figures that it rests on."""
     about = {"weights": fingerprint(str(start)), "settings": CONFIG.model_dump(mode="json"), "seed": seed}
     check_settings(scratch / f"{start.name}.json", about)
     model, tokenizer = scoring.load(str(start), "cpu", "float32"), scoring.load_tokenizer(str(start))
-    found = responses(model, tokenizer, count, seed)
+    found = responses(model, tokenizer, asked, limit, seed)
     scorer = Scorer(model, tokenizer, with_beta_per_nat(CONFIG, BETA_TOKENS))
     looked, _, unscored = look_at_all(found, Looker(scorer, seed), SeenFile(scratch / f"{start.name}.jsonl"), 0.0)
     if unscored:
@@ -73,14 +75,16 @@ def foretell(start: Path, scratch: Path, count: int = QUESTIONS, seed: int = 0) 
     return without_nan({"advice": advice.advice.name.lower()} | numbers | estimates)
 
 
-def table(found: dict[str, Any], runs: list[Run]) -> str:
+def table(found: dict[str, Any], runs: list[Run], of_parts: list[Run]) -> str:
     """What was said of each start, and what training it came to, against GRPO."""
-    rows = []
+    rows, arms = [], ("length_penalty", "episode", BEST)
     for name, told in found["starts"].items():
-        own = of_starts(runs, (int(name),))
-        base = confirming(own, "grpo")
-        arms = ("length_penalty", "episode", BEST)
-        came = [tables.gaps(arm, base)[0].text() for arm in (confirming(own, name) for name in arms)]
+        if name == PARTS:
+            names = {"length_penalty": parts.PENALTY}
+            own = {arm: parts.confirming(of_parts, names.get(arm, arm)) for arm in ("grpo", *arms)}
+        else:
+            own = {arm: confirming(of_starts(runs, (int(name),)), arm) for arm in ("grpo", *arms)}
+        came = [tables.gaps(own[arm], own["grpo"])[0].text() if own[arm] else "–" for arm in arms]
         shown = [_words(told[figure]) for figure in ("rise", "useful_before", "within")]
         rows.append([name, told["advice"].replace("_", " "), *shown, *came])
     header = ["start", "advice", "J's rise before the answer", "own over needless before it", "right over wrong at the end"]
@@ -99,11 +103,16 @@ def _numbers(estimate: Estimate) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--questions", type=int, default=QUESTIONS)
+    parser.add_argument("--rare-questions", type=int, default=RARE_QUESTIONS, help="on the bed of parts")
     parser.add_argument("--scratch", type=Path, default=Path("runs/controlled/foretold"))
     arguments = parser.parse_args()
     arguments.scratch.mkdir(parents=True, exist_ok=True)
     starts = sorted(folder for folder in STARTS_FOLDER.iterdir() if folder.is_dir())
-    found = {start.name: foretell(start, arguments.scratch, arguments.questions) for start in starts}
+    asked = list(itertools.islice(problems("validation", 0), arguments.questions))
+    found = {start.name: foretell(start, arguments.scratch, asked) for start in starts}
+    if (start := parts.COMMAND.start).is_dir():
+        asked = list(itertools.islice(parts.BED.problems("validation", 0), arguments.rare_questions))
+        found[PARTS] = foretell(start, arguments.scratch, asked, bed.LIMIT)
     write_whole(FILE, json.dumps({"made by": made_by("cpu"), "starts": found}, indent=1, allow_nan=False) + "\n")
 
 

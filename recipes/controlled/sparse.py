@@ -13,40 +13,25 @@ python -m recipes.controlled.sparse table
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import itertools
 import math
 import random
 import statistics
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2ForCausalLM
-
-from recipes.controlled import loop, start, tables
-from recipes.controlled.comparison import Run, accuracy, late, load, tokens
-from recipes.controlled.measure import is_right
-from recipes.controlled.run import made_by, write
-from recipes.controlled.sampling import Rollout, sample
+from recipes.controlled import tables
+from recipes.controlled.bed import LIMIT, Bed, Command, digits
+from recipes.controlled.comparison import Run, accuracy, late, tokens
 from recipes.controlled.settings import Settings
-from recipes.controlled.solutions import Rates, written_answer
-from recipes.controlled.task import LETTERS, MODULUS, OPERATORS, Definition, Problem, split_of
+from recipes.controlled.task import LETTERS, MODULUS, OPERATORS, Definition, Problem
 
-FOLDER = Path(__file__).parent
-RESULTS = FOLDER.parents[1] / "runs" / "controlled" / "sparse"
-TABLE = FOLDER / "sparse.parquet"
-START = FOLDER.parents[1] / "runs" / "controlled" / "sparse_start"
+TABLE = Path(__file__).with_name("sparse.parquet")
 CHAINS = {"two": 2, "three": 3, "four": 4}
 COMPUTED = 2  # values of a chain
-RATES = Rates(restate=0.15, recheck=0.2, detour=0.0, mistake=0.45, correction=0.3, closing=0.0)
-LIMIT = 180  # tokens of a response
 TEST = 1200  # validation problems of the evaluation; nothing is tuned on them
 TRAINED, LONG = 30, 100  # updates of a run
-STEPS, RATE = 800, 5e-4  # of the start's fine-tuning, from the comparison's first start
 IMMEDIATE = {"beta": 0.0, "credit": {"method": "episode"}}
 ARMS: dict[str, dict[str, Any]] = {
     "grpo": {"estimator": "grpo"},
@@ -83,69 +68,7 @@ def draw(generator: random.Random, tier: str) -> Problem:
     return Problem(tuple(definitions), asked, tier)
 
 
-def problems(split: str, seed: int) -> Iterator[Problem]:
-    """Problems of a split without end, the tiers in turn."""
-    generator = random.Random(f"sparse/{split}/{seed}")
-    for tier in itertools.cycle(CHAINS):
-        problem = draw(generator, tier)
-        while split_of(problem) != split:
-            problem = draw(generator, tier)
-        yield problem
-
-
-def make_start(seed: int, origin: Path, folder: Path, steps: int = STEPS) -> None:
-    """Fine-tune a start of the comparison on the bed's solutions."""
-    model = Qwen2ForCausalLM.from_pretrained(origin, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(origin)
-    generator = random.Random(f"sparse/solutions/{seed}")
-    source = start.written(tokenizer, problems("train", seed), generator, RATES, LIMIT)
-    start.fit(model, tokenizer, source, seed, steps, start.ROWS, RATE)
-    start.save(model, tokenizer, folder, {"seed": seed, "steps": steps, "from": origin.name})
-
-
-def run(settings: Settings, folder: Path, results: Path) -> Path:
-    """Train the start on the bed, unless the run's file is there, and measure it on validation problems."""
-    file = results / f"{settings.name}.json"
-    if file.exists():
-        return file
-    started = time.time()
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    source = problems("train", 1_000_000 + settings.seed)  # the start was trained on other draws
-    report = lambda line: print(line, flush=True)  # noqa: E731
-    _, curve = loop.train(settings, model, tokenizer, report, source)
-    chosen = list(itertools.islice(problems(settings.split, 0), settings.test))
-    torch.manual_seed(settings.seed)
-    rollouts = sample(model, tokenizer, chosen, limit=settings.limit)
-    found = {
-        "settings": dataclasses.asdict(settings),
-        "made by": made_by("cpu"),
-        "configuration": loop.method(settings).model_dump(),
-        "curve": curve,
-        "evaluation": evaluate(rollouts, tokenizer),
-        "seconds": time.time() - started,
-    }
-    write(file, found)
-    return file
-
-
-def evaluate(rollouts: list[Rollout], tokenizer: Any) -> dict[str, float]:
-    """Share of right answers and of right digits, and mean tokens of a response; an answer that is not there has none."""
-    right = [is_right(rollout, tokenizer) for rollout in rollouts]
-    digits = [right_digits(rollout, tokenizer) for rollout in rollouts]
-    count = len(rollouts)
-    return {
-        "accuracy": sum(right) / count,
-        "digits": sum(digits) / count,
-        "tokens": sum(len(rollout.response) for rollout in rollouts) / count,
-    }
-
-
-def right_digits(rollout: Rollout, tokenizer: Any) -> float:
-    """Share of the answer's digits that a response has right."""
-    answer = rollout.problem.answer
-    written = written_answer(tokenizer.decode(rollout.response).removesuffix(tokenizer.eos_token), len(answer)) or ""
-    return sum(a == b for a, b in zip(answer, written, strict=False)) / len(answer)
+BED = Bed("sparse", CHAINS, draw, steps=800, rate=5e-4)
 
 
 def arm_settings(arm: str, seed: int, steps: int = TRAINED) -> Settings:
@@ -205,34 +128,7 @@ def over_problems(runs: list[Run], read: Callable[[Run], float]) -> tuple[float,
     return 100 * share, 196 * math.sqrt(share * (1 - share) / count)
 
 
-def digits(run: Run) -> float:
-    """Right digits of the evaluation, in percent."""
-    return 100 * run["evaluation"]["digits"]
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("start", "run", "table"))
-    parser.add_argument("arms", nargs="*", metavar="ARM", help=", ".join(TITLES))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--steps", type=int, default=TRAINED)
-    parser.add_argument("--start", type=Path, default=START)
-    parser.add_argument(
-        "--results", type=Path, help=f"of run: a folder, {RESULTS.relative_to(FOLDER.parents[1])}; of table: {TABLE.name}"
-    )
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    if arguments.what == "start":
-        make_start(arguments.seeds[0], FOLDER / "starts" / "1", arguments.start)
-    elif arguments.what == "run":
-        if not arguments.arms or not set(arguments.arms) <= set(TITLES):
-            parser.error(f"run needs arms, of {', '.join(TITLES)}; got {' '.join(arguments.arms) or 'none'}")
-        for seed in arguments.seeds:
-            for arm in arguments.arms:
-                print(run(arm_settings(arm, seed, arguments.steps), arguments.start, arguments.results or RESULTS))
-    else:
-        print(table(load(arguments.results or TABLE)))
-
+COMMAND = Command(BED, arm_settings, table, tuple(TITLES), TRAINED, TABLE)
 
 if __name__ == "__main__":
-    main()
+    COMMAND.main(__doc__)

@@ -1,0 +1,183 @@
+"""A bed where right answers are rare and progress is visible: an answer of independent parts, and each has to be right.
+
+A problem is one digit and three, four or five parts of two computed values that begin with it, and asks for the end of
+each: `a=3;b:4+a;c:2*b;d:1-a;e:3+d;f:5*a;g:2-f;?ceg`. The start errs in nearly half of its steps: of its responses three in a
+hundred are right, of the answers' digits a third.
+
+python -m recipes.controlled.parts start
+python -m recipes.controlled.parts run length_penalty_03 length_penalty_06 length_penalty_09 --seeds 0
+python -m recipes.controlled.parts run start --seeds 1
+python -m recipes.controlled.parts run grpo length_penalty_09 episode true_labels --seeds 1 2 3
+python -m recipes.controlled.table runs/controlled/parts --table recipes/controlled/parts.parquet
+python -m recipes.controlled.parts table
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recipes.controlled import tables
+from recipes.controlled.bed import LIMIT, Bed, Command, digits
+from recipes.controlled.comparison import Run, accuracy, late, paired, tokens
+from recipes.controlled.intervals import estimate
+from recipes.controlled.settings import Settings
+from recipes.controlled.task import LETTERS, MODULUS, OPERATORS, Definition, Problem
+
+TABLE = Path(__file__).with_name("parts.parquet")
+PARTS = {"three": 3, "four": 4, "five": 5}
+COMPUTED = 2  # values of a part
+TEST = 1200  # problems of an evaluation
+TRAINED = 60  # updates of a run
+TUNING = 0  # the seed whose runs are measured on validation problems, where strengths are chosen
+PENALTY = "length_penalty_09"  # the strength that is right most often on the validation problems
+WINDOW = 10  # steps over which training's accuracy is averaged
+
+
+def _l2t(change: str = "", **credit: Any) -> dict[str, Any]:
+    return {"estimator": "l2t", "l2t": {"beta": 0.0, "credit": credit}, "change": change}
+
+
+def _length_penalty(strength: float) -> dict[str, Any]:
+    return {"estimator": "l2t", "l2t": {"credit": {"method": "length_penalty", "length_penalty": strength}}}
+
+
+ARMS: dict[str, dict[str, Any]] = {
+    "grpo": {"estimator": "grpo"},
+    "length_penalty_03": _length_penalty(0.3),
+    "length_penalty_06": _length_penalty(0.6),
+    "length_penalty_09": _length_penalty(0.9),
+    "default": {"estimator": "l2t"},
+    "shaped": _l2t(method="shaped"),
+    "critic": _l2t(method="critic", length_cost=4.0),
+    "critic_free": _l2t(method="critic", length_cost=0.0),
+    "episode": _l2t(method="episode"),
+    "true_labels": _l2t("true_labels", method="episode"),
+}
+TITLES = {
+    "start": "the start",
+    "grpo": "GRPO",
+    "length_penalty_03": "length penalty 0.3",
+    "length_penalty_06": "length penalty 0.6",
+    "length_penalty_09": "length penalty 0.9",
+    "default": "L2T's defaults",
+    "shaped": "gain still to come, no penalty",
+    "critic": "J as a critic, length price 4",
+    "critic_free": "J as a critic, no length price",
+    "episode": "own gain, no penalty",
+    "true_labels": "bound: true labels in place of gains",
+}
+
+
+def draw(generator: random.Random, tier: str) -> Problem:
+    """A random problem of as many parts as the tier says."""
+    names = iter(generator.sample(LETTERS, len(LETTERS)))
+    digit = lambda: generator.randrange(MODULUS)  # noqa: E731
+    first = next(names)
+    definitions: list[Definition] = []
+    asked = ""
+    for _ in range(PARTS[tier]):
+        last = first
+        for _ in range(COMPUTED):
+            definitions.append(Definition(next(names), digit(), generator.choice(OPERATORS), last))
+            last = definitions[-1].name
+        asked += last
+    return Problem((Definition(first, digit()), *definitions), asked, tier)
+
+
+BED = Bed("bed", PARTS, draw, steps=3000, rate=1e-3)
+
+
+def arm_settings(arm: str, seed: int, steps: int = TRAINED) -> Settings:
+    """An arm's run on the bed; `start` is the start as it is."""
+    split = "validation" if seed == TUNING else "test"
+    shared: dict[str, Any] = {"start": 1, "limit": LIMIT, "test": TEST, "split": split}
+    return Settings(arm, seed, steps=0 if arm == "start" else steps, **shared, **ARMS.get(arm, {}))
+
+
+def training_accuracy(run: Run) -> np.ndarray:
+    """Of each step and the nine before it, as far as there are so many, in percent."""
+    of_steps = [point["accuracy"] for point in run["curve"]]
+    return np.array([100 * np.mean(of_steps[max(0, k - WINDOW) : k]) for k in range(1, len(of_steps) + 1)])
+
+
+def steps_until(run: Run, level: float) -> float:
+    """Steps of training until its accuracy is at a level, in percent; infinite if it never is.
+
+    Example:
+        >>> steps_until({"curve": [{"accuracy": 0.0}, {"accuracy": 1.0}, {"accuracy": 1.0}]}, 50.0)
+        2.0
+    """
+    there = np.flatnonzero(training_accuracy(run) >= level)
+    return float(there[0] + 1) if len(there) else float("inf")
+
+
+def table(runs: list[Run]) -> str:
+    """Means over the seeds that confirm, with 95 % intervals over seeds, and differences paired by seed."""
+    found = {arm: confirming(runs, arm) for arm in TITLES}
+    rows = []
+    for arm, own in found.items():
+        if not own:
+            continue
+        of = lambda read: estimate([(1, read(run)) for run in own.values()]).text()  # noqa: B023, E731
+        row = [TITLES[arm], str(len(own)), of(accuracy), of(digits), of(tokens)]
+        if arm == "start":
+            rows.append([*row, "0", *["–"] * 4])
+            continue
+        row += [of(_moved), "–" if arm == "grpo" else _against(own, found["grpo"], _points)]
+        row += [_against(own, found["grpo"], _until)]
+        row += ["–" if arm == PENALTY else _against(own, found[PENALTY], compare) for compare in (_points, _percent)]
+        rows.append(row)
+    header = ["arm", "seeds", "right, %", "digits right, %", "tokens", "KL, nats", "Δ right to GRPO, points"]
+    header += ["steps to GRPO's last accuracy", "Δ right to the length penalty, points", "Δ tokens to it, %"]
+    return tables.table(header, rows)
+
+
+def tuning_table(runs: list[Run]) -> str:
+    """The runs of the tuning seed, on validation problems."""
+    of_arm = {run["settings"]["arm"]: run for run in runs if run["settings"]["seed"] == TUNING}
+    rows = [
+        [title, f"{accuracy(of_arm[arm]):.1f}", f"{digits(of_arm[arm]):.1f}", f"{tokens(of_arm[arm]):.0f}"]
+        for arm, title in TITLES.items()
+        if arm in of_arm
+    ]
+    return tables.table(["arm", "right, %", "digits right, %", "tokens"], rows)
+
+
+def confirming(runs: list[Run], arm: str) -> dict[int, Run]:
+    """An arm's runs on the test problems, by seed."""
+    of_arm = [run for run in runs if run["settings"]["arm"] == arm and run["settings"]["seed"] != TUNING]
+    return {run["settings"]["seed"]: run for run in of_arm}
+
+
+def _against(own: dict[int, Run], base: dict[int, Run], compare: Callable[[Run, Run], float]) -> str:
+    values = paired(own, base, compare)
+    if not all(np.isfinite(value) for _, value in values):
+        return "not by all"
+    return estimate(values).text() if values else "–"
+
+
+def _points(own: Run, base: Run) -> float:
+    return accuracy(own) - accuracy(base)
+
+
+def _percent(own: Run, base: Run) -> float:
+    return 100 * (tokens(own) / tokens(base) - 1)
+
+
+def _until(own: Run, base: Run) -> float:
+    return steps_until(own, training_accuracy(base)[-1])
+
+
+def _moved(run: Run) -> float:
+    return late(run, "kl")
+
+
+COMMAND = Command(BED, arm_settings, table, tuple(TITLES), TRAINED, TABLE)
+
+if __name__ == "__main__":
+    COMMAND.main(__doc__)
