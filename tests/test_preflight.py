@@ -251,7 +251,6 @@ NOTHING = {"rise": (math.nan,) * 3, "useful": (math.nan,) * 3, "of": 0}
         ((0.0, 0.95), NOTHING, Advice.OTHER_DATA, "Of J not sure: only 0 questions"),
         ((0.0, 0.95), {"of": 3}, Advice.OTHER_DATA, "Of J not sure: only 3 questions"),  # however clear they are
         ((0.0, 0.95), {}, Advice.L2T, "Not sure: where right answers were rare"),
-        ((0.0, 0.8), {}, Advice.L2T, "Not sure: where right answers were rare"),
         ((0.3, 0.3), BLIND, Advice.GRPO, "did not foretell what its credits came to"),
         ((0.3, 0.3), UNSURE, Advice.GRPO, "did not foretell what its credits came to"),
         ((0.3, 0.3), BLIND | {"of": 9}, Advice.GRPO, "Of J not sure: only 9 questions"),

@@ -8,11 +8,11 @@ from enum import Enum
 
 from l2t_verl.preflight.figures import Estimate, Outcomes, Sight
 
-SILENT = 0.25  # share of mixed groups below which the outcome tells a group's rollouts hardly apart
+SILENT = 0.1  # share of mixed groups below which the outcome tells a group's rollouts hardly apart
 EASY = 0.9  # share of groups that are all right, from which on questions are too easy
 CHANCE = 0.5  # of own steps that gain more
 ENOUGH = 30  # questions, from which on a figure counts
-L2T_SETTINGS = ("algorithm.adv_estimator=l2t", "+algorithm.l2t.credit.method=episode", "+algorithm.l2t.beta=0")
+L2T_SETTINGS = ("algorithm.adv_estimator=l2t", "+algorithm.l2t.credit.method=shaped")
 PENALTY_SETTINGS = (
     "algorithm.adv_estimator=l2t",
     "+algorithm.l2t.credit.method=length_penalty",
@@ -52,8 +52,8 @@ class Verdict:
 def verdict(outcomes: Outcomes, sight: Sight) -> Verdict:
     """Advise.
 
-    Where fewer than a quarter of the groups are mixed, GRPO has little to learn from. J sees progress if, over 30 questions
-    or more, it rises before the answer is stated, and own steps gain more than needless ones there (both intervals say so).
+    Where fewer than a tenth of the groups are mixed, GRPO has little to learn from. J sees progress if, over 30 questions or
+    more, it rises before the answer is stated, and own steps gain more than needless ones there (both intervals say so).
 
     Args:
         outcomes: what the outcome tells.

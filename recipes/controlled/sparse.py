@@ -130,5 +130,10 @@ def over_problems(runs: list[Run], read: Callable[[Run], float]) -> tuple[float,
 
 COMMAND = Command(BED, arm_settings, table, tuple(TITLES), TRAINED, TABLE)
 
-if __name__ == "__main__":
+
+def main() -> None:
     COMMAND.main(__doc__)
+
+
+if __name__ == "__main__":
+    main()
