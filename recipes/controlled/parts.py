@@ -6,9 +6,9 @@ hundred are right, of the answers' digits a third.
 
 python -m recipes.controlled.parts start
 python -m recipes.controlled.parts run length_penalty_03 length_penalty_06 length_penalty_09 --seeds 0
-python -m recipes.controlled.parts run start --seeds 1
+python -m recipes.controlled.parts run default shaped critic critic_free episode episode_charged true_labels grpo --seeds 0
 python -m recipes.controlled.parts run grpo length_penalty_09 episode true_labels --seeds 1 2 3
-python -m recipes.controlled.table runs/controlled/parts --table recipes/controlled/parts.parquet
+python -m recipes.controlled.table runs/controlled/bed --table recipes/controlled/parts.parquet
 python -m recipes.controlled.parts table
 """
 
