@@ -1,10 +1,10 @@
 """Processes forked from one that has imported what verl and vLLM import, which takes longest.
 
 Neither verl nor this project is among it, nor Ray, which reads its settings when it is imported: each fork imports them, as
-a user's process does. Forked are interpreters for a test's code (`run`), dry runs and Ray's workers: such a process hands
-its command line, environment and files to the server of its kind (`sitecustomize.py`). A dry run ends with the status of its
-fork; one that Ray starts ends at once, for Ray knows a worker by the id that it registers with. A server is started where
-there is none, and ends with the tests.
+a user's process does. Forked are interpreters for a test's code (`run`), dry runs, pytest-xdist's and Ray's workers: such a
+process hands its command line, environment and files to the server of its kind (`sitecustomize.py`). It ends with the status
+of its fork; one that Ray starts ends at once, for Ray knows a worker by the id that it registers with. A server is started
+where there is none, and ends with the tests.
 """
 
 from __future__ import annotations

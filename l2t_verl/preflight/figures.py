@@ -171,7 +171,7 @@ def sight(seen: Sequence[Seen], configured: Way, seed: int = 0) -> Sight:
         without_episodes=sum(not one.ends for one in seen),
         start=float(np.mean([one.scores[0] for one in seen])),
         end=float(np.mean([one.scores[-1] for one in seen])),
-        rise=interval(lambda group: [(_rise(one), 1.0) for one in group if one.outcome > 0 and one.ends and one.stated]),
+        rise=interval(lambda group: [(_rise(one), 1.0) for one in group if one.outcome > 0 and _can_rise(one)]),
         noise=float(np.std(needless)) if needless else math.nan,
         within=interval(lambda group: _within(group, lambda k: k)),
         within_halfway=interval(lambda group: _within(group, lambda k: (k + 1) // 2)),
@@ -230,6 +230,11 @@ def _useful(way: Way, *, before: bool) -> Callable[[Sequence[Seen]], Iterable[tu
         for own, needless, early in _pairs(one, way)
         if early or not before
     ]
+
+
+def _can_rise(one: Seen) -> bool:
+    """Whether an episode stands before the answer is stated."""
+    return bool(one.ends) and one.stated != 0
 
 
 def _rise(one: Seen) -> float:

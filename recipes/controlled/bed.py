@@ -22,12 +22,14 @@ from recipes.controlled.run import made_by, write
 from recipes.controlled.sampling import Rollout, sample
 from recipes.controlled.settings import Settings
 from recipes.controlled.solutions import Rates, written_answer
-from recipes.controlled.task import Problem, split_of
+from recipes.controlled.task import Problem, drawn
 
 ORIGIN = Path(__file__).parent / "starts" / "1"
 RUNS = Path(__file__).parents[2] / "runs" / "controlled"
 RATES = Rates(restate=0.15, recheck=0.2, detour=0.0, mistake=0.45, correction=0.3, closing=0.0)
 LIMIT = 180  # tokens of a response
+COMPUTED = 2  # values of one digit of the answer
+TEST = 1200  # problems of an evaluation
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Bed:
     """A bed.
 
     Attributes:
-        name: seeds its draws.
+        name: seeds its draws, and names its folders.
         tiers: of problems, in turn, with what `draw` reads of each.
         draw: a random problem of a tier.
         steps: of the fine-tuning that makes its start of the comparison's first.
@@ -50,14 +52,9 @@ class Bed:
 
     def problems(self, split: str, seed: int) -> Iterator[Problem]:
         """Problems of a split without end, the tiers in turn."""
-        generator = random.Random(f"{self.name}/{split}/{seed}")
-        for tier in itertools.cycle(self.tiers):
-            problem = self.draw(generator, tier)
-            while split_of(problem) != split:
-                problem = self.draw(generator, tier)
-            yield problem
+        return drawn(split, random.Random(f"{self.name}/{split}/{seed}"), self.tiers, self.draw)
 
-    def make_start(self, seed: int, folder: Path, steps: int | None = None) -> None:
+    def make_start(self, seed: int, folder: Path) -> None:
         """Fine-tune the comparison's first start on solutions of which nearly half the steps are mistakes.
 
         Raises:
@@ -66,9 +63,8 @@ class Bed:
         model, tokenizer = _loaded(ORIGIN)
         generator = random.Random(f"{self.name}/solutions/{seed}")
         source = start.written(tokenizer, self.problems("train", seed), generator, RATES, LIMIT)
-        count = self.steps if steps is None else steps
-        start.fit(model, tokenizer, source, seed, count, start.ROWS, self.rate)
-        start.save(model, tokenizer, folder, {"seed": seed, "steps": count, "from": ORIGIN.name})
+        start.fit(model, tokenizer, source, seed, self.steps, start.ROWS, self.rate)
+        start.save(model, tokenizer, folder, {"seed": seed, "steps": self.steps, "from": ORIGIN.name})
 
     def run(self, settings: Settings, folder: Path, results: Path) -> Path:
         """Train the start, unless the run's file is there, and measure it on the problems of its split."""
@@ -95,6 +91,12 @@ class Bed:
         }
         write(file, found)
         return file
+
+
+def settings_of(arms: dict[str, dict[str, Any]], arm: str, seed: int, steps: int, split: str) -> Settings:
+    """An arm's run on a bed; `start` is the start as it is."""
+    shared: dict[str, Any] = {"start": 1, "limit": LIMIT, "test": TEST, "split": split}
+    return Settings(arm, seed, steps=0 if arm == "start" else steps, **shared, **arms.get(arm, {}))
 
 
 @dataclass(frozen=True)
@@ -157,11 +159,11 @@ def _loaded(folder: Path) -> tuple[Any, Any]:
 def evaluate(rollouts: list[Rollout], tokenizer: Any) -> dict[str, float]:
     """Share of right answers and of right digits, and mean tokens of a response; an answer that is not there has none."""
     right = [is_right(rollout, tokenizer) for rollout in rollouts]
-    digits = [right_digits(rollout, tokenizer) for rollout in rollouts]
+    shares = [right_digits(rollout, tokenizer) for rollout in rollouts]
     count = len(rollouts)
     return {
         "accuracy": sum(right) / count,
-        "digits": sum(digits) / count,
+        "digits": sum(shares) / count,
         "tokens": sum(len(rollout.response) for rollout in rollouts) / count,
     }
 

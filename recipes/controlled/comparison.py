@@ -29,8 +29,13 @@ def load(source: Path) -> list[Run]:
 def confirming(runs: list[Run], arm: str, strength: float | str | None = None) -> dict[int, Run]:
     """An arm's runs on the test problems at the chosen strength or at another, by seed."""
     wanted = ALL[arm].chosen if strength is None and arm in ALL else strength
-    of_arm = [run for run in runs if run["settings"]["arm"] == arm and run["settings"]["split"] == "test"]
+    of_arm = on_test(runs, arm)
     return {run["settings"]["seed"]: run for run in of_arm if arm not in ALL or strength_of(run["settings"]) == wanted}
+
+
+def on_test(runs: list[Run], arm: str) -> list[Run]:
+    """An arm's runs that are measured on the test problems."""
+    return [run for run in runs if run["settings"]["arm"] == arm and run["settings"]["split"] == "test"]
 
 
 def accuracy(run: Run) -> float:

@@ -15,23 +15,20 @@ python -m recipes.controlled.parts table
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from recipes.controlled import tables
-from recipes.controlled.bed import LIMIT, Bed, Command, digits
-from recipes.controlled.comparison import Run, accuracy, late, paired, tokens
+from recipes.controlled.bed import COMPUTED, Bed, Command, digits, settings_of
+from recipes.controlled.comparison import Run, accuracy, late, on_test, paired, tokens
 from recipes.controlled.intervals import estimate
 from recipes.controlled.settings import Settings
-from recipes.controlled.task import LETTERS, MODULUS, OPERATORS, Definition, Problem
+from recipes.controlled.task import Definition, Problem, chain, given, shuffled_names
 
 TABLE = Path(__file__).with_name("parts.parquet")
 PARTS = {"three": 3, "four": 4, "five": 5}
-COMPUTED = 2  # values of a part
-TEST = 1200  # problems of an evaluation
 TRAINED = 60  # updates of a run
 TUNING = 0  # the seed whose runs are measured on validation problems, where strengths are chosen
 PENALTY = "length_penalty_09"  # the strength that comes nearest to own gain in tokens on the validation problems
@@ -77,28 +74,22 @@ TITLES = {
 
 def draw(generator: random.Random, tier: str) -> Problem:
     """A random problem of as many parts as the tier says."""
-    names = iter(generator.sample(LETTERS, len(LETTERS)))
-    digit = lambda: generator.randrange(MODULUS)  # noqa: E731
+    names = shuffled_names(generator)
     first = next(names)
     definitions: list[Definition] = []
     asked = ""
     for _ in range(PARTS[tier]):
-        last = first
-        for _ in range(COMPUTED):
-            definitions.append(Definition(next(names), digit(), generator.choice(OPERATORS), last))
-            last = definitions[-1].name
-        asked += last
-    return Problem((Definition(first, digit()), *definitions), asked, tier)
+        definitions += chain(generator, names, first, COMPUTED)
+        asked += definitions[-1].name
+    return Problem((given(generator, first), *definitions), asked, tier)
 
 
 BED = Bed("bed", PARTS, draw, steps=3000, rate=1e-3)
 
 
 def arm_settings(arm: str, seed: int, steps: int = TRAINED) -> Settings:
-    """An arm's run on the bed; `start` is the start as it is."""
-    split = "validation" if seed == TUNING else "test"
-    shared: dict[str, Any] = {"start": 1, "limit": LIMIT, "test": TEST, "split": split}
-    return Settings(arm, seed, steps=0 if arm == "start" else steps, **shared, **ARMS.get(arm, {}))
+    """An arm's run on the bed: of the tuning seed on validation problems, of the others on test problems."""
+    return settings_of(ARMS, arm, seed, steps, "validation" if seed == TUNING else "test")
 
 
 def training_accuracy(run: Run) -> np.ndarray:
@@ -130,10 +121,8 @@ def table(runs: list[Run]) -> str:
         if arm == "start":
             rows.append([*row, "0", *["–"] * 4])
             continue
-        row += [of(_moved), "–" if arm == "grpo" else _against(own, found["grpo"], _points)]
-        row += [_against(own, found["grpo"], _until)]
-        row += ["–" if arm == PENALTY else _against(own, found[PENALTY], compare) for compare in (_points, _percent)]
-        rows.append(row)
+        points, _ = _gaps(own, found["grpo"])
+        rows.append([*row, of(_moved), points, _until(own, found["grpo"]), *_gaps(own, found[PENALTY])])
     header = ["arm", "seeds", "right, %", "digits right, %", "tokens", "KL, nats", "Δ right to GRPO, points"]
     header += ["steps to GRPO's last accuracy", "Δ right to the length penalty, points", "Δ tokens to it, %"]
     return tables.table(header, rows)
@@ -152,27 +141,21 @@ def tuning_table(runs: list[Run]) -> str:
 
 def confirming(runs: list[Run], arm: str) -> dict[int, Run]:
     """An arm's runs on the test problems, by seed."""
-    of_arm = [run for run in runs if run["settings"]["arm"] == arm and run["settings"]["seed"] != TUNING]
-    return {run["settings"]["seed"]: run for run in of_arm}
+    return {run["settings"]["seed"]: run for run in on_test(runs, arm)}
 
 
-def _against(own: dict[int, Run], base: dict[int, Run], compare: Callable[[Run, Run], float]) -> str:
-    values = paired(own, base, compare)
+def _gaps(own: dict[int, Run], base: dict[int, Run]) -> tuple[str, str]:
+    if own is base or not set(own) & set(base):
+        return "–", "–"
+    points, percent = tables.gaps(own, base)
+    return points.text(), percent.text()
+
+
+def _until(own: dict[int, Run], base: dict[int, Run]) -> str:
+    values = paired(own, base, lambda a, b: steps_until(a, training_accuracy(b)[-1]))
     if not all(np.isfinite(value) for _, value in values):
         return "not by all"
     return estimate(values).text() if values else "–"
-
-
-def _points(own: Run, base: Run) -> float:
-    return accuracy(own) - accuracy(base)
-
-
-def _percent(own: Run, base: Run) -> float:
-    return 100 * (tokens(own) / tokens(base) - 1)
-
-
-def _until(own: Run, base: Run) -> float:
-    return steps_until(own, training_accuracy(base)[-1])
 
 
 def _moved(run: Run) -> float:

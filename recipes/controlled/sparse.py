@@ -22,15 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from recipes.controlled import tables
-from recipes.controlled.bed import LIMIT, Bed, Command, digits
+from recipes.controlled.bed import COMPUTED, Bed, Command, digits, settings_of
 from recipes.controlled.comparison import Run, accuracy, late, tokens
 from recipes.controlled.settings import Settings
-from recipes.controlled.task import LETTERS, MODULUS, OPERATORS, Definition, Problem
+from recipes.controlled.task import Definition, Problem, chain, given, shuffled_names
 
 TABLE = Path(__file__).with_name("sparse.parquet")
 CHAINS = {"two": 2, "three": 3, "four": 4}
-COMPUTED = 2  # values of a chain
-TEST = 1200  # validation problems of the evaluation; nothing is tuned on them
 TRAINED, LONG = 30, 100  # updates of a run
 IMMEDIATE = {"beta": 0.0, "credit": {"method": "episode"}}
 ARMS: dict[str, dict[str, Any]] = {
@@ -56,14 +54,12 @@ TITLES = {
 
 def draw(generator: random.Random, tier: str) -> Problem:
     """A random problem of as many chains as the tier says."""
-    names = iter(generator.sample(LETTERS, len(LETTERS)))
-    digit = lambda: generator.randrange(MODULUS)  # noqa: E731
+    names = shuffled_names(generator)
     definitions: list[Definition] = []
     asked = ""
     for _ in range(CHAINS[tier]):
-        definitions.append(Definition(next(names), digit()))
-        for _ in range(COMPUTED):
-            definitions.append(Definition(next(names), digit(), generator.choice(OPERATORS), definitions[-1].name))
+        definitions.append(given(generator, next(names)))
+        definitions += chain(generator, names, definitions[-1].name, COMPUTED)
         asked += definitions[-1].name
     return Problem(tuple(definitions), asked, tier)
 
@@ -72,9 +68,8 @@ BED = Bed("sparse", CHAINS, draw, steps=800, rate=5e-4)
 
 
 def arm_settings(arm: str, seed: int, steps: int = TRAINED) -> Settings:
-    """An arm's run on the bed; `start` is the start as it is."""
-    shared: dict[str, Any] = {"start": 1, "limit": LIMIT, "test": TEST, "split": "validation"}
-    return Settings(arm, seed, steps=0 if arm == "start" else steps, **shared, **ARMS.get(arm, {}))
+    """An arm's run on the bed's validation problems, on which nothing is tuned."""
+    return settings_of(ARMS, arm, seed, steps, "validation")
 
 
 def moved(runs: list[Run]) -> float:

@@ -9,8 +9,9 @@ share no problem: the text of a problem decides where it belongs.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 MODULUS = 10
@@ -98,18 +99,39 @@ def parse(text: str, tier: str = "") -> Problem:
 
 def draw(generator: random.Random, tier: str) -> Problem:
     """A random problem of a tier."""
-    names = iter(generator.sample(LETTERS, len(LETTERS)))
-    digit = lambda: generator.randrange(MODULUS)  # noqa: E731
-    definitions = [Definition(next(names), digit())]
-    last = definitions[0].name  # each computed value uses the one before it, so that all of them are needed
-    for _ in range(TIERS[tier]):
-        definitions.append(Definition(next(names), digit(), generator.choice(OPERATORS), last))
-        last = definitions[-1].name
+    names = shuffled_names(generator)
+    definitions = [given(generator, next(names))]
+    definitions += chain(generator, names, definitions[0].name, TIERS[tier])
+    last = definitions[-1].name
     for _ in range(DISTRACTORS[tier]):
         position = generator.randrange(1, len(definitions) + 1)
         operand = generator.choice(definitions[:position]).name
-        definitions.insert(position, Definition(next(names), digit(), generator.choice(OPERATORS), operand))
+        definitions.insert(position, computed(generator, next(names), operand))
     return Problem(tuple(definitions), last, tier)
+
+
+def shuffled_names(generator: random.Random) -> Iterator[str]:
+    """All letters in a random order."""
+    return iter(generator.sample(LETTERS, len(LETTERS)))
+
+
+def given(generator: random.Random, name: str) -> Definition:
+    """A random digit."""
+    return Definition(name, generator.randrange(MODULUS))
+
+
+def computed(generator: random.Random, name: str, operand: str) -> Definition:
+    """A random operation on a random digit and another value."""
+    return Definition(name, generator.randrange(MODULUS), generator.choice(OPERATORS), operand)
+
+
+def chain(generator: random.Random, names: Iterator[str], operand: str, count: int) -> list[Definition]:
+    """Values that each use the one before, the first of them `operand`, so that the last needs all of them."""
+    found: list[Definition] = []
+    for _ in range(count):
+        found.append(computed(generator, next(names), operand))
+        operand = found[-1].name
+    return found
 
 
 def split_of(problem: Problem) -> str:
@@ -120,10 +142,15 @@ def split_of(problem: Problem) -> str:
 
 def problems(split: str, seed: int, tiers: tuple[str, ...] = tuple(TIERS)) -> Iterator[Problem]:
     """Problems of a split without end, the tiers in turn."""
-    generator = random.Random(f"{split}/{seed}")
-    while True:
-        for tier in tiers:
+    return drawn(split, random.Random(f"{split}/{seed}"), tiers, draw)
+
+
+def drawn(
+    split: str, generator: random.Random, tiers: Iterable[str], draw: Callable[[random.Random, str], Problem]
+) -> Iterator[Problem]:
+    """Problems of a split without end, the tiers in turn, from whatever draws one of a tier."""
+    for tier in itertools.cycle(tiers):
+        problem = draw(generator, tier)
+        while split_of(problem) != split:
             problem = draw(generator, tier)
-            while split_of(problem) != split:
-                problem = draw(generator, tier)
-            yield problem
+        yield problem

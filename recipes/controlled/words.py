@@ -9,7 +9,7 @@ STRENGTHS = {
     "credit.length_penalty": "strength",
     "credit.length_cost": "price λ",
 }
-# Kinds of J that are measured: `gain.kind`, and `contrastive`, which is measured here only
+# Kinds of J, all of which `quality` and `real_text` measure: `gain.kind`, and `contrastive`, which is theirs alone
 KINDS = {
     "geometric": "geometric mean",
     "probability": "probability",
