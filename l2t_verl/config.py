@@ -103,8 +103,8 @@ class GainConfig(_Section):
     kind: Annotated[str, AfterValidator(_kind)] = Field(
         "geometric",
         description="What J is made of: exp of the mean log p of the answer's tokens (`geometric`), exp of their sum "
-        "(`probability`), that mean itself (`mean_logprob`), the accuracy of sampled answers (`monte_carlo`), or one of "
-        "`plugins`.",
+        "(`probability`), the mean of their p (`mean_probability`), the mean log p itself (`mean_logprob`), the accuracy of "
+        "sampled answers (`monte_carlo`), or one of `plugins`.",
     )
     backend: Literal["packed", "expanded"] = Field(
         "packed",

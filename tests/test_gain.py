@@ -1,6 +1,7 @@
 """Answer scores against a loop of plain model calls, and what is scored against what is meant."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -21,15 +22,21 @@ def written_out(model, prompt, response, ends, suffixes, answers, kind):
     """The definition, one token at a time, one plain call each."""
     scores = []
     for end, suffix, answer in zip([0, *ends], suffixes, answers, strict=True):
-        context, total = [*prompt, *response[:end], *suffix], 0.0
+        context, found = [*prompt, *response[:end], *suffix], []
         for token in answer:
             with torch.no_grad():
                 logits = model(torch.tensor([context])).logits[0, -1].double()
-            total += torch.log_softmax(logits, dim=0)[token].item()
+            found.append(torch.log_softmax(logits, dim=0)[token].item())
             context.append(token)
-        mean = total / len(answer)
-        scores.append({"geometric": torch.tensor(mean).exp(), "probability": torch.tensor(total).exp()}.get(kind, mean))
-    return torch.tensor([float(score) for score in scores])
+        mean = sum(found) / len(answer)
+        of_kind = {
+            "geometric": math.exp(mean),
+            "probability": math.exp(sum(found)),
+            "mean_probability": sum(map(math.exp, found)) / len(answer),
+            "mean_logprob": mean,
+        }
+        scores.append(of_kind[kind])
+    return torch.tensor(scores)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -104,6 +111,9 @@ def test_kinds_are_what_they_say(rows):
         assert found["mean_logprob"][i].item() == pytest.approx(mean, rel=1e-5, abs=1e-30)
         assert found["geometric"][i].item() == pytest.approx(torch.tensor(mean).double().exp().item(), rel=1e-4, abs=1e-30)
         assert 0 <= found["probability"][i] <= found["geometric"][i] * (1 + 1e-6) <= 1 + 1e-5
+        shares = sum(map(math.exp, row)) / len(row)
+        assert found["mean_probability"][i].item() == pytest.approx(shares, rel=1e-4, abs=1e-30)
+        assert found["geometric"][i] <= found["mean_probability"][i] * (1 + 1e-5) + 1e-30
 
 
 def test_the_answer_is_tokenised_with_what_stands_around_it():

@@ -68,7 +68,8 @@ def test_scores_are_the_scorer_s_own():
     assert seen.forced > 0
     assert {compared.segmenter for compared in seen.compared} == {"paragraphs", "discourse_markers"}
     kinds = {(compared.suffix, compared.kind) for compared in seen.compared if compared.segmenter == "paragraphs"}
-    assert kinds == set(itertools.product(("configured", "####", "sentence"), ("geometric", "probability", "mean_logprob")))
+    forward = ("geometric", "probability", "mean_probability", "mean_logprob")
+    assert kinds == set(itertools.product(("configured", "####", "sentence"), forward))
 
 
 def test_own_and_needless_steps_are_read_in_the_same_place():

@@ -20,6 +20,11 @@ def _probability(log_probs: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
     return log_probs.sum(dim=1).exp()
 
 
+@register_kind("mean_probability")
+def _mean_probability(log_probs: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
+    return (log_probs.exp() * inside).sum(dim=1) / inside.sum(dim=1)
+
+
 @register_kind("mean_logprob")
 def _mean_logprob(log_probs: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
     return log_probs.sum(dim=1) / inside.sum(dim=1)
@@ -47,7 +52,9 @@ def reduce_log_probs(log_probs: torch.Tensor, lengths: torch.Tensor, *, kind: st
     r"""Answer scores from the log-probs of the answer's tokens.
 
     `geometric`: J = exp((1/A) Σ_a log p_a) in [0, 1], the per-token geometric mean (as in arXiv 2510.14967);
-    `probability`: J = exp(Σ_a log p_a) in [0, 1]; `mean_logprob`: J = (1/A) Σ_a log p_a, in nats, at most 0.
+    `probability`: J = exp(Σ_a log p_a) in [0, 1]; `mean_probability`: J = (1/A) Σ_a p_a in [0, 1] (arXiv 2506.18254), in
+    which each token counts by itself, however improbable the others are; `mean_logprob`: J = (1/A) Σ_a log p_a, in nats,
+    at most 0.
 
     Args:
         log_probs: [N, A] log p of each answer token given all before it, in nats; anything beyond a row's length.

@@ -23,7 +23,7 @@ from l2t_verl.packing import Branch, PackedRow
 from recipes.controlled import scoring
 from recipes.controlled.quality import auc, interval
 from recipes.controlled.run import made_by, write
-from recipes.controlled.words import KINDS, NEEDLESS, SUFFIXES
+from recipes.controlled.words import NEEDLESS, SUFFIXES, TEXT_KINDS
 
 DATA = Path(__file__).parent.parent / "quickstart" / "gsm8k.jsonl"
 FILE = Path(__file__).parent / "real_text.json"
@@ -134,7 +134,7 @@ def scores(
         ]
         of_kind = {
             kind: gain.reduce_log_probs(tables[0], of_answers[0], kind=kind).double()
-            for kind in ("geometric", "probability", "mean_logprob")
+            for kind in ("geometric", "probability", "mean_probability", "mean_logprob")
         }
         drawn = generator.binomial(SAMPLES, of_kind["probability"].clamp(0, 1).numpy())
         of_kind["monte_carlo"] = torch.from_numpy(drawn / SAMPLES)
@@ -142,7 +142,7 @@ def scores(
         of_kind["contrastive"] = likely[0] / sum(likely)
         found.append(of_kind)
     own, every = read[1:] / read[0]
-    return found, {kind: {"monte_carlo": SAMPLES * own, "contrastive": every}.get(kind, own) for kind in KINDS}
+    return found, {kind: {"monte_carlo": SAMPLES * own, "contrastive": every}.get(kind, own) for kind in TEXT_KINDS}
 
 
 def measure(model: torch.nn.Module, tokenizer: Any, count: int, seed: int) -> dict[str, Any]:
@@ -163,7 +163,7 @@ def measure(model: torch.nn.Module, tokenizer: Any, count: int, seed: int) -> di
             for texts in (written, inserted, [solution for solution, _ in mixed])
         )
         found[name] = {}
-        for kind in KINDS:
+        for kind in TEXT_KINDS:
             gains = np.concatenate([s[kind].diff().numpy() for s in of_inserted])
             useful, needless, early = labels == "step", labels != "step", ~known
             ordered = np.concatenate([s[kind].diff().numpy() for s in of_written])

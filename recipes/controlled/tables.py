@@ -41,7 +41,7 @@ from recipes.controlled.plans import (
     Arm,
 )
 from recipes.controlled.task import TIERS
-from recipes.controlled.words import CREDITS, KINDS, NEEDLESS, REMOVABLE, STRENGTHS, SUFFIXES, USEFUL
+from recipes.controlled.words import CREDITS, KINDS, NEEDLESS, REMOVABLE, STRENGTHS, SUFFIXES, TEXT_KINDS, USEFUL
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -349,13 +349,13 @@ def real_table(found: Run) -> str:
     """AUC of real steps above needless ones, by forcing suffix and kind of J."""
     rows = []
     for name, suffix in SUFFIXES.items():
-        for kind in KINDS:
+        for kind in TEXT_KINDS:
             own = found[name][kind]
             (low, high), (low_before, high_before) = own["interval"], own["interval before"]
             rows.append(
                 [
                     f"`{suffix!r}`".replace("'", ""),
-                    KINDS[kind],
+                    TEXT_KINDS[kind],
                     f"{own['steps over needless']:.2f} ({low:.2f}–{high:.2f})",
                     f"{own['before the answer is known']:.2f} ({low_before:.2f}–{high_before:.2f})",
                     *[f"{own['by label'][label]:.2f}" for label in NEEDLESS],

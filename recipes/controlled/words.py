@@ -9,7 +9,7 @@ STRENGTHS = {
     "credit.length_penalty": "strength",
     "credit.length_cost": "price λ",
 }
-# Kinds of J, all of which `quality` and `real_text` measure: `gain.kind`, and `contrastive`, which is theirs alone
+# Kinds of J that `quality` measures: `gain.kind`, and `contrastive`, which no run can take
 KINDS = {
     "geometric": "geometric mean",
     "probability": "probability",
@@ -17,6 +17,8 @@ KINDS = {
     "monte_carlo": "sampled answers",
     "contrastive": "against other answers",
 }
+# Those that `real_text` does: on answers of one digit the mean probability orders gains as the probability does
+TEXT_KINDS = {**KINDS, "mean_probability": "mean probability"}
 # Of `real_text`: what stands before the forced answer, and the needless paragraphs
 SUFFIXES = {"####": "\n\n#### ", "boxed": "\n\nThe final answer is \\boxed{", "sentence": "\n\nThe answer is "}
 NEEDLESS = ("restated", "rechecked", "foreign")
