@@ -101,10 +101,10 @@ class GainConfig(_Section):
     """How the reference answer is scored after each episode."""
 
     kind: Annotated[str, AfterValidator(_kind)] = Field(
-        "geometric",
+        "smoothed_logprob",
         description="What J is made of: exp of the mean log p of the answer's tokens (`geometric`), exp of their sum "
-        "(`probability`), the mean of their p (`mean_probability`), the mean log p itself (`mean_logprob`), the accuracy of "
-        "sampled answers (`monte_carlo`), or one of `plugins`.",
+        "(`probability`), the mean of their p (`mean_probability`), of log(1 + 20 p) over log 21 (`smoothed_logprob`), the "
+        "mean log p itself (`mean_logprob`), the accuracy of sampled answers (`monte_carlo`), or one of `plugins`.",
     )
     backend: Literal["packed", "expanded"] = Field(
         "packed",
@@ -185,7 +185,7 @@ class CreditConfig(_Section):
     """How episode rewards become token advantages."""
 
     method: Annotated[str, AfterValidator(CREDITS.check)] = Field(
-        "shaped",
+        "episode",
         description="Credit: `paper` as published, `episode` adds each episode's reward to GRPO's advantage, `shaped` the "
         "return from each token on, `critic` what each episode changes in the chance of being right, as J tells it; "
         "`length_penalty` and `adaptive_length_penalty` are baselines without process rewards; or one of `plugins`.",

@@ -107,7 +107,9 @@ Tensors = Callable[..., "torch.Tensor"]
 SEGMENTERS: Registry[Callable[..., list[int] | None]] = Registry(
     "segmenter", ("episode_tags", "think_blocks", "paragraphs", "discourse_markers", "fixed_tokens", "surprise")
 )
-KINDS: Registry[Tensors] = Registry("kind of answer score", ("geometric", "probability", "mean_probability", "mean_logprob"))
+KINDS: Registry[Tensors] = Registry(
+    "kind of answer score", ("geometric", "probability", "mean_probability", "smoothed_logprob", "mean_logprob")
+)
 PENALTIES: Registry[Tensors] = Registry("estimator of a penalty from log-ratios", ("log_ratio", "log_ratio_episode"))
 BASELINES = ("length_penalty", "adaptive_length_penalty")  # credits without process rewards
 CREDITS: Registry[Tensors] = Registry("credit", ("paper", "episode", "shaped", "critic", *BASELINES))

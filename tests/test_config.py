@@ -42,7 +42,11 @@ def test_defaults_are_the_vetted_setting():
         assert (config.episodes.method, config.episodes.fallback, config.episodes.max_episodes) == (
             "episode_tags", "paragraphs", 30
         )  # fmt: skip
-        assert (config.gain.kind, config.compression.estimator, config.credit.method) == ("geometric", "log_ratio", "shaped")
+        assert (config.gain.kind, config.compression.estimator, config.credit.method) == (
+            "smoothed_logprob",
+            "log_ratio",
+            "episode",
+        )
         assert config.credit.length_cost == 0.0
         assert config.credit.token_budget is config.credit.gamma is config.credit.ratio_clip is None
         assert not any(value for _, value in config.diagnostics)
@@ -190,8 +194,12 @@ def test_whole_numbers_are_real_numbers_too():
 @pytest.mark.parametrize(
     ("raw", "path", "message"),
     [
-        ({"credit": {"gamma": 1.0}}, "credit.gamma", "only credit.method=episode uses it, but credit.method=shaped"),
-        ({"credit": {"surprise_weights": True}}, "credit.surprise_weights", "only credit.method=episode"),
+        (
+            {"credit": {"method": "shaped", "gamma": 1.0}},
+            "credit.gamma",
+            "only credit.method=episode uses it, but credit.method=shaped",
+        ),
+        ({"credit": {"method": "paper", "surprise_weights": True}}, "credit.surprise_weights", "only credit.method=episode"),
         ({"credit": {"ratio_clip": 2.0}}, "credit.ratio_clip", "only credit.method=paper"),
         ({"credit": {"method": "paper", "length_cost": 0.1}}, "credit.length_cost", "only credit.method=episode or shaped"),
         ({"credit": {"critic_decay": 1.0}}, "credit.critic_decay", "only credit.method=critic uses it"),
@@ -283,7 +291,7 @@ def test_all_problems_stand_in_one_message():
             "episodes": {"max_episodes": 0, "markers": ["Wait"], "mehtod": "x"},
             "gain": {"kind": "monte_carlo", "backend": "magic", "closing": "", "samples": 0},
             "compression": 7,
-            "credit": {"gamma": math.nan, "length_cost": -1, "surprise_weights": True, "std_floor": 0},
+            "credit": {"method": "shaped", "gamma": math.nan, "length_cost": -1, "surprise_weights": True, "std_floor": 0},
             "outcome": {"workers": 0, "grader": "human"},
         }
     )

@@ -20,7 +20,21 @@ from stack import of_cpu_stack
 from tiny import read_jsonl
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from recipes.controlled import comparison, evaluation, grid, loop, page, quality, scoring, start, table, words
+from recipes.controlled import (
+    agreement,
+    bed,
+    comparison,
+    evaluation,
+    grid,
+    loop,
+    page,
+    parts,
+    quality,
+    scoring,
+    start,
+    table,
+    words,
+)
 from recipes.controlled.measure import is_right
 from recipes.controlled.plans import ALL, ARMS, BEST, PLANS, SEEDS, arm_settings, start_of
 from recipes.controlled.sampling import Rollout, prompt_ids, sample
@@ -293,3 +307,15 @@ def test_an_arm_goes_through_verl_itself(tmp_path):
     for text, value in seen:
         assert value == pytest.approx(of_problem[text.removesuffix("<think>")], abs=1e-4)
     assert first["J start"] == pytest.approx(sum(value for _, value in seen) / len(seen), abs=1e-5)
+
+
+def test_the_true_labels_are_followed_most():
+    """On the kept start of the bed of parts; sixteen responses decide nothing else."""
+    found = agreement.measure(*bed.loaded(parts.START), problems=2, seed=SEED)
+    assert set(found) == {agreement.OUTCOME, agreement.LABELS, *agreement.KINDS}
+    bound, _, _ = found[agreement.LABELS]["own gain"]
+    assert bound > 0.6
+    for kind in agreement.KINDS:
+        for value, low, high in found[kind].values():
+            assert low <= value <= high and value < bound
+    assert agreement.table({"correlation": found}).count("|\n") == 2 + len(found) - 1

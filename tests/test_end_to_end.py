@@ -79,9 +79,8 @@ def test_dumped_rewards_equal_those_recomputed_from_the_dump(trained):
         if not ends:
             continue
         targets = gain.answer_targets(tokenizer, prompt, response, ends, row["gts"], template)
-        scores = gain.answer_scores(
-            model, prompt, response, ends, [t.suffix_ids for t in targets], [t.answer_ids for t in targets]
-        )
+        suffixes, answers = [t.suffix_ids for t in targets], [t.answer_ids for t in targets]
+        scores = gain.answer_scores(model, prompt, response, ends, suffixes, answers, kind="geometric")
         dumped = [record["answer_score_start"], *(episode["answer_score"] for episode in record["episodes"])]
         torch.testing.assert_close(torch.tensor(dumped), scores, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(

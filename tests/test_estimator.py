@@ -19,6 +19,7 @@ from l2t_verl.plugin.driver.estimator import CreditContext, credit_context
 
 T, K, LONGEST = 9, 3, 16
 WEIGHTS = torch.tensor([0.8, 0.5, -0.2, 0.3, 0.1], dtype=torch.float64)
+WITHOUT = {"alpha": 0.0, "credit": {"method": "shaped"}}  # GRPO's advantages, whatever the length cost
 CREDITS = {
     "paper": {"credit": {"method": "paper"}},
     "paper, clipped": {"credit": {"method": "paper", "ratio_clip": 1.5}},
@@ -283,7 +284,7 @@ def test_kl_in_the_reward_is_part_of_the_outcome():
     kl = 0.1 * 0.2 * (torch.arange(T) * batch.mask).sum(-1)
     torch.testing.assert_close(context.outcome, batch.rewards.sum(-1) - kl)
     assert torch.equal(context.advantages, pure(penalised, CREDITS["shaped"]))
-    assert torch.equal(advantages(penalised, {"alpha": 0.0}), grpo(penalised))
+    assert torch.equal(advantages(penalised, WITHOUT), grpo(penalised))
 
 
 @pytest.mark.parametrize("settings", CREDITS.values(), ids=CREDITS)
@@ -310,7 +311,7 @@ def test_the_context_is_gone_after_its_block_also_after_an_error():
     batch = rollouts(14)
     call = {"token_level_rewards": batch.rewards, "response_mask": batch.mask, "index": batch.index()}
     estimator = get_adv_estimator_fn("l2t")
-    context, inner = batch.context(CREDITS["shaped"]), batch.context({"alpha": 0.0})
+    context, inner = batch.context(CREDITS["shaped"]), batch.context(WITHOUT)
     with credit_context(context) as entered:
         assert entered is context
         shaped, _ = estimator(**call)

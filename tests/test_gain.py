@@ -18,6 +18,10 @@ MODELS = {"qwen2": qwen2(SIZE).eval(), "llama": llama(SIZE).eval()}
 BYTES, R1 = byte_tokenizer(), r1_like_tokenizer()
 
 
+def smoothed(log_prob: float) -> float:
+    return math.log((math.exp(log_prob) + 0.05) / 0.05) / math.log(1.05 / 0.05)
+
+
 def written_out(model, prompt, response, ends, suffixes, answers, kind):
     """The definition, one token at a time, one plain call each."""
     scores = []
@@ -33,6 +37,7 @@ def written_out(model, prompt, response, ends, suffixes, answers, kind):
             "geometric": math.exp(mean),
             "probability": math.exp(sum(found)),
             "mean_probability": sum(map(math.exp, found)) / len(answer),
+            "smoothed_logprob": sum(map(smoothed, found)) / len(answer),
             "mean_logprob": mean,
         }
         scores.append(of_kind[kind])
@@ -114,6 +119,8 @@ def test_kinds_are_what_they_say(rows):
         shares = sum(map(math.exp, row)) / len(row)
         assert found["mean_probability"][i].item() == pytest.approx(shares, rel=1e-4, abs=1e-30)
         assert found["geometric"][i] <= found["mean_probability"][i] * (1 + 1e-5) + 1e-30
+        assert found["smoothed_logprob"][i].item() == pytest.approx(sum(map(smoothed, row)) / len(row), rel=1e-4, abs=1e-6)
+        assert found["mean_probability"][i] <= found["smoothed_logprob"][i] * (1 + 1e-5) <= 1 + 2e-5
 
 
 def test_the_answer_is_tokenised_with_what_stands_around_it():
@@ -152,9 +159,12 @@ def test_a_prefix_of_a_longer_answer_scores_less_than_the_answer():
     scores = {}
     for answer in ("1", "17"):
         target = gain.answer_target(BYTES, answer, suffix="{", closing="}")
-        scores[answer] = gain.answer_scores(Copier(1, 1), [0], [], [], target.suffix_ids, target.answer_ids).item()
-    assert scores["17"] > 0.99
-    assert scores["1"] < 0.01
+        for kind in ("geometric", "smoothed_logprob"):
+            arguments = (Copier(1, 1), [0], [], [], target.suffix_ids, target.answer_ids)
+            scores[answer, kind] = gain.answer_scores(*arguments, kind=kind).item()
+    assert scores["17", "geometric"] > 0.99 and scores["17", "smoothed_logprob"] > 0.99
+    assert scores["1", "geometric"] < 0.01
+    assert scores["1", "smoothed_logprob"] == pytest.approx(0.5, abs=0.01)  # each token by itself: the 1, and not the }
 
 
 class Characters(PreTrainedTokenizer):

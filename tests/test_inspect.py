@@ -154,7 +154,8 @@ def test_the_scores_are_those_of_plain_sequences(tokenizer, settings):
         [list(target.answer_ids) for target in targets],
         100,
     )
-    assert rollout.scores == pytest.approx([values.mean().exp().item() for values in plain], abs=1e-5)
+    smoothed = [(torch.log(1 + values.exp() / 0.05) / math.log(1 + 1 / 0.05)).mean().item() for values in plain]
+    assert rollout.scores == pytest.approx(smoothed, abs=1e-5)
     assert sum(episode.gain for episode in rollout.episodes) == pytest.approx(rollout.scores[-1] - rollout.scores[0])
     assert "".join(episode.text for episode in rollout.episodes) + rollout.tail == record.response
     assert all(episode.penalty is None and episode.reward == episode.gain for episode in rollout.episodes)

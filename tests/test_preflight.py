@@ -68,7 +68,7 @@ def test_scores_are_the_scorer_s_own():
     assert seen.forced > 0
     assert {compared.segmenter for compared in seen.compared} == {"paragraphs", "discourse_markers"}
     kinds = {(compared.suffix, compared.kind) for compared in seen.compared if compared.segmenter == "paragraphs"}
-    forward = ("geometric", "probability", "mean_probability", "mean_logprob")
+    forward = ("geometric", "probability", "mean_probability", "smoothed_logprob", "mean_logprob")
     assert kinds == set(itertools.product(("configured", "####", "sentence"), forward))
 
 

@@ -57,6 +57,7 @@ OTHERS = {f"bash recipes/{recipe}/run.sh": "test_recipes.py" for recipe in RECIP
     "bash recipes/setup.sh": "test_setup_script.py, on stub machines",
     "python -m recipes.arithmetic": "test_recipes.py",
     "bash recipes/controlled/run.sh": "test_controlled_loop.py, with fewer steps",
+    "python -m recipes.controlled.agreement": "test_controlled_loop.py",
     "python -m recipes.controlled.foretold": "here, its arguments, and test_preflight.py",
     "python -m recipes.controlled.page": "test_controlled_loop.py",
     "python -m recipes.controlled.grid": "here, its arguments, and test_controlled_loop.py",

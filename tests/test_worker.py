@@ -70,7 +70,7 @@ def expected(model, folder, row) -> torch.Tensor:
     for answer in [truth] if isinstance(truth, str) else truth:
         targets = gain.answer_targets(tokenizer, prompt, response, ends, answer, template)
         suffixes, answers = [t.suffix_ids for t in targets], [t.answer_ids for t in targets]
-        found.append(gain.answer_scores(model, prompt, response, ends, suffixes, answers))
+        found.append(gain.answer_scores(model, prompt, response, ends, suffixes, answers, kind=GAIN["kind"]))
     return gain.best_of_answers(torch.stack(found))
 
 

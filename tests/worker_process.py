@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-GAIN = {"forcing_suffix": "\n#### ", "closing": "<|im_end|>", "max_tokens_per_micro_batch": 64}
+GAIN = {"kind": "geometric", "forcing_suffix": "\n#### ", "closing": "<|im_end|>", "max_tokens_per_micro_batch": 64}
 # (prompt, response, episode ends, ground truth)
 LONG = ([5, 6], [20] * 40, [10, 20, 30, 40], ["1/2", "0.5"])
 SHORT = ([5, 6, 7], [8, 9, 10, 11, 12, 13], [2, 5], "72")

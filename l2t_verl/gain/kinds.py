@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from l2t_verl.registry import KINDS, register_kind
+
+SMOOTHING = 0.05  # probability that counts as little against it: below, a token's log-prob is flat
 
 # A kind takes the answers' log-probs [N, A], in nats, 0 beyond a row's length, and where they are inside, [N, A] bool; it
 # gives J, [N].
@@ -23,6 +27,12 @@ def _probability(log_probs: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
 @register_kind("mean_probability")
 def _mean_probability(log_probs: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
     return (log_probs.exp() * inside).sum(dim=1) / inside.sum(dim=1)
+
+
+@register_kind("smoothed_logprob")
+def _smoothed_logprob(log_probs: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
+    of_tokens = torch.log1p(log_probs.exp() / SMOOTHING) / math.log1p(1 / SMOOTHING)
+    return (of_tokens * inside).sum(dim=1) / inside.sum(dim=1)
 
 
 @register_kind("mean_logprob")
@@ -53,8 +63,9 @@ def reduce_log_probs(log_probs: torch.Tensor, lengths: torch.Tensor, *, kind: st
 
     `geometric`: J = exp((1/A) Σ_a log p_a) in [0, 1], the per-token geometric mean (as in arXiv 2510.14967);
     `probability`: J = exp(Σ_a log p_a) in [0, 1]; `mean_probability`: J = (1/A) Σ_a p_a in [0, 1] (arXiv 2506.18254), in
-    which each token counts by itself, however improbable the others are; `mean_logprob`: J = (1/A) Σ_a log p_a, in nats,
-    at most 0.
+    which each token counts by itself, however improbable the others are; `smoothed_logprob`: J = (1/A) Σ_a
+    log(1 + p_a/ε) / log(1 + 1/ε) in [0, 1] with ε = 0.05, in which, too, each does, and a token that becomes improbable
+    costs nearly as much as one that becomes probable brings; `mean_logprob`: J = (1/A) Σ_a log p_a, in nats, at most 0.
 
     Args:
         log_probs: [N, A] log p of each answer token given all before it, in nats; anything beyond a row's length.

@@ -31,7 +31,7 @@ def answer_scores(
     suffix_ids: Ids | Sequence[Ids],
     answer_ids: Ids | Sequence[Ids],
     *,
-    kind: str = "geometric",
+    kind: str = "smoothed_logprob",
     backend: str | None = None,
     max_tokens_per_micro_batch: int = 16384,
 ) -> torch.Tensor:
@@ -47,7 +47,7 @@ def answer_scores(
         episode_ends: K end positions b_1 < … < b_K ≤ T, in response tokens.
         suffix_ids: tokens that force an answer, unscored; or K+1 such sequences, one for each prefix.
         answer_ids: A ≥ 1 scored tokens; or K+1 such sequences.
-        kind: `geometric` (default), `probability`, `mean_probability` or `mean_logprob`; see `reduce_log_probs`.
+        kind: what J is made of, as `gain.kind` has it by default; see `reduce_log_probs`.
         backend: how the prefixes are computed. `packed`: they share what they have in common. `expanded`: one plain
             sequence each, for any model. None (default): `packed` if the model allows it, else `expanded`.
         max_tokens_per_micro_batch: most tokens in one forward, padding included, unless one sequence alone is longer.

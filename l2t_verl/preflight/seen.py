@@ -27,7 +27,7 @@ SUFFIXES = {
     "sentence": ("\n\nThe answer is ", ".\n"),
 }
 SEGMENTERS = ("paragraphs", "discourse_markers")
-FORWARD_KINDS = ("geometric", "probability", "mean_probability", "mean_logprob")
+FORWARD_KINDS = ("geometric", "probability", "mean_probability", "smoothed_logprob", "mean_logprob")
 PLACES = 6  # of a response, at most, in which a needless step is tried
 NOWHERE = -1
 

@@ -8,11 +8,15 @@ from enum import Enum
 
 from l2t_verl.preflight.figures import Estimate, Outcomes, Sight
 
-SILENT = 0.1  # share of mixed groups below which the outcome tells a group's rollouts hardly apart
+SILENT = 0.2  # share of mixed groups below which the outcome tells a group's rollouts hardly apart
 EASY = 0.9  # share of groups that are all right, from which on questions are too easy
 CHANCE = 0.5  # of own steps that gain more
 ENOUGH = 30  # questions, from which on a figure counts
-L2T_SETTINGS = ("algorithm.adv_estimator=l2t", "+algorithm.l2t.credit.method=shaped")
+L2T_SETTINGS = (
+    "algorithm.adv_estimator=l2t",
+    "+algorithm.l2t.credit.method=episode",
+    "+algorithm.l2t.gain.kind=smoothed_logprob",
+)
 PENALTY_SETTINGS = (
     "algorithm.adv_estimator=l2t",
     "+algorithm.l2t.credit.method=length_penalty",
@@ -52,7 +56,7 @@ class Verdict:
 def verdict(outcomes: Outcomes, sight: Sight) -> Verdict:
     """Advise.
 
-    Where fewer than a tenth of the groups are mixed, GRPO has little to learn from. J sees progress if, over 30 questions or
+    Where fewer than a fifth of the groups are mixed, GRPO has little to learn from. J sees progress if, over 30 questions or
     more, it rises before the answer is stated, and own steps gain more than needless ones there (both intervals say so).
 
     Args:
@@ -75,8 +79,8 @@ def verdict(outcomes: Outcomes, sight: Sight) -> Verdict:
             Advice.L2T,
             "Try L2T: the outcome tells few groups' responses apart, and J sees progress in them. Train GRPO beside it.",
             reasons,
-            f"{few}Not sure: where right answers were rare, L2T moved in the right direction and was not told apart from "
-            f"GRPO; and larger groups than these {groups} are mixed more often.",
+            f"{few}Not sure: where right answers were rare and J saw progress, these settings ended far above GRPO and "
+            f"above the length penalty, with one small model; and larger groups than these {groups} are mixed more often.",
             L2T_SETTINGS,
         )
     if silent:

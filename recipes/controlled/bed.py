@@ -60,7 +60,7 @@ class Bed:
         Raises:
             FileExistsError: something is in the folder's place.
         """
-        model, tokenizer = _loaded(ORIGIN)
+        model, tokenizer = loaded(ORIGIN)
         generator = random.Random(f"{self.name}/solutions/{seed}")
         source = start.written(tokenizer, self.problems("train", seed), generator, RATES, LIMIT)
         start.fit(model, tokenizer, source, seed, self.steps, start.ROWS, self.rate)
@@ -74,7 +74,7 @@ class Bed:
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder} holds no start: make it with the command `start` of this bed")
         started = time.time()
-        model, tokenizer = _loaded(folder)
+        model, tokenizer = loaded(folder)
         source = self.problems("train", 1_000_000 + settings.seed)  # the start was trained on other draws
         report = lambda line: print(line, flush=True)  # noqa: E731
         _, curve = loop.train(settings, model, tokenizer, report, source)
@@ -93,9 +93,9 @@ class Bed:
         return file
 
 
-def settings_of(arms: dict[str, dict[str, Any]], arm: str, seed: int, steps: int, split: str) -> Settings:
+def settings_of(arms: dict[str, dict[str, Any]], arm: str, seed: int, steps: int, split: str, start: int = 1) -> Settings:
     """An arm's run on a bed; `start` is the start as it is."""
-    shared: dict[str, Any] = {"start": 1, "limit": LIMIT, "test": TEST, "split": split}
+    shared: dict[str, Any] = {"start": start, "limit": LIMIT, "test": TEST, "split": split}
     return Settings(arm, seed, steps=0 if arm == "start" else steps, **shared, **arms.get(arm, {}))
 
 
@@ -110,6 +110,7 @@ class Command:
         arms: that are known.
         trained: updates of a run, where nobody says.
         file: the committed table of runs.
+        kept: folder of the bed's start, where it is committed.
     """
 
     bed: Bed
@@ -118,10 +119,11 @@ class Command:
     arms: tuple[str, ...]
     trained: int
     file: Path
+    kept: Path | None = None
 
     @property
-    def start(self) -> Path:
-        """Folder of the bed's start."""
+    def made(self) -> Path:
+        """Folder in which a start is made."""
         return RUNS / f"{self.bed.name}_start"
 
     def main(self, about: str | None) -> None:
@@ -131,18 +133,21 @@ class Command:
         parser.add_argument("arms", nargs="*", metavar="ARM", help=", ".join(self.arms))
         parser.add_argument("--seeds", type=int, nargs="+", default=[0])
         parser.add_argument("--steps", type=int, default=self.trained)
-        parser.add_argument("--start", type=Path, default=self.start)
+        parser.add_argument(
+            "--start", type=Path, help=f"made or trained; trained, unless one is named: {self.kept or self.made}"
+        )
         parser.add_argument("--results", type=Path, help=f"of run: a folder; of table: that, or {self.file.name}")
         arguments = parser.parse_args()
         torch.set_num_threads(1)
         if arguments.what == "start":
-            self.bed.make_start(arguments.seeds[0], arguments.start)
+            self.bed.make_start(arguments.seeds[0], arguments.start or self.made)
         elif arguments.what == "run":
             if not arguments.arms or not set(arguments.arms) <= set(self.arms):
                 parser.error(f"run needs arms, of {', '.join(self.arms)}; got {' '.join(arguments.arms) or 'none'}")
             results = arguments.results or RUNS / self.bed.name
             for seed, arm in itertools.product(arguments.seeds, arguments.arms):
-                print(self.bed.run(self.settings(arm, seed, arguments.steps), arguments.start, results))
+                folder = arguments.start or self.kept or self.made
+                print(self.bed.run(self.settings(arm, seed, arguments.steps), folder, results))
         else:
             print(self.table(load(arguments.results or self.file)))
 
@@ -152,7 +157,7 @@ def digits(run: Run) -> float:
     return 100 * run["evaluation"]["digits"]
 
 
-def _loaded(folder: Path) -> tuple[Any, Any]:
+def loaded(folder: Path) -> tuple[Any, Any]:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), AutoTokenizer.from_pretrained(folder)
 
 

@@ -39,7 +39,9 @@ from recipes.controlled.task import Problem, problems
 
 FILE = Path(__file__).parent / "foretold.json"
 QUESTIONS, SAMPLES = 100, 4
-PARTS, RARE_QUESTIONS = "parts", 400  # whose right responses are too few in a hundred questions
+LOST, KEPT = "parts 1", "parts 2"
+PARTS = {LOST: parts.LOST, KEPT: parts.KEPT}
+RARE_QUESTIONS = 400  # of the bed of parts, whose right responses are too few in a hundred
 CONFIG = load_config({"gain": FORCING})
 
 
@@ -79,9 +81,9 @@ def table(found: dict[str, Any], runs: list[Run], of_parts: list[Run]) -> str:
     """What was said of each start, and what training it came to, against GRPO."""
     rows, arms = [], ("length_penalty", "episode", BEST)
     for name, told in found["starts"].items():
-        if name == PARTS:
-            names = {"length_penalty": parts.PENALTY}
-            own = {arm: parts.confirming(of_parts, names.get(arm, arm)) for arm in ("grpo", *arms)}
+        if name in PARTS:
+            names, of_start = {"length_penalty": parts.PENALTY}, of_starts(of_parts, (PARTS[name],))
+            own = {arm: parts.confirming(of_start, names.get(arm, arm)) for arm in ("grpo", *arms)}
         else:
             own = {arm: confirming(of_starts(runs, (int(name),)), arm) for arm in ("grpo", *arms)}
         came = [tables.gaps(own[arm], own["grpo"])[0].text() if own[arm] else "–" for arm in arms]
@@ -110,9 +112,9 @@ def main() -> None:
     starts = sorted(folder for folder in STARTS_FOLDER.iterdir() if folder.is_dir())
     asked = list(itertools.islice(problems("validation", 0), arguments.questions))
     found = {start.name: foretell(start, arguments.scratch, asked) for start in starts}
-    if (start := parts.COMMAND.start).is_dir():
-        asked = list(itertools.islice(parts.BED.problems("validation", 0), arguments.rare_questions))
-        found[PARTS] = foretell(start, arguments.scratch, asked, bed.LIMIT)
+    asked = list(itertools.islice(parts.BED.problems("validation", 0), arguments.rare_questions))
+    found[LOST] = json.loads(FILE.read_text())["starts"][LOST]  # whose weights are gone
+    found[KEPT] = foretell(parts.START, arguments.scratch, asked, bed.LIMIT)
     write_whole(FILE, json.dumps({"made by": made_by("cpu"), "starts": found}, indent=1, allow_nan=False) + "\n")
 
 

@@ -68,12 +68,13 @@ def all_tables(every: list[Run], real: Run, through: list[Run]) -> dict[str, str
 def pages(every: list[Run]) -> dict[Path, str]:
     """The pages with the tables that belong in them, and the drawing that both show."""
     # with torch and verl, which a plot does not need
-    from recipes.controlled import foretold, parts, real_text, sparse, through_verl
+    from recipes.controlled import agreement, foretold, parts, real_text, sparse, through_verl
 
     whole = all_tables(every, json.loads(real_text.FILE.read_text()), load(through_verl.FOLDER))
     whole["sparse"] = sparse.table(load(sparse.TABLE))
     of_parts = load(parts.TABLE)
     whole["parts"], whole["parts, tuning"] = parts.table(of_parts), parts.tuning_table(of_parts)
+    whole["agreement"] = agreement.table(json.loads(agreement.FILE.read_text()))
     whole["foretold"] = foretold.table(json.loads(foretold.FILE.read_text()), every, of_parts)
     of_page = {
         FOLDER / "RESULTS.md": whole,

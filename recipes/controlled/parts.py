@@ -4,10 +4,11 @@ A problem is one digit and three, four or five parts of two computed values that
 each: `a=3;b:4+a;c:2*b;d:1-a;e:3+d;f:5*a;g:2-f;?ceg`. The start errs in nearly half of its steps: of its responses three in a
 hundred are right, of the answers' digits a third.
 
-python -m recipes.controlled.parts start
 python -m recipes.controlled.parts run length_penalty_03 length_penalty_06 length_penalty_09 --seeds 0
 python -m recipes.controlled.parts run default shaped critic critic_free episode episode_charged true_labels grpo --seeds 0
 python -m recipes.controlled.parts run grpo length_penalty_09 episode true_labels --seeds 1 2 3
+python -m recipes.controlled.parts run mean_probability smoothed smoothed_later smoothed_later_priced --seeds 0
+python -m recipes.controlled.parts run grpo length_penalty_09 smoothed --seeds 4 5 6 7
 python -m recipes.controlled.table runs/controlled/bed --table recipes/controlled/parts.parquet
 python -m recipes.controlled.parts table
 """
@@ -22,12 +23,15 @@ import numpy as np
 
 from recipes.controlled import tables
 from recipes.controlled.bed import COMPUTED, Bed, Command, digits, settings_of
-from recipes.controlled.comparison import Run, accuracy, late, on_test, paired, tokens
+from recipes.controlled.comparison import Run, accuracy, late, of_starts, on_test, paired, start, tokens
 from recipes.controlled.intervals import estimate
 from recipes.controlled.settings import Settings
 from recipes.controlled.task import Definition, Problem, chain, given, shuffled_names
 
 TABLE = Path(__file__).with_name("parts.parquet")
+START = Path(__file__).with_name("parts_start")
+# Starts, all of one command: the first's weights were not kept, and where it is made again rounding makes another
+LOST, KEPT = 1, 2
 PARTS = {"three": 3, "four": 4, "five": 5}
 TRAINED = 60  # updates of a run
 TUNING = 0  # the seed whose runs are measured on validation problems, where strengths are chosen
@@ -37,6 +41,10 @@ WINDOW = 10  # steps over which training's accuracy is averaged
 
 def _l2t(change: str = "", **credit: Any) -> dict[str, Any]:
     return {"estimator": "l2t", "l2t": {"beta": 0.0, "credit": credit}, "change": change}
+
+
+def _of_kind(kind: str, **credit: Any) -> dict[str, Any]:
+    return {"estimator": "l2t", "l2t": {"beta": 0.0, "gain": {"kind": kind}, "credit": {"method": "episode"} | credit}}
 
 
 def _length_penalty(strength: float) -> dict[str, Any]:
@@ -51,9 +59,13 @@ ARMS: dict[str, dict[str, Any]] = {
     "shaped": _l2t(method="shaped"),
     "critic": _l2t(method="critic", length_cost=4.0),
     "critic_free": _l2t(method="critic", length_cost=0.0),
-    "default": {"estimator": "l2t"},
+    "default": {"estimator": "l2t", "l2t": {"credit": {"method": "shaped"}}},  # as it was then
     "episode_charged": {"estimator": "l2t", "l2t": {"credit": {"method": "episode"}}},
     "episode": _l2t(method="episode"),
+    "mean_probability": _of_kind("mean_probability"),
+    "smoothed": _of_kind("smoothed_logprob"),
+    "smoothed_later": _of_kind("smoothed_logprob", gamma=0.7),
+    "smoothed_later_priced": _of_kind("smoothed_logprob", gamma=0.7, length_cost=2.0),
     "true_labels": _l2t("true_labels", method="episode"),
 }
 TITLES = {
@@ -65,9 +77,13 @@ TITLES = {
     "shaped": "gain still to come, no penalty",
     "critic": "J as a critic, length price 4",
     "critic_free": "J as a critic, no length price",
-    "default": "L2T's defaults",
+    "default": "L2T's defaults of then: gain still to come, with the penalty",
     "episode_charged": "own gain, with the penalty",
     "episode": "own gain, no penalty",
+    "mean_probability": "own gain of the mean probability, no penalty",
+    "smoothed": "own gain of the smoothed log-prob, no penalty",
+    "smoothed_later": "own gain of the smoothed log-prob, with 0.7 of the next gain, 0.49 of the one after, …",
+    "smoothed_later_priced": "…, and a length price of 2",
     "true_labels": "bound: true labels in place of gains",
 }
 
@@ -89,7 +105,7 @@ BED = Bed("bed", PARTS, draw, steps=3000, rate=1e-3)
 
 def arm_settings(arm: str, seed: int, steps: int = TRAINED) -> Settings:
     """An arm's run on the bed: of the tuning seed on validation problems, of the others on test problems."""
-    return settings_of(ARMS, arm, seed, steps, "validation" if seed == TUNING else "test")
+    return settings_of(ARMS, arm, seed, steps, "validation" if seed == TUNING else "test", KEPT)
 
 
 def training_accuracy(run: Run) -> np.ndarray:
@@ -111,32 +127,36 @@ def steps_until(run: Run, level: float) -> float:
 
 def table(runs: list[Run]) -> str:
     """Means over the seeds that confirm, with 95 % intervals over seeds, and differences paired by seed."""
-    found = {arm: confirming(runs, arm) for arm in TITLES}
     rows = []
-    for arm, own in found.items():
-        if not own:
-            continue
-        of = lambda read: estimate([(1, read(run)) for run in own.values()]).text()  # noqa: B023, E731
-        row = [TITLES[arm], str(len(own)), of(accuracy), of(digits), of(tokens)]
-        if arm == "start":
-            rows.append([*row, "0", *["–"] * 4])
-            continue
-        points, _ = _gaps(own, found["grpo"])
-        rows.append([*row, of(_moved), points, _until(own, found["grpo"]), *_gaps(own, found[PENALTY])])
-    header = ["arm", "seeds", "right, %", "digits right, %", "tokens", "KL, nats", "Δ right to GRPO, points"]
+    for name, starts in {"1": (LOST,), "2": (KEPT,), "both": (LOST, KEPT)}.items():
+        found = {arm: confirming(of_starts(runs, starts), arm) for arm in TITLES}
+        for arm, own in found.items():
+            if {start(run) for run in own.values()} == set(starts):
+                rows.append([name, TITLES[arm], *_row(own, found["grpo"], found[PENALTY])])
+    header = ["start", "arm", "seeds", "right, %", "digits right, %", "tokens", "KL, nats", "Δ right to GRPO, points"]
     header += ["steps to GRPO's last accuracy", "Δ right to the length penalty, points", "Δ tokens to it, %"]
     return tables.table(header, rows)
 
 
+def _row(own: dict[int, Run], grpo: dict[int, Run], penalty: dict[int, Run]) -> list[str]:
+    of = lambda read: estimate([(start(run), read(run)) for run in own.values()]).text()  # noqa: E731
+    row = [str(len(own)), of(accuracy), of(digits), of(tokens)]
+    if not any(run["curve"] for run in own.values()):
+        return [*row, "0", *["–"] * 4]
+    points, _ = _gaps(own, grpo)
+    return [*row, of(_moved), points, _until(own, grpo), *_gaps(own, penalty)]
+
+
 def tuning_table(runs: list[Run]) -> str:
     """The runs of the tuning seed, on validation problems."""
-    of_arm = {run["settings"]["arm"]: run for run in runs if run["settings"]["seed"] == TUNING}
+    of_arm = {(start(run), run["settings"]["arm"]): run for run in runs if run["settings"]["seed"] == TUNING}
     rows = [
-        [title, f"{accuracy(of_arm[arm]):.1f}", f"{digits(of_arm[arm]):.1f}", f"{tokens(of_arm[arm]):.0f}"]
+        [str(which), title, f"{accuracy(run):.1f}", f"{digits(run):.1f}", f"{tokens(run):.0f}"]
+        for which in (LOST, KEPT)
         for arm, title in TITLES.items()
-        if arm in of_arm
+        if (run := of_arm.get((which, arm)))
     ]
-    return tables.table(["arm", "right, %", "digits right, %", "tokens"], rows)
+    return tables.table(["start", "arm", "right, %", "digits right, %", "tokens"], rows)
 
 
 def confirming(runs: list[Run], arm: str) -> dict[int, Run]:
@@ -162,7 +182,7 @@ def _moved(run: Run) -> float:
     return late(run, "kl")
 
 
-COMMAND = Command(BED, arm_settings, table, tuple(TITLES), TRAINED, TABLE)
+COMMAND = Command(BED, arm_settings, table, tuple(TITLES), TRAINED, TABLE, START)
 
 
 def main() -> None:

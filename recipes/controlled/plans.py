@@ -101,6 +101,7 @@ OTHERS = {
         (1.0, 2.0, 3.0, 4.0),
         1.0,
     ),
+    "smoothed": _variant("J as a smoothed log-prob, no penalty", "gain.kind", "smoothed_logprob", beta=0.0),
     "mrt": Arm(
         "progress of four sampled answers, as MRT has it",
         "l2t",
@@ -146,6 +147,8 @@ OTHERS = {
     "alpha_04": _variant("half the weight of the process reward (α = 0.4)", "alpha", 0.4),
     "gamma_1": _variant("own gain and all later ones (γ = 1)", "credit.gamma", 1.0),
 }
+
+BRIEF = ("smoothed",)  # of these one seed of each start alone
 
 # The outcome alone, as others reward it
 OUTCOMES = {
@@ -271,6 +274,11 @@ PLANS: dict[str, list[Settings]] = {
     "budget": [arm_settings(name, TUNING_SEEDS[1], start_of(TUNING_SEEDS[1])) for name in BUDGETS],
     "candidates": [arm_settings(name, seed, start_of(seed)) for seed in (*SEEDS, *MORE) for name in CANDIDATES],
     "outcomes": [arm_settings(name, seed, start_of(seed)) for seed in FEW for name in OUTCOMES],
-    "others": [arm_settings(name, seed, start_of(seed)) for seed in FEW for name in OTHERS],
+    "others": [
+        arm_settings(name, seed, start_of(seed))
+        for seed in FEW
+        for name in OTHERS
+        if name not in BRIEF or seed in SEEDS[: len(STARTS)]
+    ],
     "long": [arm_settings(name, seed, start_of(seed)) for seed in SEEDS[: len(STARTS)] for name in LONG],
 }

@@ -152,8 +152,8 @@ def credit_quality(
     a, w, y = (np.concatenate(parts) for parts in (values, within, truths))
     health = loop.advantage_health(advantages, scored.process, scored.episode_ids, scored.mask)
     return {
-        "correlation": _correlation(a, y),
-        "within": _correlation(w, y),
+        "correlation": correlation(a, y),
+        "within": correlation(w, y),
         "exploding": health["clipped_fraction"],
         "flipped": health["sign_flip_fraction"],
         "stop": float(np.mean(stop) - np.mean(further)) if stop and further else float("nan"),
@@ -212,11 +212,11 @@ def _known(rollout: Rollout, ends: list[int], tokenizer: Any) -> list[bool]:
     return list(itertools.accumulate([False, *(wanted in text for text in texts)], lambda a, b: a or b))
 
 
-def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.corrcoef(a, b)[0, 1]) if a.std() > 0 and b.std() > 0 else float("nan")
 
 
 def _within_groups(values: np.ndarray, truths: np.ndarray, group: int) -> float:
     """Correlation after each group's means are taken off."""
     centred = [table - table.mean(axis=1, keepdims=True) for table in (values.reshape(-1, group), truths.reshape(-1, group))]
-    return _correlation(centred[0].ravel(), centred[1].ravel())
+    return correlation(centred[0].ravel(), centred[1].ravel())

@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from l2t_verl import episodes, gain
 from l2t_verl.packing import Branch, PackedRow
+from l2t_verl.preflight.seen import FORWARD_KINDS
 from recipes.controlled import scoring
 from recipes.controlled.quality import auc, interval
 from recipes.controlled.run import made_by, write
@@ -132,10 +133,7 @@ def scores(
         tables = [
             torch.nn.utils.rnn.pad_sequence(list(itertools.islice(split, width)), batch_first=True) for _ in of_answers
         ]
-        of_kind = {
-            kind: gain.reduce_log_probs(tables[0], of_answers[0], kind=kind).double()
-            for kind in ("geometric", "probability", "mean_probability", "mean_logprob")
-        }
+        of_kind = {kind: gain.reduce_log_probs(tables[0], of_answers[0], kind=kind).double() for kind in FORWARD_KINDS}
         drawn = generator.binomial(SAMPLES, of_kind["probability"].clamp(0, 1).numpy())
         of_kind["monte_carlo"] = torch.from_numpy(drawn / SAMPLES)
         likely = [gain.reduce_log_probs(t, n, kind="geometric").double() for t, n in zip(tables, of_answers, strict=True)]

@@ -19,7 +19,7 @@ CHOSEN_SINCE = ("compute", "norm_by_std", "loss_agg_mode")
 BUDGETS = (0, 10, 20, 30, 40, 50, 60, 80, 100, 120)
 
 # The task's forced answer; the same for all arms
-FORCING = {"forcing_suffix": "answer ", "think_close": "</think>", "closing": "<|im_end|>"}
+FORCING = {"kind": "geometric", "forcing_suffix": "answer ", "think_close": "</think>", "closing": "<|im_end|>"}
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,11 @@ IMMEDIATE = {"beta": 0.0, "credit": {"method": "episode"}}
 ARMS: dict[str, dict[str, Any]] = {
     "grpo": {"estimator": "grpo"},
     "length_penalty": {"estimator": "l2t", "l2t": {"credit": {"method": "length_penalty", "length_penalty": 0.6}}},
-    "default": {"estimator": "l2t"},
-    "charged": {"estimator": "l2t", "l2t": {"compression": {"in_wrong_groups": True}}},
+    "default": {"estimator": "l2t", "l2t": {"credit": {"method": "shaped"}}},  # what they were then
+    "charged": {
+        "estimator": "l2t",
+        "l2t": {"credit": {"method": "shaped"}, "compression": {"in_wrong_groups": True}},
+    },
     "episode": {"estimator": "l2t", "l2t": IMMEDIATE},
     "critic": {"estimator": "l2t", "l2t": {"beta": 0.0, "credit": {"method": "critic"}}},
     "true_labels": {"estimator": "l2t", "l2t": IMMEDIATE, "change": "true_labels"},

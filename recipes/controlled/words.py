@@ -18,7 +18,7 @@ KINDS = {
     "contrastive": "against other answers",
 }
 # Those that `real_text` does: on answers of one digit the mean probability orders gains as the probability does
-TEXT_KINDS = {**KINDS, "mean_probability": "mean probability"}
+TEXT_KINDS = {**KINDS, "mean_probability": "mean probability", "smoothed_logprob": "smoothed log-prob"}
 # Of `real_text`: what stands before the forced answer, and the needless paragraphs
 SUFFIXES = {"####": "\n\n#### ", "boxed": "\n\nThe final answer is \\boxed{", "sentence": "\n\nThe answer is "}
 NEEDLESS = ("restated", "rechecked", "foreign")

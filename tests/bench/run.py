@@ -43,7 +43,7 @@ TARGETS = [
     ("log_ratio, share of a step", "step.log_ratio / step", 0.01, False),
     ("directional / plain pass", "derivatives.directional / plain", 2.3, False),
     ("directional against exact, full rank, relative 2-norm", "derivatives.directional against exact", 1e-3, False),
-    ("shaped (default) / vectorised GRPO", "advantages.ratios.shaped", 2, False),
+    ("shaped / vectorised GRPO", "advantages.ratios.shaped", 2, False),
     ("step, L2T / GRPO", "step.l2t / grpo", 1.15, False),
     ("seconds that the plugin adds to `import verl`", "imports.plugin adds (s)", 0.2, False),
 ]  # fmt: skip
