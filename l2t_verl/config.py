@@ -14,7 +14,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from l2t_verl.registry import CREDITS, GRADERS, KINDS, NO_FALLBACKS, PENALTIES, SEGMENTERS, load_plugins, option_models
+from l2t_verl.registry import (
+    CREDITS,
+    CRITICS,
+    GRADERS,
+    KINDS,
+    NO_FALLBACKS,
+    PENALTIES,
+    SEGMENTERS,
+    load_plugins,
+    option_models,
+)
 
 ROOT = "algorithm.l2t"
 
@@ -187,7 +197,8 @@ class CreditConfig(_Section):
     method: Annotated[str, AfterValidator(CREDITS.check)] = Field(
         "episode",
         description="Credit: `paper` as published, `episode` adds each episode's reward to GRPO's advantage, `shaped` the "
-        "return from each token on, `critic` what each episode changes in the chance of being right, as J tells it; "
+        "return from each token on, `critic` what each episode changes in the chance of being right, as J tells it, "
+        "`guided` that and, the fewer of a group are right, each episode's own reward; "
         "`length_penalty` and `adaptive_length_penalty` are baselines without process rewards; or one of `plugins`.",
     )
     std_floor: Real = Field(
@@ -211,8 +222,8 @@ class CreditConfig(_Section):
     length_cost: Real = Field(
         0.0,
         ge=0,
-        description="Cost λ of a response of the longest length, in units of the advantage (`shaped`: before α; `critic`: "
-        "of its root mean square; `adaptive_length_penalty`: of the outcome).",
+        description="Cost λ of a response of the longest length, in units of the advantage (`shaped`: before α; `critic`, "
+        "`guided`: of their root mean square; `adaptive_length_penalty`: of the outcome).",
     )
     length_cost_for: Literal["all", "correct"] = Field(
         "correct", description="Whose length costs: of `all` rollouts, or of the `correct` ones among each other."
@@ -224,14 +235,16 @@ class CreditConfig(_Section):
         0.95,
         ge=0,
         le=1,
-        description="Decay λ of the advantages' estimate over episodes (GAE); 1 is the outcome minus V (`critic`).",
+        description="Decay λ of the advantages' estimate over episodes (GAE); 1 is the outcome minus V (`critic`, "
+        "`guided`).",
     )
     critic_ridge: Real = Field(
         1.0,
         gt=0,
-        description="Strength of the critic's prior, which is the mean outcome of the group's other rollouts (`critic`).",
+        description="Strength of the critic's prior, which is the mean outcome of the group's other rollouts (`critic`, "
+        "`guided`).",
     )
-    critic_steps: int = Field(5, ge=1, description="Steps whose rollouts the critic is fitted on (`critic`).")
+    critic_steps: int = Field(5, ge=1, description="Steps whose rollouts the critic is fitted on (`critic`, `guided`).")
     token_budget: Real | None = Field(
         None,
         gt=0,
@@ -415,7 +428,7 @@ def why_no_forward_to_share(config: L2TConfig) -> str | None:
 
 
 # Credits with a length price, and those of them that may charge right responses alone
-CHARGING = "episode or shaped or critic"
+CHARGING = "episode or shaped or critic or guided"
 PRICED = f"{CHARGING} or adaptive_length_penalty"
 
 
@@ -443,9 +456,12 @@ def _contradictions(config: L2TConfig, broken: Set[str]) -> dict[str, str]:
     for name, (owner, is_set) in owners.items():
         if is_set and credit.method not in owner.split(" or ") and f"{ROOT}.credit.method" not in broken:
             found[f"{ROOT}.credit.{name}"] = f"only credit.method={owner} uses it, but credit.method={credit.method}"
-    found |= _unused(credit, "credit", "method", {"critic": ("critic_decay", "critic_ridge", "critic_steps")}, broken)
-    if credit.method == "critic" and config.gain.kind == "mean_logprob":
-        found[f"{ROOT}.gain.kind"] = "credit.method=critic takes the logit of J, which mean_logprob has not; take geometric"
+    learnt = ("critic_decay", "critic_ridge", "critic_steps")
+    found |= _unused(credit, "credit", "method", dict.fromkeys(CRITICS, learnt), broken)
+    if credit.method in CRITICS and config.gain.kind == "mean_logprob":
+        found[f"{ROOT}.gain.kind"] = (
+            f"credit.method={credit.method} takes the logit of J, which mean_logprob has not; take smoothed_logprob"
+        )
     found |= _unused(
         config.gain, "gain", "kind", {"monte_carlo": ("samples", "sample_temperature", "sample_tokens")}, broken
     )

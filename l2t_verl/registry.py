@@ -112,7 +112,8 @@ KINDS: Registry[Tensors] = Registry(
 )
 PENALTIES: Registry[Tensors] = Registry("estimator of a penalty from log-ratios", ("log_ratio", "log_ratio_episode"))
 BASELINES = ("length_penalty", "adaptive_length_penalty")  # credits without process rewards
-CREDITS: Registry[Tensors] = Registry("credit", ("paper", "episode", "shaped", "critic", *BASELINES))
+CRITICS = ("critic", "guided")  # credits that learn from J what a response is worth
+CREDITS: Registry[Tensors] = Registry("credit", ("paper", "episode", "shaped", *CRITICS, *BASELINES))
 GRADERS: Registry[Callable[..., Any]] = Registry("grader")
 NO_FALLBACKS = ("episode_tags", "surprise")  # one leads to a fallback, the other cuts whatever there is
 SQUARED_LOG_RATIOS = ("log_ratio", "log_ratio_episode")  # penalties that rounding can be told from

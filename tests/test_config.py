@@ -202,7 +202,7 @@ def test_whole_numbers_are_real_numbers_too():
         ({"credit": {"method": "paper", "surprise_weights": True}}, "credit.surprise_weights", "only credit.method=episode"),
         ({"credit": {"ratio_clip": 2.0}}, "credit.ratio_clip", "only credit.method=paper"),
         ({"credit": {"method": "paper", "length_cost": 0.1}}, "credit.length_cost", "only credit.method=episode or shaped"),
-        ({"credit": {"critic_decay": 1.0}}, "credit.critic_decay", "only credit.method=critic uses it"),
+        ({"credit": {"critic_decay": 1.0}}, "credit.critic_decay", "only credit.method=critic or guided uses it"),
         (
             {"credit": {"method": "critic"}, "gain": {"kind": "mean_logprob"}},
             "gain.kind",
@@ -356,7 +356,7 @@ def test_fields_are_listed_once_in_order_with_their_defaults():
 
 
 def test_registered_parts_are_listed():
-    assert "credit: paper, episode, shaped, critic, length_penalty, adaptive_length_penalty" in parts()
+    assert "credit: paper, episode, shaped, critic, guided, length_penalty, adaptive_length_penalty" in parts()
 
 
 def test_every_field_has_a_sentence_and_every_section_too():

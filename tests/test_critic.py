@@ -1,4 +1,4 @@
-"""The credit `critic`: against loops that spell it out, its fit, its memory, its calibration."""
+"""The credits `critic` and `guided`: against loops that spell them out; the critic's fit, its memory, its calibration."""
 
 import itertools
 import math
@@ -54,8 +54,16 @@ def critic_loop(batch, scores, weights, decay, cost, longest, only_correct):
             if mask[i, t]:
                 k = int(ids[i, t]) if ids[i, t] >= 0 else len(deltas) - 1
                 result[i, t] = sum(decay ** (j - k) * deltas[j] for j in range(k, len(deltas)))
-    sampled = result[mask > 0]
-    result /= max(math.sqrt(sum(v * v for v in sampled.tolist()) / len(sampled)), 1e-3)
+    return priced_loop(scaled_loop(result, mask > 0), batch, cost, longest, only_correct)
+
+
+def scaled_loop(result, counted):
+    sampled = result[counted].tolist()
+    return result / max(math.sqrt(sum(v * v for v in sampled) / max(len(sampled), 1)), 1e-3)
+
+
+def priced_loop(result, batch, cost, longest, only_correct):
+    outcome, _, _, mask, _, index = batch
     for name in set(index):
         rows = [i for i, other in enumerate(index) if other == name]
         correct = [i for i in rows if outcome[i] > 0]
@@ -77,6 +85,48 @@ def test_loops(seed, decay):
         settings = {"decay": decay, "length_cost": cost, "length_cost_for": whose, "max_length": 16}
         found = credit.critic_advantages(*batch, scores=scores, weights=WEIGHTS, **settings)
         torch.testing.assert_close(found, critic_loop(batch, scores, WEIGHTS, decay, cost, 16, whose == "correct"))
+
+
+def guided_loop(batch, scores, weights, decay, alpha, floor, cost, longest, only_correct):
+    """Group by group: the critic's advantages where one is right, and own gains by the share that is wrong."""
+    outcome, process, ids, mask, _, index = batch
+    groups = {name: [i for i, other in enumerate(index) if other == name] for name in set(index)}
+    right = {name: sum(outcome[i].item() > 0 for i in rows) / len(rows) for name, rows in groups.items()}
+    counted = torch.tensor([[right[name] > 0] for name in index]) & (mask > 0)
+    result = critic_loop(batch, scores, weights, decay, 0.0, longest, only_correct)
+    result = scaled_loop(torch.where(counted, result, 0.0), counted)
+    for name, rows in groups.items():
+        inside = [(i, t) for i in rows for t in range(mask.shape[1]) if mask[i, t] and ids[i, t] >= 0]
+        gains = [process[i, ids[i, t]].item() for i, t in inside]
+        mean = sum(gains) / max(len(gains), 1)
+        spread = math.sqrt(sum((gain - mean) ** 2 for gain in gains) / max(len(gains), 1))
+        least = floor if right[name] else max(floor, 1 / math.sqrt(len(rows)))
+        for (i, t), gain in zip(inside, gains, strict=True):
+            result[i, t] += alpha * (1 - right[name]) * (gain - mean) / max(spread, least)
+    return priced_loop(result, batch, cost, longest, only_correct)
+
+
+@pytest.mark.parametrize(("alpha", "floor"), [(0.8, 0.05), (2.0, 0.6)])
+@pytest.mark.parametrize("seed", range(10))
+def test_the_guided_one_in_loops(seed, alpha, floor):
+    batch, scores = batch_with_scores(seed)
+    for cost, whose in ((0.0, "correct"), (2.0, "correct"), (2.0, "all")):
+        settings = {"decay": 0.9, "length_cost": cost, "length_cost_for": whose, "max_length": 16, "std_floor": floor}
+        found = credit.guided_advantages(*batch, scores=scores, weights=WEIGHTS, alpha=alpha, **settings)
+        expected = guided_loop(batch, scores, WEIGHTS, 0.9, alpha, floor, cost, 16, whose == "correct")
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_where_all_or_none_are_right_one_part_is_left(seed):
+    """None right: own gains alone, as `episode` has them. All right: the critic alone, whatever the gains are."""
+    (_, process, *rest), scores = batch_with_scores(seed)
+    settings = {"scores": scores, "weights": WEIGHTS, "alpha": 0.8}
+    none, ones = torch.zeros(8, dtype=torch.float64), torch.ones(8, dtype=torch.float64)
+    found = credit.guided_advantages(none, process, *rest, **settings)
+    torch.testing.assert_close(found, credit.episode_advantages(none, process, *rest, alpha=0.8))
+    found = credit.guided_advantages(ones, process, *rest, **settings)
+    torch.testing.assert_close(found, credit.critic_advantages(ones, process, *rest, scores=scores, weights=WEIGHTS))
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -114,6 +164,11 @@ def test_sessions_are_one_rollout():
     batch = (torch.tensor([0.0, 1.0, 0.0]).double(), torch.zeros(3, 1).double(), ids, ones, -ones, index)
     found = credit.critic_advantages(*batch, scores=torch.full((3, 2), 0.5), decay=1.0, session=session)
     assert found[:, 0].tolist() == pytest.approx([1.0, 1.0, -1.0])  # V = 1/4, 1/4, 3/4
+    gains = torch.tensor([[0.5], [0.5], [-1.0]], dtype=torch.float64)
+    settings = {"scores": torch.full((3, 2), 0.5), "decay": 1.0, "alpha": 1.0, "session": session}
+    guided = credit.guided_advantages(batch[0], gains, *batch[2:], **settings)
+    ratio = 1 / math.sqrt(0.5)  # of the gains' spread; half of the two rollouts are wrong
+    assert guided[:, 0].tolist() == pytest.approx([1 + 0.25 * ratio, 1 + 0.25 * ratio, -1 - 0.5 * ratio])
 
 
 def test_the_fit_is_the_minimum():

@@ -36,6 +36,8 @@ CREDITS = {
     "critic": {"credit": {"method": "critic"}},
     "critic, outcome minus V": {"credit": {"method": "critic", "critic_decay": 1.0}},
     "critic, all charged": {"credit": {"method": "critic", "length_cost_for": "all"}},
+    "guided": {"credit": {"method": "guided"}},
+    "guided, light": {"alpha": 0.3, "credit": {"method": "guided", "std_floor": 0.7}},
     "shaped, all charged": {"credit": {"method": "shaped", "length_cost_for": "all"}},
 }
 
@@ -150,11 +152,13 @@ def pure(batch: Batch, settings: dict) -> torch.Tensor:
     grouped = {"norm_by_std": True, "std_floor": config.credit.std_floor, **alpha}
     priced = {"length_cost": 0.3, "length_cost_for": whose, "max_length": LONGEST}
     grouped |= priced
+    judged = {"scores": batch.scores, "weights": WEIGHTS, "decay": config.credit.critic_decay, **priced}
     own = {
         "paper": {"ratio_clip": config.credit.ratio_clip, **alpha},
         "episode": {"gamma": config.credit.gamma, "surprise_weights": config.credit.surprise_weights, **grouped},
         "shaped": grouped,
-        "critic": {"scores": batch.scores, "weights": WEIGHTS, "decay": config.credit.critic_decay, **priced},
+        "critic": judged,
+        "guided": {**judged, "std_floor": config.credit.std_floor, **alpha},
         "length_penalty": {"length_penalty": config.credit.length_penalty},
         "adaptive_length_penalty": {"length_cost": 0.3, "max_length": LONGEST},
     }[method]

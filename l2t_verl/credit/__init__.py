@@ -9,6 +9,7 @@ from l2t_verl.credit.critic import critic_advantages, critic_values, episodes_of
 from l2t_verl.credit.critic_history import Critic, learn
 from l2t_verl.credit.episode import episode_advantages
 from l2t_verl.credit.groups import outcome_advantages, spare_wrong_groups
+from l2t_verl.credit.guided import guided_advantages
 from l2t_verl.credit.health import advantage_health
 from l2t_verl.credit.length_cost import LengthCost, update_length_cost
 from l2t_verl.credit.length_penalty import length_penalty_advantages
@@ -27,6 +28,7 @@ __all__ = [
     "critic_values",
     "episode_advantages",
     "episodes_of",
+    "guided_advantages",
     "learn",
     "length_penalty_advantages",
     "outcome_advantages",

@@ -146,12 +146,28 @@ def critic_advantages(
     """
     rollouts = check_rollouts(outcome, process, episode_ids, response_mask, old_log_probs, index, session)
     price = length_price(rollouts, length_cost, length_cost_for, max_length)
+    table = critic_table(rollouts, scores, weights, decay, torch.ones_like(rollouts.outcome, dtype=torch.bool))
+    return price.against_positions(rollouts.spread_to_tokens(table, outcome.dtype))
+
+
+def critic_table(
+    rollouts: Rollouts, scores: torch.Tensor, weights: torch.Tensor | None, decay: float, counted: torch.Tensor
+) -> torch.Tensor:
+    """[B, K+1] the critic's advantages of each row's tail and episodes, over their root mean square.
+
+    Args:
+        rollouts: checked.
+        scores: [B, K+1] J_0 … J_K in [0, 1], padded with the last.
+        weights: [5] w, or None; see `critic_values`.
+        decay: λ of GAE.
+        counted: [B] bool, rows that have these advantages, over whose tokens the mean is taken; 0 for the others.
+    """
     values = critic_values(rollouts, scores, weights)
     final, _ = rollouts.last_rows()
     table = gae_by_episode(values, rollouts.outcome[final], episodes_of(rollouts), decay)
-    tokens = rollouts.counts.sum().clamp_min(1.0)
-    scale = ((rollouts.counts * table.square()).sum() / tokens).sqrt().clamp_min(SMALLEST_SCALE)
-    return price.against_positions(rollouts.spread_to_tokens(table / scale, outcome.dtype))
+    counts = rollouts.counts * counted[:, None]
+    scale = ((counts * table.square()).sum() / counts.sum().clamp_min(1.0)).sqrt().clamp_min(SMALLEST_SCALE)
+    return torch.where(counted[:, None], table / scale, 0.0)
 
 
 def _logit(probability: torch.Tensor) -> torch.Tensor:

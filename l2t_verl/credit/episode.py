@@ -75,7 +75,7 @@ def episode_advantages(
         return result.unsqueeze(-1) * response_mask
     price = length_price(rollouts, length_cost, length_cost_for, max_length)
     values = rollouts.process if gamma is None else returns_to_go(rollouts.process, gamma)
-    part = torch.nn.functional.pad(alpha * _normalise(values, rollouts, std_floor), (1, 0))
+    part = torch.nn.functional.pad(alpha * group_normalised(values, rollouts, std_floor), (1, 0))
     outcomes = result.double()[:, None]
     if surprise_weights:
         weighted = rollouts.to_tokens(part) * _relative_surprise(rollouts)
@@ -104,8 +104,8 @@ def returns_to_go(process: torch.Tensor, gamma: float) -> torch.Tensor:
     return process @ weights
 
 
-def _normalise(values: torch.Tensor, rollouts: Rollouts, std_floor: float) -> torch.Tensor:
-    """Centre and scale [B, K] values of episodes over the tokens of each group that lie in episodes."""
+def group_normalised(values: torch.Tensor, rollouts: Rollouts, std_floor: float) -> torch.Tensor:
+    """[B, K] values of episodes, centred and scaled over the tokens of each group that lie in episodes."""
     tokens = rollouts.counts[:, 1:]
     count = rollouts.per_group(tokens.sum(dim=1)).clamp_min(1.0)
     mean = rollouts.per_group((tokens * values).sum(dim=1)) / count

@@ -11,6 +11,7 @@ import torch
 from l2t_verl.credit.adaptive_length_penalty import adaptive_length_penalty_advantages
 from l2t_verl.credit.critic import critic_advantages
 from l2t_verl.credit.episode import episode_advantages
+from l2t_verl.credit.guided import guided_advantages
 from l2t_verl.credit.inputs import Rollouts, check_rollouts
 from l2t_verl.credit.length_penalty import length_penalty_advantages
 from l2t_verl.credit.paper import paper_advantages
@@ -37,7 +38,7 @@ class CreditInputs:
         settings: of our own credits: the section `credit` of the configuration.
         options: the credit's own, of the model that it was registered with; None if it has none.
         scores: [B, K+1] J_0 … J_K, padded with the last; rows without episodes have none that mean anything.
-        critic_weights: of `critic`, as earlier steps' rollouts have them; None before the first step.
+        critic_weights: of `critic` and `guided`, as earlier steps' rollouts have them; None before the first step.
     """
 
     outcome: torch.Tensor
@@ -88,6 +89,23 @@ class CreditInputs:
             "session": self.session,
         }
 
+    @property
+    def _judged(self) -> dict[str, Any]:
+        if self.scores is None:
+            method = self.settings.method
+            raise ValueError(
+                f"credit {method!r} needs the scores J_0 … J_K of each row: hand them to CreditInputs as scores"
+            )
+        return {
+            "scores": self.scores,
+            "weights": self.critic_weights,
+            "decay": self.settings.critic_decay,
+            "length_cost": self.length_cost,
+            "length_cost_for": self.settings.length_cost_for,
+            "max_length": self.max_length,
+            "session": self.session,
+        }
+
 
 def token_advantages(method: str, inputs: CreditInputs) -> torch.Tensor:
     """[B, T] advantages of a credit by its name, 0 outside the mask.
@@ -125,18 +143,13 @@ def _shaped(inputs: CreditInputs) -> torch.Tensor:
 
 @register_credit("critic")
 def _critic(inputs: CreditInputs) -> torch.Tensor:
-    if inputs.scores is None:
-        raise ValueError("credit 'critic' needs the scores J_0 … J_K of each row: hand them to CreditInputs as scores")
-    return critic_advantages(
-        *inputs._arguments,
-        scores=inputs.scores,
-        weights=inputs.critic_weights,
-        decay=inputs.settings.critic_decay,
-        length_cost=inputs.length_cost,
-        length_cost_for=inputs.settings.length_cost_for,
-        max_length=inputs.max_length,
-        session=inputs.session,
-    )
+    return critic_advantages(*inputs._arguments, **inputs._judged)
+
+
+@register_credit("guided")
+def _guided(inputs: CreditInputs) -> torch.Tensor:
+    settings = inputs.settings
+    return guided_advantages(*inputs._arguments, alpha=inputs.alpha, std_floor=settings.std_floor, **inputs._judged)
 
 
 @register_credit("length_penalty")

@@ -25,6 +25,7 @@ from l2t_verl.credit import CreditInputs, Critic, LengthCost, advantage_health, 
 from l2t_verl.packing import PackedRow, packed_forward
 from l2t_verl.plugin.driver.estimator import CreditContext, credit_context, l2t_advantages
 from l2t_verl.plugin.driver.metrics import critic_calibration
+from l2t_verl.registry import CRITICS
 from recipes.controlled.sampling import Rollout, sample
 from recipes.controlled.scoring import Scored, score
 from recipes.controlled.settings import FORCING, Settings
@@ -77,7 +78,7 @@ def train(
         advantages, inputs = credited(settings, config, scored, length_cost.value, critic)
         loss = update(policy, optimiser, loss_config, rollouts, scored, advantages, model)
         measured = _measures(rollouts, scored, advantages) | loss | {"length cost": length_cost.value}
-        if inputs is not None and config.credit.method == "critic":
+        if inputs is not None and config.credit.method in CRITICS:
             measured |= {f"critic {name}": value for name, value in critic_calibration(inputs).items()}
             critic = learn(
                 critic,

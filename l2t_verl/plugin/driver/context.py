@@ -28,7 +28,8 @@ class StepContext:
         packs_rows: whether a response and its forced answers share a forward; None where no answer is forced.
         fuses_scores: whether the answer scores come from the forward that gives the old log-probs.
         rollouts: that the batch should have, without padding.
-        critic_weights: of credit `critic`, as earlier steps' rollouts have them; None before the first step, and elsewhere.
+        critic_weights: of credits `critic` and `guided`, as earlier steps' rollouts have them; None before the first
+            step, and with other credits.
     """
 
     l2t: L2TConfig

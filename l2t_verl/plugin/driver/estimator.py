@@ -35,11 +35,11 @@ class CreditContext:
         is_padding: [B] rows that verl appended to fill the batch.
         sessions: [B] agent-loop session of each row; a session's outputs share one outcome, its last output's.
         outputs: [B] number of each row's output within its session.
-        length_cost: λ of `episode` and `shaped`.
+        length_cost: λ of the credits with a length price.
         max_length: longest response allowed, in tokens.
         norm_by_std: verl's `norm_adv_by_std_in_grpo`.
-        scores: [B, K+1] J_0 … J_K, padded with the last; only `critic` reads them.
-        critic_weights: of `critic`, as earlier steps' rollouts have them; None before the first step.
+        scores: [B, K+1] J_0 … J_K, padded with the last; only `critic` and `guided` read them.
+        critic_weights: of `critic` and `guided`, as earlier steps' rollouts have them; None before the first step.
         inputs: set by the estimator: what the credit was made of, without padding rows.
         outcome: [B], set by the estimator: the outcome reward (after KL, if KL is in the reward).
         response_mask: [B, T], set by the estimator: the mask after rollout correction.

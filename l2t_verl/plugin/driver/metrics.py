@@ -17,6 +17,7 @@ from l2t_verl.plugin import fields
 from l2t_verl.plugin.driver.context import StepContext
 from l2t_verl.plugin.driver.estimator import CreditContext
 from l2t_verl.plugin.driver.rewards import ProcessRewards
+from l2t_verl.registry import CRITICS
 
 NAN = float("nan")
 
@@ -65,7 +66,7 @@ def report(context: StepContext, rewards: ProcessRewards, credit: CreditContext)
         credit.advantages[rows], rewards.process[rows], rewards.episode_ids[rows], credit.response_mask[rows]
     )
     found |= {f"l2t/advantage/{name}": value for name, value in health.items()}
-    if credit.inputs is not None and credit.config.credit.method == "critic":
+    if credit.inputs is not None and credit.config.credit.method in CRITICS:
         found |= {f"l2t/critic/{name}": value for name, value in critic_calibration(credit.inputs).items()}
     found |= {f"l2t/skipped/{reason}/total": float(count) for reason, count in rewards.skipped.items()}
     for status in ("timeout", "error", "unparsable", "no_ground_truth"):
@@ -75,7 +76,7 @@ def report(context: StepContext, rewards: ProcessRewards, credit: CreditContext)
 
 
 def critic_calibration(inputs: CreditInputs) -> dict[str, float]:
-    """How far the values of credit `critic` can be believed, on rollouts that it was not fitted on; see `calibration`."""
+    """How far V of `critic` and `guided` can be believed, on rollouts that it was not fitted on; see `calibration`."""
     rollouts = inputs.rollouts()
     assert inputs.scores is not None  # the credit had them
     values = critic_values(rollouts, inputs.scores, inputs.critic_weights)

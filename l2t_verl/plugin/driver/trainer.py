@@ -34,6 +34,7 @@ from l2t_verl.plugin.driver.live import log_distributions
 from l2t_verl.plugin.driver.metrics import report
 from l2t_verl.plugin.driver.rewards import ProcessRewards
 from l2t_verl.plugin.workers.worker import L2TDetachWorker, L2TWorker
+from l2t_verl.registry import CRITICS
 
 logger = logging.getLogger(__name__)
 
@@ -291,7 +292,7 @@ class L2TMixin(_Trainer):
     def _teach_critic(self, inputs: CreditInputs | None) -> None:
         """Fit the critic on the step's rollouts too, now that it has judged them; nothing where another credit is chosen."""
         settings = self.l2t.credit
-        if settings.method == "critic" and inputs is not None and inputs.scores is not None:
+        if settings.method in CRITICS and inputs is not None and inputs.scores is not None:
             self.critic = learn(
                 self.critic, inputs.rollouts(), inputs.scores, ridge=settings.critic_ridge, steps=settings.critic_steps
             )
