@@ -66,6 +66,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "smoothed": _of_kind("smoothed_logprob"),
     "smoothed_later": _of_kind("smoothed_logprob", gamma=0.7),
     "smoothed_later_priced": _of_kind("smoothed_logprob", gamma=0.7, length_cost=2.0),
+    "guided_2": _of_kind("smoothed_logprob", method="guided", length_cost=2.0),
+    "guided": _of_kind("smoothed_logprob", method="guided", length_cost=4.0),
     "true_labels": _l2t("true_labels", method="episode"),
 }
 TITLES = {
@@ -84,6 +86,8 @@ TITLES = {
     "smoothed": "own gain of the smoothed log-prob, no penalty",
     "smoothed_later": "own gain of the smoothed log-prob, with 0.7 of the next gain, 0.49 of the one after, …",
     "smoothed_later_priced": "…, and a length price of 2",
+    "guided_2": "the critic, guided by own gain of the smoothed log-prob, length price 2",
+    "guided": "the critic, guided by own gain of the smoothed log-prob, length price 4",
     "true_labels": "bound: true labels in place of gains",
 }
 

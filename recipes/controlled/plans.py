@@ -181,6 +181,14 @@ CANDIDATES = {
         (3.0, 4.0),
         4.0,
     ),
+    "guided": Arm(
+        "L2T: the critic, guided by own gain, with a length price",
+        "l2t",
+        {"beta": 0.0, "gain": {"kind": "smoothed_logprob"}, "credit": {"method": "guided"}},
+        "credit.length_cost",
+        (2.0, 3.0, 4.0),
+        4.0,
+    ),
 }
 
 
