@@ -68,6 +68,10 @@ ARMS: dict[str, dict[str, Any]] = {
     "smoothed_later_priced": _of_kind("smoothed_logprob", gamma=0.7, length_cost=2.0),
     "guided_2": _of_kind("smoothed_logprob", method="guided", length_cost=2.0),
     "guided": _of_kind("smoothed_logprob", method="guided", length_cost=4.0),
+    "guided_charged": {
+        "estimator": "l2t",
+        "l2t": {"gain": {"kind": "smoothed_logprob"}, "credit": {"method": "guided", "length_cost": 4.0}},
+    },
     "true_labels": _l2t("true_labels", method="episode"),
 }
 TITLES = {
@@ -86,8 +90,9 @@ TITLES = {
     "smoothed": "own gain of the smoothed log-prob, no penalty",
     "smoothed_later": "own gain of the smoothed log-prob, with 0.7 of the next gain, 0.49 of the one after, …",
     "smoothed_later_priced": "…, and a length price of 2",
-    "guided_2": "the critic, guided by own gain of the smoothed log-prob, length price 2",
-    "guided": "the critic, guided by own gain of the smoothed log-prob, length price 4",
+    "guided_2": "the critic, guided by own gain of the smoothed log-prob, length price 2, no penalty",
+    "guided": "…, length price 4, no penalty",
+    "guided_charged": "L2T's defaults: …, length price 4, with the penalty",
     "true_labels": "bound: true labels in place of gains",
 }
 

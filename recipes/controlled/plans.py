@@ -181,8 +181,19 @@ CANDIDATES = {
         (3.0, 4.0),
         4.0,
     ),
+    "guided_charged": Arm(
+        "L2T: the critic, guided by own gain, with a length price (the default)",
+        "l2t",
+        {"gain": {"kind": "smoothed_logprob"}, "credit": {"method": "guided"}},
+        "credit.length_cost",
+        (4.0,),
+        4.0,
+    ),
+}
+# Tried on validation problems alone
+TRIED = {
     "guided": Arm(
-        "L2T: the critic, guided by own gain, with a length price",
+        "L2T: the critic, guided by own gain, with a length price, no penalty",
         "l2t",
         {"beta": 0.0, "gain": {"kind": "smoothed_logprob"}, "credit": {"method": "guided"}},
         "credit.length_cost",
@@ -231,7 +242,7 @@ BUDGETS = {
     )
     for side, cost in (("above", 0.0), ("below", 10.0))
 }
-ALL = ARMS | OTHERS | OUTCOMES | CANDIDATES | LONG | ROUNDED | BUDGETS
+ALL = ARMS | OTHERS | OUTCOMES | CANDIDATES | TRIED | LONG | ROUNDED | BUDGETS
 
 
 def arm_settings(name: str, seed: int, start: int, strength: float | None = None, **changes: Any) -> Settings:
@@ -252,7 +263,7 @@ def start_of(seed: int) -> int:
 
 # Where the frontiers of the two arms are drawn again on fresh seeds, beside the chosen strengths
 FRONTIER = {"length_penalty": (0.3, 0.9), BEST: (1.0, 4.0)}
-ACROSS_ARMS = ("grpo", "length_penalty", "episode", BEST, "critic")
+ACROSS_ARMS = ("grpo", "length_penalty", "episode", BEST, "critic", "guided_charged")
 PLANS: dict[str, list[Settings]] = {
     "one": [arm_settings(name, SEEDS[0], start_of(SEEDS[0])) for name in ("grpo", "length_penalty", BEST)],
     "tuning": [
@@ -280,7 +291,11 @@ PLANS: dict[str, list[Settings]] = {
     ],
     "bfloat16": [arm_settings(name, seed, start_of(seed)) for seed in SEEDS[: len(STARTS)] for name in ROUNDED],
     "budget": [arm_settings(name, TUNING_SEEDS[1], start_of(TUNING_SEEDS[1])) for name in BUDGETS],
-    "candidates": [arm_settings(name, seed, start_of(seed)) for seed in (*SEEDS, *MORE) for name in CANDIDATES],
+    "candidates": [
+        arm_settings(name, seed, start_of(seed))
+        for name, seeds in {"critic": (*SEEDS, *MORE), "guided_charged": SEEDS}.items()
+        for seed in seeds
+    ],
     "outcomes": [arm_settings(name, seed, start_of(seed)) for seed in FEW for name in OUTCOMES],
     "others": [
         arm_settings(name, seed, start_of(seed))
