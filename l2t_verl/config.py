@@ -195,7 +195,7 @@ class CreditConfig(_Section):
     """How episode rewards become token advantages."""
 
     method: Annotated[str, AfterValidator(CREDITS.check)] = Field(
-        "episode",
+        "guided",
         description="Credit: `paper` as published, `episode` adds each episode's reward to GRPO's advantage, `shaped` the "
         "return from each token on, `critic` what each episode changes in the chance of being right, as J tells it, "
         "`guided` that and, the fewer of a group are right, each episode's own reward; "
@@ -219,11 +219,12 @@ class CreditConfig(_Section):
     ratio_clip: Real | None = Field(
         None, gt=0, description="Bound on a token's share of its rollout's reward (`paper`); null is the paper's: none."
     )
-    length_cost: Real = Field(
-        0.0,
+    length_cost: Real | None = Field(
+        None,
         ge=0,
         description="Cost λ of a response of the longest length, in units of the advantage (`shaped`: before α; `critic`, "
-        "`guided`: of their root mean square; `adaptive_length_penalty`: of the outcome).",
+        "`guided`: of their root mean square; `adaptive_length_penalty`: of the outcome); null: 4 with `guided`, as it was "
+        "measured, and 0 with the others.",
     )
     length_cost_for: Literal["all", "correct"] = Field(
         "correct", description="Whose length costs: of `all` rollouts, or of the `correct` ones among each other."
@@ -253,6 +254,13 @@ class CreditConfig(_Section):
     length_cost_rate: Real = Field(
         0.1, gt=0, le=10, description="Step η of the dual ascent on λ, in units of λ per unit of relative excess."
     )
+
+    @property
+    def first_length_cost(self) -> float:
+        """λ of the first step, from which a token budget moves it."""
+        if self.length_cost is not None:
+            return self.length_cost
+        return 4.0 if self.method == "guided" else 0.0
 
 
 class OutcomeConfig(_Section):
@@ -445,7 +453,7 @@ def _contradictions(config: L2TConfig, broken: Set[str]) -> dict[str, str]:
         "gamma": ("episode", credit.gamma is not None),
         "surprise_weights": ("episode", credit.surprise_weights),
         "ratio_clip": ("paper", credit.ratio_clip is not None),
-        "length_cost": (PRICED, credit.length_cost > 0),
+        "length_cost": (PRICED, bool(credit.length_cost)),
         "length_cost_for": (
             CHARGING,
             credit.length_cost_for != CreditConfig.model_fields["length_cost_for"].default,

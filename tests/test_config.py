@@ -45,9 +45,9 @@ def test_defaults_are_the_vetted_setting():
         assert (config.gain.kind, config.compression.estimator, config.credit.method) == (
             "smoothed_logprob",
             "log_ratio",
-            "episode",
+            "guided",
         )
-        assert config.credit.length_cost == 0.0
+        assert config.credit.length_cost is None and config.credit.first_length_cost == 4.0
         assert config.credit.token_budget is config.credit.gamma is config.credit.ratio_clip is None
         assert not any(value for _, value in config.diagnostics)
 
@@ -175,7 +175,7 @@ def test_bounds(path, allowed, refused):
 
 
 REALS = [path for path, value in leaves(L2TConfig().model_dump()).items() if isinstance(value, float)]
-REALS += ["credit.gamma", "credit.ratio_clip", "credit.token_budget"]
+REALS += ["credit.length_cost", "credit.gamma", "credit.ratio_clip", "credit.token_budget"]
 
 
 @pytest.mark.parametrize("path", REALS)
@@ -202,7 +202,11 @@ def test_whole_numbers_are_real_numbers_too():
         ({"credit": {"method": "paper", "surprise_weights": True}}, "credit.surprise_weights", "only credit.method=episode"),
         ({"credit": {"ratio_clip": 2.0}}, "credit.ratio_clip", "only credit.method=paper"),
         ({"credit": {"method": "paper", "length_cost": 0.1}}, "credit.length_cost", "only credit.method=episode or shaped"),
-        ({"credit": {"critic_decay": 1.0}}, "credit.critic_decay", "only credit.method=critic or guided uses it"),
+        (
+            {"credit": {"method": "shaped", "critic_decay": 1.0}},
+            "credit.critic_decay",
+            "only credit.method=critic or guided uses it",
+        ),
         (
             {"credit": {"method": "critic"}, "gain": {"kind": "mean_logprob"}},
             "gain.kind",

@@ -18,7 +18,6 @@ SETTINGS = [
     "trainer.save_freq=2",
     "trainer.test_freq=2",
     "actor_rollout_ref.rollout.val_kwargs.n=1",
-    "algorithm.l2t.credit.method=shaped",
     "+algorithm.l2t.credit.token_budget=20",
     "+algorithm.l2t.credit.length_cost=0.5",
 ]
@@ -80,7 +79,7 @@ def test_dumped_rewards_equal_those_recomputed_from_the_dump(trained):
             continue
         targets = gain.answer_targets(tokenizer, prompt, response, ends, row["gts"], template)
         suffixes, answers = [t.suffix_ids for t in targets], [t.answer_ids for t in targets]
-        scores = gain.answer_scores(model, prompt, response, ends, suffixes, answers, kind="geometric")
+        scores = gain.answer_scores(model, prompt, response, ends, suffixes, answers, kind="smoothed_logprob")
         dumped = [record["answer_score_start"], *(episode["answer_score"] for episode in record["episodes"])]
         torch.testing.assert_close(torch.tensor(dumped), scores, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(

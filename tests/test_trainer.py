@@ -506,7 +506,11 @@ def test_a_reward_that_is_nearly_all_penalty_is_said_once(caplog):
 
 
 def test_the_length_cost_follows_the_token_budget():
+    """From the configured one on, and from the credit's own where none is configured."""
+    assert L2TTrainerSync(config()).length_cost == LengthCost.fixed(4.0)
+    assert L2TTrainerSync(config("algorithm.l2t.credit.method=episode")).length_cost == LengthCost.fixed(0.0)
     overrides = ("+algorithm.l2t.credit.token_budget=10", "+algorithm.l2t.credit.length_cost_rate=0.1")
+    overrides += ("+algorithm.l2t.credit.length_cost=0",)
     trainer = L2TTrainerSync(config(*overrides))
     assert trainer.length_cost == LengthCost.fixed(0.0)
     for mean, multiplier, cost in ((20.0, 0.1, 1.1), (None, 0.1, 1.1), (15.0, 0.15, 0.65), (1.0, 0.06, 0.0)):
@@ -546,9 +550,10 @@ def test_the_length_cost_comes_back_from_a_checkpoint(tmp_path, monkeypatch, mod
     assert trainer.length_cost == kept
 
 
-def test_the_critic_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+@pytest.mark.parametrize("method", ["critic", "guided"])
+def test_the_critic_goes_on_from_its_checkpoint(tmp_path, monkeypatch, method):
     """What a run that was not interrupted would have: the weights, and the steps that the next fit is made on."""
-    chosen = ("algorithm.l2t.credit.method=critic", f"trainer.default_local_dir={tmp_path}")
+    chosen = (f"algorithm.l2t.credit.method={method}", f"trainer.default_local_dir={tmp_path}")
     trainer = L2TTrainerSync(config(*chosen))
     ones, index = torch.ones(4, 2), np.array(["a", "a", "b", "b"], dtype=object)
 
@@ -568,7 +573,8 @@ def test_the_critic_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
     for one in (trainer, resumed):
         one._teach_critic(inputs(2))
     assert len(resumed.critic.history) == 2 and torch.equal(resumed.critic.weights, trainer.critic.weights)
-    plain = L2TTrainerSync(config(f"trainer.default_local_dir={tmp_path}/other"))
+    elsewhere = f"trainer.default_local_dir={tmp_path}/other"
+    plain = L2TTrainerSync(config("algorithm.l2t.credit.method=episode", elsewhere))
     plain.global_steps = 7
     plain._teach_critic(inputs(1))
     plain._save_checkpoint()

@@ -14,7 +14,7 @@ CHANCE = 0.5  # of own steps that gain more
 ENOUGH = 30  # questions, from which on a figure counts
 L2T_SETTINGS = (
     "algorithm.adv_estimator=l2t",
-    "+algorithm.l2t.credit.method=episode",
+    "+algorithm.l2t.credit.method=guided",
     "+algorithm.l2t.gain.kind=smoothed_logprob",
 )
 PENALTY_SETTINGS = (

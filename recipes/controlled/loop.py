@@ -66,7 +66,7 @@ def train(
     config, loss_config = method(settings), actor_config(settings)
     optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=WEIGHT_DECAY)
     source = source or problems("train", 1_000_000 + settings.seed)  # the starts were trained on other draws
-    curve, length_cost, critic = [], LengthCost.fixed(config.credit.length_cost), Critic()
+    curve, length_cost, critic = [], LengthCost.fixed(config.credit.first_length_cost), Critic()
     for step in range(settings.steps):
         started = time.perf_counter()
         asked = [problem for problem in itertools.islice(source, settings.prompts) for _ in range(settings.group)]
@@ -156,7 +156,7 @@ def credited(
         is_padding=torch.zeros(rows, dtype=torch.bool),
         sessions=np.arange(rows).astype(str).astype(object),
         outputs=np.zeros(rows, dtype=int),
-        length_cost=config.credit.length_cost if length_cost is None else length_cost,
+        length_cost=config.credit.first_length_cost if length_cost is None else length_cost,
         max_length=settings.limit,
         norm_by_std=settings.norm_by_std,
         scores=scored.scores,

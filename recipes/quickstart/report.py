@@ -20,10 +20,11 @@ COLUMNS = [
     ("seconds", "timing_s/step", "{:.0f}"),
 ]
 EXPLANATION = """\
-outcome: share of correct answers. J: the model's own probability of the reference answer (geometric mean over its
-tokens), forced before and after thinking; gain: what one episode adds to J (all episodes; those that do not state the
-answer). penalty: log-ratio to the start model, 0 at the first step. grad norm GRPO: what plain GRPO has on the same
-rollouts; 0 wherever all outcomes of a group are equal. moved: size of the change of the weights so far."""
+outcome: share of correct answers. J: the model's own probability of the reference answer (the mean over its tokens of
+a smoothed log-prob, from 0 to 1), forced before and after thinking; gain: what one episode adds to J (all episodes;
+those that do not state the answer). penalty: log-ratio to the start model, 0 at the first step. grad norm GRPO: what
+plain GRPO has on the same rollouts; 0 wherever all outcomes of a group are equal. moved: size of the change of the
+weights so far."""
 
 
 def read_jsonl(path: Path) -> list[dict]:

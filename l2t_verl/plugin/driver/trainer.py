@@ -74,7 +74,7 @@ class L2TMixin(_Trainer):
         with open_dict(config):
             config.trainer.v1.trainer_mode = settings.base_mode(config.trainer.v1.trainer_mode)
         self.l2t = with_beta_per_nat(self.l2t, config.data.max_response_length)
-        self.length_cost = LengthCost.fixed(self.l2t.credit.length_cost)
+        self.length_cost = LengthCost.fixed(self.l2t.credit.first_length_cost)
         self.critic = Critic()
         self.corrects_rounding = settings.corrects_rounding(config, self.l2t)
         if self.corrects_rounding:
