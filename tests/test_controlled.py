@@ -234,8 +234,8 @@ def test_the_table_of_parts_pairs_by_seed():
     runs = [found("grpo", seed, 0.1 * seed, 100) for seed in (0, 1, 2, 3)]
     runs += [found("episode", seed, 0.1 * seed + 0.2, 80) for seed in (1, 2, 3)]
     _, _, grpo, episode = parts.table(runs).splitlines()
-    assert grpo.startswith("| 2 | GRPO | 3 | 20.0 ± 24.8 |") and grpo.endswith(" | – | 60.0 ± 0.0 | – | – |")
-    assert " | 20.0 ± 0.0 | " in episode
+    assert grpo.startswith("| 2 | GRPO | 3 | 20.0 ± 24.8 |") and grpo.endswith(" | – | – | 60.0 ± 0.0 | – | – |")
+    assert " | 20.0 ± 0.0 | -20.0 ± 0.0 | " in episode
     assert parts.tuning_table(runs).count("GRPO") == 1
     assert {settings.split for settings in (parts.arm_settings("grpo", 0), parts.arm_settings("grpo", 1))} == {
         "validation",

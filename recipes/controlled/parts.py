@@ -143,7 +143,8 @@ def table(runs: list[Run]) -> str:
             if {start(run) for run in own.values()} == set(starts):
                 rows.append([name, TITLES[arm], *_row(own, found["grpo"], found[PENALTY])])
     header = ["start", "arm", "seeds", "right, %", "digits right, %", "tokens", "KL, nats", "Δ right to GRPO, points"]
-    header += ["steps to GRPO's last accuracy", "Δ right to the length penalty, points", "Δ tokens to it, %"]
+    header += ["Δ tokens to GRPO, %", "steps to GRPO's last accuracy"]
+    header += ["Δ right to the length penalty, points", "Δ tokens to the length penalty, %"]
     return tables.table(header, rows)
 
 
@@ -151,9 +152,8 @@ def _row(own: dict[int, Run], grpo: dict[int, Run], penalty: dict[int, Run]) -> 
     of = lambda read: estimate([(start(run), read(run)) for run in own.values()]).text()  # noqa: E731
     row = [str(len(own)), of(accuracy), of(digits), of(tokens)]
     if not any(run["curve"] for run in own.values()):
-        return [*row, "0", *["–"] * 4]
-    points, _ = _gaps(own, grpo)
-    return [*row, of(_moved), points, _until(own, grpo), *_gaps(own, penalty)]
+        return [*row, "0", *["–"] * 5]
+    return [*row, of(_moved), *_gaps(own, grpo), _until(own, grpo), *_gaps(own, penalty)]
 
 
 def tuning_table(runs: list[Run]) -> str:

@@ -7,6 +7,7 @@ import torch
 from measuring import in_turn, peak_bytes
 
 from l2t_verl import credit
+from l2t_verl.credit.inputs import check_rollouts
 
 ROWS, TOKENS, GROUP, EPISODES = 2048, 8192, 8, 30
 
@@ -25,12 +26,17 @@ def run(repeats: int, rows: int = ROWS, tokens: int = TOKENS) -> dict:
     body = (lengths[:, None] * 9 // 10).clamp_min(1)  # the last tenth is the tail
     ids = torch.where(torch.arange(tokens) < body, torch.arange(tokens) * EPISODES // body, -1)
     process = 0.1 * torch.randn(rows, EPISODES, generator=generator, dtype=torch.float64)
+    scores = torch.rand(rows, EPISODES + 1, generator=generator, dtype=torch.float64)
     arguments = (outcome, process, ids, mask, -torch.rand(rows, tokens, generator=generator), index)
     calls = {
         "grpo_vectorized": lambda: compute_grpo_vectorized_outcome_advantage(rewards, mask, index),
         "shaped": lambda: credit.shaped_advantages(*arguments, alpha=0.8, max_length=tokens),
         "shaped, length_cost": lambda: credit.shaped_advantages(*arguments, alpha=0.8, max_length=tokens, length_cost=0.1),
         "episode": lambda: credit.episode_advantages(*arguments, alpha=0.8),
+        "guided, length_cost": lambda: credit.guided_advantages(
+            *arguments, scores=scores, alpha=0.8, max_length=tokens, length_cost=4.0
+        ),
+        "the critic's fit": lambda: credit.learn(credit.Critic(), check_rollouts(*arguments), scores, ridge=1.0, steps=5),
         "paper": lambda: credit.paper_advantages(*arguments, alpha=0.8),
     }
     seconds, _ = in_turn(calls, repeats, "cpu")
