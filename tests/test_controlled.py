@@ -4,15 +4,19 @@ import dataclasses
 import itertools
 import math
 import random
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from l2t_verl.config import load_config
 from l2t_verl.episodes.limits import MAX_EPISODES
-from recipes.controlled import bed, labels, measure, parts, sampling, solutions, sparse, start, task, words
+from recipes.controlled import bed, labels, measure, parts, plans, sampling, solutions, sparse, start, task, words
 from recipes.controlled.vocabulary import THINK, make_tokenizer
 
+ROOT = Path(__file__).parents[1]
 SEED = 20261125
 PROBLEM = task.parse("a=3;b:4+a;e:1-b;c:2*b;?c")  # a 3, b 7, c 4; e is not needed
 
@@ -219,6 +223,17 @@ def test_the_parts_of_a_problem_do_not_need_one_another():
         assert len(drawn.answer) == parts.PARTS[drawn.tier] == len(drawn.needed) / parts.COMPUTED
         of_part = [dataclasses.replace(drawn, query=asked).needed for asked in drawn.query]
         assert all(not a & b for a, b in itertools.combinations(of_part, 2))
+
+
+def test_what_was_measured_as_the_default_is_the_default():
+    """On both beds and in the recipes; λ is written out there, and comes with the credit where it is not."""
+    recipe = yaml.safe_load((ROOT / "recipes" / "arm" / "l2t.yaml").read_text())["algorithm"]["l2t"]
+    default = load_config({})
+    for tree in (plans.arm_settings(plans.DEFAULT, 100, 1).l2t, parts.ARMS[plans.DEFAULT]["l2t"], recipe):
+        found = load_config(tree)
+        assert found.credit.length_cost == default.credit.first_length_cost
+        credit = found.credit.model_copy(update={"length_cost": None})
+        assert found.model_copy(update={"credit": credit}) == default
 
 
 def test_the_table_of_parts_pairs_by_seed():

@@ -78,6 +78,7 @@ ARMS = {
 }
 
 
+DEFAULT = "guided_charged"  # what the configuration has where nothing is set
 BEST = "episode_priced"  # of the L2T arms on validation problems: controls and further arms change one thing in it
 MEASURED = ("grpo", BEST, "paper")  # whose reward's and credit's quality is measured too, for one seed of each start
 BEST_TREE = ARMS[BEST].tree(ARMS[BEST].chosen)
