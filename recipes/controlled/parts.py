@@ -9,6 +9,9 @@ python -m recipes.controlled.parts run default shaped critic critic_free episode
 python -m recipes.controlled.parts run grpo length_penalty_09 episode true_labels --seeds 1 2 3
 python -m recipes.controlled.parts run mean_probability smoothed smoothed_later smoothed_later_priced --seeds 0
 python -m recipes.controlled.parts run grpo length_penalty_09 smoothed --seeds 4 5 6 7
+python -m recipes.controlled.parts run guided_2 guided guided_charged --seeds 0
+python -m recipes.controlled.parts run guided_charged --seeds 4 5 6 7 8 9 10
+python -m recipes.controlled.parts run grpo length_penalty_09 --seeds 8 9 10
 python -m recipes.controlled.table runs/controlled/bed --table recipes/controlled/parts.parquet
 python -m recipes.controlled.parts table
 """
@@ -92,7 +95,7 @@ TITLES = {
     "smoothed_later_priced": "…, and a length price of 2",
     "guided_2": "the critic, guided by own gain of the smoothed log-prob, length price 2, no penalty",
     "guided": "…, length price 4, no penalty",
-    "guided_charged": "L2T's defaults: …, length price 4, with the penalty",
+    "guided_charged": "L2T's defaults: guided as above, length price 4, with the penalty",
     "true_labels": "bound: true labels in place of gains",
 }
 
