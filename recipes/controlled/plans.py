@@ -183,7 +183,7 @@ CANDIDATES = {
         4.0,
     ),
     "guided_charged": Arm(
-        "L2T: the critic, guided by own gain, with a length price (the default)",
+        "L2T's default: the critic, guided by own gain",
         "l2t",
         {"gain": {"kind": "smoothed_logprob"}, "credit": {"method": "guided"}},
         "credit.length_cost",
@@ -194,7 +194,7 @@ CANDIDATES = {
 # Tried on validation problems alone
 TRIED = {
     "guided": Arm(
-        "L2T: the critic, guided by own gain, with a length price, no penalty",
+        "L2T: the critic, guided by own gain, no penalty",
         "l2t",
         {"beta": 0.0, "gain": {"kind": "smoothed_logprob"}, "credit": {"method": "guided"}},
         "credit.length_cost",
