@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-# how often responses were right, credit, settings below algorithm.l2t, seeds, points of accuracy and % of tokens against GRPO,
-# each ± a 95 % interval
+# how often responses were right, credit, settings below algorithm.l2t, seeds, points of accuracy and % of tokens against
+# GRPO, each ± a 95 % interval
 SHOWN = (
     ("rarely", "guided", "the defaults", 7, "27.5 ± 8.2", "-34.7 ± 2.9"),
     ("rarely", "length_penalty", "credit.length_penalty=0.9", 7, "6.0 ± 6.4", "-23.4 ± 6.1"),

@@ -66,8 +66,8 @@ def _lines(
     yield from _table(("what the reward would be made of", ""), *_shares(outcomes, sight, config, longest))
     yield from (
         "",
-        "What each credit has come to where it could be measured (1.1 million parameters), against GRPO; responses were right",
-        "often (more than half of them, two starts) or rarely (three in a hundred, and progress is visible; one start):",
+        "What each credit has come to where it could be measured (1.1 million parameters), against GRPO; responses were",
+        "right often (more than half of them, two starts) or rarely (three in a hundred, with visible progress; one start):",
     )
     yield from _table(("right", "credit", "settings", "seeds", "accuracy, points", "tokens, %"), *SHOWN)
     if verdict.settings:
