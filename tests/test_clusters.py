@@ -55,7 +55,7 @@ def test_a_job_on_nodes_of_others_writes_where_it_should_and_goes_on_after_its_d
     """Folder, interpreter and variables are the project's on both nodes, or nothing of this is found; λ is the checkpoint's,
     whatever the command line says."""
     run = ROOT / "runs" / NAME
-    assert not run.exists(), f"{run} is somebody's: this test would write there"
+    assert not run.exists(), f"{run} is there, and this test would write there: remove it, if a killed test left it"
     train, validation = write_data(tmp_path / "data")
     settings = [
         f"trainer.experiment_name={NAME}",
