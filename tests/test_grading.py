@@ -107,8 +107,15 @@ def wait_until(condition, seconds: float = START) -> bool:
 
 def processes() -> set[int]:
     """The grading processes of this one (and not the helpers that multiprocessing keeps for itself)."""
-    children = {child.pid: " ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)}
-    return {pid for pid, line in children.items() if "resource_tracker" not in line and "forkserver" not in line}
+    found = set()
+    for child in psutil.Process().children(recursive=True):
+        try:
+            line = " ".join(child.cmdline())
+        except psutil.NoSuchProcess:  # it has ended, and at most waits to be reaped
+            continue
+        if "resource_tracker" not in line and "forkserver" not in line:
+            found.add(child.pid)
+    return found
 
 
 @pytest.fixture(scope="module")
