@@ -436,7 +436,7 @@ def why_no_forward_to_share(config: L2TConfig) -> str | None:
 
 
 # Credits with a length price, and those of them that may charge right responses alone
-CHARGING = "episode or shaped or critic or guided"
+CHARGING = " or ".join(("episode", "shaped", *CRITICS))
 PRICED = f"{CHARGING} or adaptive_length_penalty"
 
 

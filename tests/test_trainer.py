@@ -557,10 +557,10 @@ def test_the_critic_goes_on_from_its_checkpoint(tmp_path, monkeypatch, method):
     trainer = L2TTrainerSync(config(*chosen))
     ones, index = torch.ones(4, 2), np.array(["a", "a", "b", "b"], dtype=object)
 
-    def inputs(seed):
+    def inputs(seed, settings=trainer.l2t.credit):
         scores = torch.rand(4, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         rows = (torch.tensor([1.0, 0.0, 0.0, 1.0]), torch.zeros(4, 1), torch.tensor([[0, -1]] * 4), ones, -ones, index)
-        return CreditInputs(*rows, settings=trainer.l2t.credit, scores=scores)
+        return CreditInputs(*rows, settings=settings, scores=scores)
 
     trainer._teach_critic(inputs(1))
     trainer.global_steps = 7
@@ -576,7 +576,7 @@ def test_the_critic_goes_on_from_its_checkpoint(tmp_path, monkeypatch, method):
     elsewhere = f"trainer.default_local_dir={tmp_path}/other"
     plain = L2TTrainerSync(config("algorithm.l2t.credit.method=episode", elsewhere))
     plain.global_steps = 7
-    plain._teach_critic(inputs(1))
+    plain._teach_critic(inputs(1, plain.l2t.credit))
     plain._save_checkpoint()
     assert [file.name for file in (tmp_path / "other" / "global_step_7").iterdir()] == ["l2t_state.json"]
 

@@ -14,7 +14,7 @@ from l2t_verl.credit.health import advantage_health
 from l2t_verl.credit.length_cost import LengthCost, update_length_cost
 from l2t_verl.credit.length_penalty import length_penalty_advantages
 from l2t_verl.credit.paper import paper_advantages
-from l2t_verl.credit.registered import CreditInputs, token_advantages
+from l2t_verl.credit.registered import CreditInputs, taught, token_advantages
 from l2t_verl.credit.shaped import shaped_advantages
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "shaped_advantages",
     "spare_wrong_groups",
     "success",
+    "taught",
     "token_advantages",
     "update_length_cost",
 ]

@@ -33,10 +33,8 @@ def critic_states(rollouts: Rollouts, scores: torch.Tensor) -> torch.Tensor:
         raise ValueError(f"scores must have shape [B, K+1] with B={rows}, K={slots - 1}; got {list(scores.shape)}")
     if len(bad := (~torch.isfinite(scores)).any(dim=1).nonzero()):
         raise ValueError(f"scores of row {int(bad[0])} are not finite: {scores[int(bad[0])].tolist()}")
-    _, last = rollouts.last_rows()
-    outcome = success(rollouts)
     others = rollouts.sessions_per_group()[rollouts.group] - 1
-    right = rollouts.per_group(outcome * last)[rollouts.group] - outcome
+    right = successes(rollouts)[rollouts.group] - success(rollouts)
     chance = _logit((right + 0.5) / (others + 1))[:, None].expand(rows, slots)
     score = _logit(scores.double())
     part = (torch.arange(slots, dtype=torch.float64) / EPISODES_PER_UNIT).expand(rows, slots)
@@ -47,6 +45,12 @@ def success(rollouts: Rollouts) -> torch.Tensor:
     """[B] what V predicts: each rollout's outcome, that of its session's last row, clamped to [0, 1]."""
     final, _ = rollouts.last_rows()
     return rollouts.outcome[final].clamp(0.0, 1.0)
+
+
+def successes(rollouts: Rollouts) -> torch.Tensor:
+    """[G] sum of what V predicts over each group's sessions."""
+    _, last = rollouts.last_rows()
+    return rollouts.per_group(success(rollouts) * last)
 
 
 def episodes_of(rollouts: Rollouts) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from l2t_verl.credit.critic import critic_table, success
+from l2t_verl.credit.critic import critic_table, successes
 from l2t_verl.credit.episode import group_normalised
 from l2t_verl.credit.inputs import check_rollouts
 from l2t_verl.credit.length_price import length_price
@@ -70,9 +70,7 @@ def guided_advantages(
     """
     rollouts = check_rollouts(outcome, process, episode_ids, response_mask, old_log_probs, index, session)
     price = length_price(rollouts, length_cost, length_cost_for, max_length)
-    _, last = rollouts.last_rows()
-    right = rollouts.per_group(success(rollouts) * last) / rollouts.sessions_per_group().clamp_min(1.0)
-    share = right[rollouts.group]
+    share = (successes(rollouts) / rollouts.sessions_per_group().clamp_min(1.0))[rollouts.group]
     gains = alpha * (1 - share)[:, None] * group_normalised(rollouts.process, rollouts, std_floor)
     table = critic_table(rollouts, scores, weights, decay, share > 0) + torch.nn.functional.pad(gains, (1, 0))
     return price.against_positions(rollouts.spread_to_tokens(table, outcome.dtype))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,14 @@ import torch
 
 from l2t_verl.credit.adaptive_length_penalty import adaptive_length_penalty_advantages
 from l2t_verl.credit.critic import critic_advantages
+from l2t_verl.credit.critic_history import Critic, learn
 from l2t_verl.credit.episode import episode_advantages
 from l2t_verl.credit.guided import guided_advantages
 from l2t_verl.credit.inputs import Rollouts, check_rollouts
 from l2t_verl.credit.length_penalty import length_penalty_advantages
 from l2t_verl.credit.paper import paper_advantages
 from l2t_verl.credit.shaped import shaped_advantages
-from l2t_verl.registry import CREDITS, register_credit
+from l2t_verl.registry import CREDITS, CRITICS, register_credit
 
 
 @dataclass(frozen=True)
@@ -63,18 +65,14 @@ class CreditInputs:
         Raises:
             ValueError: see `check_rollouts`.
         """
-        return check_rollouts(
-            self.outcome,
-            self.process,
-            self.episode_ids,
-            self.response_mask,
-            self.old_log_probs,
-            self.index,
-            self.session,
-        )
+        return self._rollouts
+
+    @cached_property
+    def _rollouts(self) -> Rollouts:  # made in a pass over all tokens, and asked for by the calibration and by the fit
+        return check_rollouts(*self._arguments, session=self.session)
 
     @property
-    def _arguments(self) -> tuple[Any, ...]:
+    def _arguments(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, np.ndarray]:
         return self.outcome, self.process, self.episode_ids, self.response_mask, self.old_log_probs, self.index
 
     @property
@@ -120,6 +118,14 @@ def token_advantages(method: str, inputs: CreditInputs) -> torch.Tensor:
             f"{list(advantages.shape)}"
         )
     return advantages
+
+
+def taught(critic: Critic, inputs: CreditInputs) -> Critic:
+    """The critic with a step's rollouts in its fit, now that it has judged them; as it was where the credit has none."""
+    settings = inputs.settings
+    if settings.method not in CRITICS or inputs.scores is None:
+        return critic
+    return learn(critic, inputs.rollouts(), inputs.scores, ridge=settings.critic_ridge, steps=settings.critic_steps)
 
 
 @register_credit("paper")

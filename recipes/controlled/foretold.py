@@ -30,7 +30,7 @@ from recipes.controlled import bed, parts, tables
 from recipes.controlled.comparison import TITLES, Run, confirming, of_starts
 from recipes.controlled.grid import STARTS_FOLDER
 from recipes.controlled.measure import is_right
-from recipes.controlled.plans import BEST, DEFAULT
+from recipes.controlled.plans import ALL, BEST, DEFAULT
 from recipes.controlled.run import made_by
 from recipes.controlled.sampling import sample
 from recipes.controlled.settings import FORCING
@@ -42,7 +42,7 @@ QUESTIONS, SAMPLES = 100, 4
 LOST, KEPT = "parts 1", "parts 2"
 PARTS = {LOST: parts.LOST, KEPT: parts.KEPT}
 RARE_QUESTIONS = 400  # of the bed of parts, whose right responses are too few in a hundred
-CONFIG = load_config({"gain": {name: text for name, text in FORCING.items() if name != "kind"}})  # the default's
+CONFIG = load_config({"gain": FORCING | ALL[DEFAULT].l2t["gain"]})
 
 
 def responses(model: torch.nn.Module, tokenizer: Any, asked: list[Problem], limit: int, seed: int) -> list[Response]:

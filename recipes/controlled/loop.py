@@ -21,7 +21,7 @@ from verl.workers.utils.losses import ppo_loss
 
 from l2t_verl.compression.beta import with_beta_per_nat
 from l2t_verl.config import L2TConfig, load_config
-from l2t_verl.credit import CreditInputs, Critic, LengthCost, advantage_health, learn, update_length_cost
+from l2t_verl.credit import CreditInputs, Critic, LengthCost, advantage_health, taught, update_length_cost
 from l2t_verl.packing import PackedRow, packed_forward
 from l2t_verl.plugin.driver.estimator import CreditContext, credit_context, l2t_advantages
 from l2t_verl.plugin.driver.metrics import critic_calibration
@@ -80,13 +80,7 @@ def train(
         measured = _measures(rollouts, scored, advantages) | loss | {"length cost": length_cost.value}
         if inputs is not None and config.credit.method in CRITICS:
             measured |= {f"critic {name}": value for name, value in critic_calibration(inputs).items()}
-            critic = learn(
-                critic,
-                inputs.rollouts(),
-                scored.scores,
-                ridge=config.credit.critic_ridge,
-                steps=config.credit.critic_steps,
-            )
+            critic = taught(critic, inputs)
         curve.append(measured | {"seconds": time.perf_counter() - started})
         if (budget := config.credit.token_budget) is not None:
             length_cost = update_length_cost(

@@ -23,7 +23,7 @@ import l2t_verl
 from l2t_verl.compression import ESTIMATORS
 from l2t_verl.compression.beta import with_beta_per_nat
 from l2t_verl.config import ConfigError
-from l2t_verl.credit import CreditInputs, Critic, LengthCost, learn, update_length_cost
+from l2t_verl.credit import CreditInputs, Critic, LengthCost, taught, update_length_cost
 from l2t_verl.files import write_whole
 from l2t_verl.plugin import settings, stopping
 from l2t_verl.plugin.cpu import weight_sync
@@ -34,7 +34,6 @@ from l2t_verl.plugin.driver.live import log_distributions
 from l2t_verl.plugin.driver.metrics import report
 from l2t_verl.plugin.driver.rewards import ProcessRewards
 from l2t_verl.plugin.workers.worker import L2TDetachWorker, L2TWorker
-from l2t_verl.registry import CRITICS
 
 logger = logging.getLogger(__name__)
 
@@ -290,12 +289,9 @@ class L2TMixin(_Trainer):
             )
 
     def _teach_critic(self, inputs: CreditInputs | None) -> None:
-        """Fit the critic on the step's rollouts too, now that it has judged them; nothing where another credit is chosen."""
-        settings = self.l2t.credit
-        if settings.method in CRITICS and inputs is not None and inputs.scores is not None:
-            self.critic = learn(
-                self.critic, inputs.rollouts(), inputs.scores, ridge=settings.critic_ridge, steps=settings.critic_steps
-            )
+        """Fit the critic on the step's rollouts too; nothing where another estimator or credit is chosen."""
+        if inputs is not None:
+            self.critic = taught(self.critic, inputs)
 
     def _dump_generations(self, inputs: list, outputs: list, gts: list, scores: list, **kwargs: Any) -> None:
         """Add each rollout's episodes to verl's dump."""
