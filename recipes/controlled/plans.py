@@ -292,11 +292,7 @@ PLANS: dict[str, list[Settings]] = {
     ],
     "bfloat16": [arm_settings(name, seed, start_of(seed)) for seed in SEEDS[: len(STARTS)] for name in ROUNDED],
     "budget": [arm_settings(name, TUNING_SEEDS[1], start_of(TUNING_SEEDS[1])) for name in BUDGETS],
-    "candidates": [
-        arm_settings(name, seed, start_of(seed))
-        for name, seeds in {"critic": (*SEEDS, *MORE), "guided_charged": SEEDS}.items()
-        for seed in seeds
-    ],
+    "candidates": [arm_settings(name, seed, start_of(seed)) for seed in (*SEEDS, *MORE) for name in CANDIDATES],
     "outcomes": [arm_settings(name, seed, start_of(seed)) for seed in FEW for name in OUTCOMES],
     "others": [
         arm_settings(name, seed, start_of(seed))
