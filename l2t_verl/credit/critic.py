@@ -43,14 +43,12 @@ def critic_states(rollouts: Rollouts, scores: torch.Tensor) -> torch.Tensor:
 
 def success(rollouts: Rollouts) -> torch.Tensor:
     """[B] what V predicts: each rollout's outcome, that of its session's last row, clamped to [0, 1]."""
-    final, _ = rollouts.last_rows()
-    return rollouts.outcome[final].clamp(0.0, 1.0)
+    return rollouts.final_outcome.clamp(0.0, 1.0)
 
 
 def successes(rollouts: Rollouts) -> torch.Tensor:
     """[G] sum of what V predicts over each group's sessions."""
-    _, last = rollouts.last_rows()
-    return rollouts.per_group(success(rollouts) * last)
+    return rollouts.per_group_once(success(rollouts))
 
 
 def episodes_of(rollouts: Rollouts) -> torch.Tensor:
@@ -167,8 +165,7 @@ def critic_table(
         counted: [B] bool, rows that have these advantages, over whose tokens the mean is taken; 0 for the others.
     """
     values = critic_values(rollouts, scores, weights)
-    final, _ = rollouts.last_rows()
-    table = gae_by_episode(values, rollouts.outcome[final], episodes_of(rollouts), decay)
+    table = gae_by_episode(values, rollouts.final_outcome, episodes_of(rollouts), decay)
     counts = rollouts.counts * counted[:, None]
     scale = ((counts * table.square()).sum() / counts.sum().clamp_min(1.0)).sqrt().clamp_min(SMALLEST_SCALE)
     return torch.where(counted[:, None], table / scale, 0.0)

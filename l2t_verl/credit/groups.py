@@ -82,9 +82,8 @@ def smallest_spread(rollouts: Rollouts, std_floor: float) -> torch.Tensor:
 
 
 def none_is_right(rollouts: Rollouts) -> torch.Tensor:
-    """[G] whether a group has no rollout with an outcome above 0; a session's last row carries its outcome."""
-    final, last = rollouts.last_rows()
-    return rollouts.per_group(((rollouts.outcome > 0)[final] & last).double()) == 0
+    """[G] whether a group has no right rollout."""
+    return rollouts.per_group_once(rollouts.right) == 0
 
 
 def spare_wrong_groups(rollouts: Rollouts, cost: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

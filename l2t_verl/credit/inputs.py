@@ -96,11 +96,25 @@ class Rollouts:
         """[B] sums of [B] values over the rows of each row's session."""
         return torch.zeros_like(per_row).index_add(0, self.session, per_row)[self.session]
 
-    def last_rows(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """[B] the number of the last row of each row's session, which carries its outcome, and whether each row is one."""
+    def per_group_once(self, per_row: torch.Tensor) -> torch.Tensor:
+        """[G] sums of [B] values, each session's last row alone."""
+        return self.per_group(per_row * (self._last == torch.arange(len(self._last))))
+
+    @cached_property
+    def final_outcome(self) -> torch.Tensor:
+        """[B] outcome of each row's session, which its last row carries."""
+        return self.outcome[self._last]
+
+    @cached_property
+    def right(self) -> torch.Tensor:
+        """[B] 1 where the row's session is right, an outcome above 0; else 0, float64."""
+        return (self.final_outcome > 0).double()
+
+    @cached_property
+    def _last(self) -> torch.Tensor:
+        """[B] number of the last row of each row's session."""
         rows = torch.arange(len(self.session))
-        last = torch.zeros_like(rows).scatter_reduce(0, self.session, rows, "amax")[self.session]
-        return last, last == rows
+        return torch.zeros_like(rows).scatter_reduce(0, self.session, rows, "amax")[self.session]
 
     def others_mean(self, sums: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         """The mean over the group's other sessions: a baseline that does not depend on the rollout itself.

@@ -51,17 +51,13 @@ def length_penalty_advantages(
     if not 0 <= length_penalty < 1:
         raise ValueError(f"length_penalty must be at least 0 and below 1, got {length_penalty}")
     rollouts = check_rollouts(outcome, process, episode_ids, response_mask, old_log_probs, index, session)
-    final, last = rollouts.last_rows()
+    group, right = rollouts.group, rollouts.right
     lengths = rollouts.per_session(rollouts.counts.sum(dim=1))
-    correct = (last & (rollouts.outcome > 0)).double()
-    count = rollouts.per_group(correct).clamp_min(1.0)[rollouts.group]
-    distance = lengths - rollouts.per_group(correct * lengths)[rollouts.group] / count
-    std = (rollouts.per_group(correct * distance.square())[rollouts.group] / count).sqrt()
+    count = rollouts.per_group_once(right).clamp_min(1.0)[group]
+    distance = lengths - rollouts.per_group_once(right * lengths)[group] / count
+    std = (rollouts.per_group_once(right * distance.square())[group] / count).sqrt()
     relative = torch.where(std > 0, distance / std.clamp_min(1e-300), 0.0)
-    rewards = rollouts.outcome * torch.where(rollouts.outcome > 0, 1 - length_penalty * torch.sigmoid(relative), 1.0)
-    others = rollouts.sessions_per_group()[rollouts.group] - 1
-    baseline = torch.where(
-        others > 0, (rollouts.per_group(rewards * last)[rollouts.group] - rewards) / others.clamp_min(1.0), 0.0
-    )
-    advantages = (rewards - baseline)[final]
-    return to_precision(advantages[:, None] * rollouts.mask, outcome.dtype)
+    rewards = rollouts.final_outcome * (1 - length_penalty * right * torch.sigmoid(relative))
+    others = rollouts.sessions_per_group()[group] - 1
+    baseline = torch.where(others > 0, (rollouts.per_group_once(rewards)[group] - rewards) / others.clamp_min(1.0), 0.0)
+    return to_precision((rewards - baseline)[:, None] * rollouts.mask, outcome.dtype)

@@ -88,7 +88,5 @@ def length_price(rollouts: Rollouts, length_cost: float, length_cost_for: str, m
         raise ValueError(f"length_cost_for must be all or correct, got {length_cost_for!r}")
     charged = torch.ones_like(rollouts.outcome)
     if length_cost_for == "correct":
-        final, last = rollouts.last_rows()
-        correct = (rollouts.outcome > 0)[final]
-        charged = (correct & (rollouts.per_group((correct & last).double())[rollouts.group] > 1)).double()
+        charged = rollouts.right * (rollouts.per_group_once(rollouts.right) > 1)[rollouts.group]
     return LengthPrice(rollouts, charged * (length_cost / max_length))
