@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -99,6 +100,12 @@ def test_values_by_hand():
     }
     for name, value in expected.items():
         assert found[f"l2t/{name}"] == pytest.approx(value, rel=1e-3), name
+
+
+def test_another_estimator_charges_nothing():
+    rewards = batch()
+    found = metrics.report(TRAINER, rewards, replace(context(rewards), charged=None))
+    assert math.isnan(found["l2t/length_cost"]) and math.isnan(found["l2t/compression/charged"])
 
 
 def test_padding_counts_nowhere():

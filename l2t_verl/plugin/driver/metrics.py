@@ -58,7 +58,7 @@ def report(context: StepContext, rewards: ProcessRewards, credit: CreditContext)
         "l2t/score_floor": _mean(rewards.score_gaps[~rewards.score_gaps.isnan()].double().square()) ** 0.5,
         "l2t/stale_fraction": _mean(rewards.stale[rows].double()),
         "l2t/packed": NAN if context.packs_rows is None else float(context.packs_rows),
-        "l2t/length_cost": context.length_cost,
+        "l2t/length_cost": NAN if credit.charged is None else context.length_cost,  # another estimator charges nothing
         "l2t/length/correct_tokens": NAN if (tokens := rewards.mean_correct_tokens()) is None else tokens,
     }
     assert credit.advantages is not None and credit.response_mask is not None  # set by the estimator, or after another's
