@@ -107,4 +107,5 @@ def write_data(folder: Path, rows: int = 32, **changes) -> tuple[Path, Path]:
 
 
 def read_jsonl(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    """Not by `splitlines`: a random model writes U+0085 and U+2028 too, which are no ends of a line of JSON."""
+    return [json.loads(line) for line in path.read_text().split("\n") if line]
