@@ -126,7 +126,7 @@ def test_the_drop_in_command_installs_beside_what_is_there(checkout, tmp_path):
 
 
 def test_the_test_command_runs_what_it_is_given(tmp_path):
-    """With a file and a name, as one types it while working; the environment is the one at hand."""
+    """With a file and a name, as one types it while working; the environment is the one at hand, one process is enough."""
     stack = [] if IS_CPU_STACK else ["--stack", "gpu"]
     command = [*COMMANDS[1].split(), *stack, "tests/test_credit.py", "-k", "by_hand"]
-    assert "passed" in run(*command, cwd=ROOT, VENV=sys.prefix)
+    assert "passed" in run(*command, cwd=ROOT, VENV=sys.prefix, WORKERS="0")

@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from l2t_verl.files import whole
 from recipes.controlled import loop
 from recipes.controlled.grid import STARTS_FOLDER
 from recipes.controlled.plans import ARMS, SEEDS, arm_settings, start_of
@@ -50,26 +51,32 @@ def compute_score(data_source: str, solution_str: str, ground_truth: str, extra_
 
 def overrides(settings: Settings) -> list[str]:
     """Hydra overrides of the quickstart's configuration that say what the loop's settings say."""
-    actor, tree = "actor_rollout_ref.actor", dict(settings.l2t)
-    whole = {"alpha": 0.8} | tree | {"gain": FORCING | tree.get("gain", {}), "episodes": {"method": "episode_tags"}}
+    rows = settings.prompts * settings.group
+    shared = {"gain": FORCING, "episodes": {"method": "episode_tags"}}
+    return [
+        *of_settings(settings, shared),
+        f"reward.custom_reward_function.path={Path(__file__).resolve()}",
+        "data.max_prompt_length=64",
+        "actor_rollout_ref.rollout.max_model_len=256",
+        f"actor_rollout_ref.rollout.max_num_seqs={rows}",
+        *(f"actor_rollout_ref.{role}.log_prob_micro_batch_size_per_gpu={rows}" for role in ("rollout", "ref")),
+        f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={rows}",
+    ]
+
+
+def of_settings(settings: Settings, shared: dict[str, Any]) -> list[str]:
+    """Overrides that say what every bed's settings do; `shared` is what of `algorithm.l2t` its arms share."""
+    actor, tree = "actor_rollout_ref.actor", {"alpha": 0.8} | settings.l2t
+    whole = tree | {name: given | tree.get(name, {}) for name, given in shared.items()}
     return [
         "~algorithm.l2t",
         *(f"+algorithm.l2t.{path}={_quoted(value)}" for path, value in leaves(whole).items()),
         f"algorithm.adv_estimator={settings.estimator}",
-        f"reward.custom_reward_function.path={Path(__file__).resolve()}",
         "data.shuffle=False",
-        "data.max_prompt_length=64",
         f"data.max_response_length={settings.limit}",
         f"data.train_batch_size={settings.prompts}",
         f"actor_rollout_ref.rollout.n={settings.group}",
-        "actor_rollout_ref.rollout.max_model_len=256",
-        f"actor_rollout_ref.rollout.max_num_seqs={settings.prompts * settings.group}",
-        *(
-            f"actor_rollout_ref.{role}.log_prob_micro_batch_size_per_gpu={settings.prompts * settings.group}"
-            for role in ("rollout", "ref")
-        ),
         f"{actor}.ppo_mini_batch_size={settings.prompts}",
-        f"{actor}.ppo_micro_batch_size_per_gpu={settings.prompts * settings.group}",
         f"{actor}.optim.lr={settings.learning_rate}",
         f"{actor}.optim.weight_decay={loop.WEIGHT_DECAY}",
         f"{actor}.optim.lr_warmup_steps=0",
@@ -86,19 +93,45 @@ def _quoted(value: Any) -> str:
 
 def write_problems(file: Path, count: int, seed: int) -> None:
     """The problems that a run of the loop with this seed sees, in their order, as verl reads them."""
+    drawn = itertools.islice(problems("train", 1_000_000 + seed), count)
+    write_rows(file, "controlled", [([{"role": "user", "content": str(problem)}], problem.answer) for problem in drawn])
+
+
+def write_rows(file: Path, source: str, asked: list[tuple[list[dict[str, str]], str]]) -> None:
+    """Messages and answers as verl's data files have them."""
     import pandas as pd
 
-    source = problems("train", 1_000_000 + seed)
     rows = [
         {
-            "data_source": "controlled",
-            "prompt": [{"role": "user", "content": str(problem)}],
-            "reward_model": {"style": "rule", "ground_truth": problem.answer},
-            "extra_info": {"index": index, "tier": problem.tier},
+            "data_source": source,
+            "prompt": messages,
+            "ability": "math",
+            "reward_model": {"style": "rule", "ground_truth": answer},
+            "extra_info": {"index": index},
         }
-        for index, problem in enumerate(itertools.islice(source, count))
+        for index, (messages, answer) in enumerate(asked)
     ]
-    pd.DataFrame(rows).to_parquet(file)
+    with whole(file) as partial:
+        pd.DataFrame(rows).to_parquet(partial)
+
+
+def train(run: Path, model: Path, train: Path, test: Path, steps: int, given: list[str]) -> None:
+    """Let verl train a model with the quickstart's configuration and these overrides.
+
+    Raises:
+        CalledProcessError: it failed, and has said why.
+    """
+    (run / "prepared.json").write_text(json.dumps({"model": str(model), "train": str(train), "test": str(test)}))
+    quickstart = [sys.executable, str(ROOT / "recipes" / "quickstart" / "train.py"), "--run", str(run)]
+    quickstart += ["--prepared", str(run / "prepared.json"), "--steps", str(steps)]
+    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    subprocess.run([*quickstart, *given], check=True, env=os.environ | {"PYTHONPATH": paths})
+
+
+def curve(run: Path) -> list[dict[str, float]]:
+    """What verl measured at each step."""
+    rows = [json.loads(line)["data"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: row[key] for name, key in CURVE.items() if key in row} for row in rows]
 
 
 def main() -> None:
@@ -116,14 +149,8 @@ def main() -> None:
     data = run / "problems.parquet"
     write_problems(data, settings.prompts * settings.steps, settings.seed)
     start = (arguments.starts / str(settings.start)).resolve()
-    (run / "prepared.json").write_text(json.dumps({"model": str(start), "train": str(data), "test": str(data)}))
-    quickstart = [sys.executable, str(ROOT / "recipes" / "quickstart" / "train.py"), "--run", str(run)]
-    quickstart += ["--prepared", str(run / "prepared.json"), "--steps", str(settings.steps)]
-    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    subprocess.run([*quickstart, *overrides(settings), *extra], check=True, env=os.environ | {"PYTHONPATH": paths})
-    rows = [json.loads(line)["data"] for line in (run / "metrics.jsonl").read_text().splitlines()]
-    curve = [{name: row[key] for name, key in CURVE.items() if key in row} for row in rows]
-    found = {"settings": dataclasses.asdict(settings), "made by": made_by("cpu"), "curve": curve}
+    train(run, start, data, data, settings.steps, [*overrides(settings), *extra])
+    found = {"settings": dataclasses.asdict(settings), "made by": made_by("cpu"), "curve": curve(run)}
     write(arguments.results / f"{settings.arm}-{settings.seed}.json", found)
 
 

