@@ -361,9 +361,12 @@ def test_device_calls_that_have_nothing_to_do():
     assert not hasattr(device, "no_such_call")
 
 
-def test_vllms_cache_is_bounded(monkeypatch):
-    """It would take half of the machine's memory; a value of the user's goes first."""
+def test_vllms_cache_is_bounded_and_its_threads_are_not(monkeypatch):
+    """It would take half of the machine's memory, and one of two cores; a value of the user's goes first."""
     monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
-    assert get_platform().rollout_env_vars() == {"VLLM_CPU_KVCACHE_SPACE": "1"}
+    monkeypatch.delenv("VLLM_CPU_OMP_THREADS_BIND", raising=False)
+    assert get_platform().rollout_env_vars() == {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "4")
-    assert get_platform().rollout_env_vars() == {"VLLM_CPU_KVCACHE_SPACE": "4"}
+    assert get_platform().rollout_env_vars()["VLLM_CPU_KVCACHE_SPACE"] == "4"
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0-1")
+    assert get_platform().rollout_env_vars()["VLLM_CPU_OMP_THREADS_BIND"] == "0-1"

@@ -64,6 +64,8 @@ class _CpuDevice(ModuleType):
 
 _DEVICE = _CpuDevice("l2t_verl_cpu_device")
 
+VLLM = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}  # where the environment does not say
+
 
 class CpuPlatform(PlatformBase):
     """One process is one device; collectives go over gloo; Ray counts devices as (logical) GPUs."""
@@ -140,8 +142,11 @@ class CpuPlatform(PlatformBase):
         return False
 
     def rollout_env_vars(self) -> dict[str, str]:
-        """Bound vLLM's key-value cache, which takes half of the memory otherwise."""
-        return {"VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1")}
+        """Bound vLLM's key-value cache, which takes half of the memory otherwise; bind none of its threads to a core.
+
+        Bound, it leaves a core to itself, which is half of a machine with two, and all engines of a machine share one.
+        """
+        return {name: os.environ.get(name, value) for name, value in VLLM.items()}
 
     def cudart(self) -> None:
         """No CUDA runtime."""
