@@ -25,6 +25,7 @@ if [ -n "${VERL:-}" ]; then
   VERL=$(cd "$VERL" && pwd)
   export PYTHONPATH=$VERL${PYTHONPATH:+:$PYTHONPATH} # before the environment's own
 fi
+unset PYTHONDONTWRITEBYTECODE # images of containers set it: each of some thousand processes would compile all of this anew
 "$VENV/bin/ruff" check .
 "$VENV/bin/ruff" format --check .
 exec "$VENV/bin/python" -m pytest -n "${WORKERS:-auto}" "$@"
