@@ -3,6 +3,7 @@
 with two_raylets(FOLDER) as cluster: …    from a test that may start clusters
 """
 
+import os
 import socket
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
+
+import forkserver
 
 
 class Cluster(NamedTuple):
@@ -34,6 +37,8 @@ def two_raylets(folder: Path, *, cpus: int = 8, gpus: int = 1) -> Iterator[Clust
     """A cluster of two nodes that live here; the head has `gpus` logical ones, the other has none."""
     ray = str(Path(sys.executable).with_name("ray"))
     bare = {"PATH": "/usr/bin:/bin", "HOME": str(folder), "RAY_USAGE_STATS_ENABLED": "0"}
+    # Workers that find the tests' folder, which is not here but among what the job brings, are forked as in other tests
+    bare |= {forkserver.FOLDER: os.environ.get(forkserver.FOLDER, "")}
     port, jobs = free_ports(2)
     head = ["--head", f"--port={port}", "--include-dashboard=true", f"--dashboard-port={jobs}", f"--num-gpus={gpus}"]
     raylets: list[subprocess.Popen] = []
