@@ -63,6 +63,7 @@ OTHERS = {f"bash recipes/{recipe}/run.sh": "test_recipes.py" for recipe in RECIP
     "python -m recipes.controlled.grid": "here, its arguments, and test_controlled_loop.py",
     "python -m recipes.controlled.real_text": "here, its arguments; what it found, test_controlled_loop.py",
     "python -m recipes.controlled.through_verl": "here, its arguments, and test_controlled_loop.py",
+    "python -m recipes.controlled.language": "here, its arguments; test_language.py, but for its trainings",
     "python -m recipes.controlled.parts": "here, its arguments; its table, test_controlled.py",
     "python -m recipes.controlled.sparse": "here, its arguments; its table, test_controlled.py and test_controlled_loop.py",
     "python -m recipes.controlled.table": "here, its arguments, and test_controlled_loop.py",

@@ -38,7 +38,7 @@ from recipes.controlled.word_problems import SAID_LAST, WordProblem, label, prob
 TABLE = Path(__file__).with_name("language.parquet")
 START = RUNS / "language_start"
 RUN, RESULTS = RUNS / "language_runs", RUNS / "language"
-FINE_TUNING = {"steps": 120, "rows": 12, "rate": 1e-4}
+FINE_TUNING: dict[str, Any] = {"steps": 120, "rows": 12, "rate": 1e-4}
 TRAINED = 24  # updates of a run
 SHARED: dict[str, Any] = {"start": 1, "prompts": 4, "group": 8, "limit": 128, "test": 400, "learning_rate": 1e-5}
 FORCING = {"forcing_suffix": f"\n\n{SAID_LAST}", "closing": "<|im_end|>"}

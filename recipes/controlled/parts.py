@@ -10,8 +10,8 @@ python -m recipes.controlled.parts run grpo length_penalty_09 episode true_label
 python -m recipes.controlled.parts run mean_probability smoothed smoothed_later smoothed_later_priced --seeds 0
 python -m recipes.controlled.parts run grpo length_penalty_09 smoothed --seeds 4 5 6 7
 python -m recipes.controlled.parts run guided_2 guided guided_charged --seeds 0
-python -m recipes.controlled.parts run guided_charged --seeds 4 5 6 7 8 9 10
-python -m recipes.controlled.parts run grpo length_penalty_09 --seeds 8 9 10
+python -m recipes.controlled.parts run guided_charged --seeds 4 5 6 7 8 9 10 11 12 13
+python -m recipes.controlled.parts run grpo length_penalty_09 --seeds 8 9 10 11 12 13
 python -m recipes.controlled.table runs/controlled/bed --table recipes/controlled/parts.parquet
 python -m recipes.controlled.parts table
 """
