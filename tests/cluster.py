@@ -1,7 +1,6 @@
 """Starts stock `python -m verl.trainer.main_ppo` on the quickstart's configuration with a tiny model."""
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from tiny import read_jsonl
 
 QUICKSTART = Path(__file__).parent.parent.resolve() / "recipes" / "quickstart"
 sys.path.insert(0, str(QUICKSTART))
@@ -43,7 +43,7 @@ class Run:
 
     def metrics(self) -> list[dict]:
         path = self.folder / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return read_jsonl(path) if path.exists() else []
 
     def wait(self, seconds: float) -> int:
         """The exit status; ends the run's own processes, by group, when the time is over."""

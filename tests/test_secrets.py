@@ -10,6 +10,7 @@ import pytest
 import typer
 from openai import OpenAI  # noqa: F401 - what the engine imports, before the clock runs
 from soak.server import Handler, SaysJson, served
+from tiny import read_jsonl
 from typer.testing import CliRunner
 
 from l2t_verl.evaluate import __main__ as evaluate
@@ -136,7 +137,7 @@ def pages(tmp_path_factory) -> list[Path]:
     shutil.copytree(FIXTURES / "trained" / "paper", place)
     with open(place / "metrics.jsonl", "a") as file:
         file.write(json.dumps({"step": 6, "data": {f"l2t/skipped/{HOSTILE}/total": 3.0, "timing_s/step": 1.0}}) + "\n")
-    dumped = [json.loads(line) for line in (place / "rollouts" / "5.jsonl").read_text().splitlines()]
+    dumped = read_jsonl(place / "rollouts" / "5.jsonl")
     for row in dumped:
         row |= {"input": f"user\n{HOSTILE}\nassistant\n", "gts": HOSTILE}
         row["l2t"] |= {"tail": HOSTILE, "grading": HOSTILE}

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import itertools
 import random
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from recipes.controlled import loop, start
 from recipes.controlled.comparison import Run, load
 from recipes.controlled.measure import is_right
-from recipes.controlled.run import made_by, write
+from recipes.controlled.run import made_by, once
 from recipes.controlled.sampling import Rollout, sample
 from recipes.controlled.settings import Settings
 from recipes.controlled.solutions import Rates, written_answer
@@ -68,12 +66,9 @@ class Bed:
 
     def run(self, settings: Settings, folder: Path, results: Path) -> Path:
         """Train the start, unless the run's file is there, and measure it on the problems of its split."""
-        file = results / f"{settings.name}.json"
-        if file.exists():
-            return file
-        if not folder.is_dir():
-            raise FileNotFoundError(f"{folder} holds no start: make it with the command `start` of this bed")
-        started = time.time()
+        return once(settings, folder, results, "the command `start` of this bed", lambda: self._found(settings, folder))
+
+    def _found(self, settings: Settings, folder: Path) -> dict[str, Any]:
         model, tokenizer = loaded(folder)
         source = self.problems("train", 1_000_000 + settings.seed)  # the start was trained on other draws
         report = lambda line: print(line, flush=True)  # noqa: E731
@@ -81,16 +76,12 @@ class Bed:
         chosen = list(itertools.islice(self.problems(settings.split, 0), settings.test))
         torch.manual_seed(settings.seed)
         rollouts = sample(model, tokenizer, chosen, limit=settings.limit)
-        found = {
-            "settings": dataclasses.asdict(settings),
+        return {
             "made by": made_by("cpu"),
             "configuration": loop.method(settings).model_dump(),
             "curve": curve,
             "evaluation": evaluate(rollouts, tokenizer),
-            "seconds": time.time() - started,
         }
-        write(file, found)
-        return file
 
 
 def settings_of(arms: dict[str, dict[str, Any]], arm: str, seed: int, steps: int, split: str, start: int = 1) -> Settings:

@@ -11,18 +11,14 @@ A run that was ended goes on from its last checkpoint when its command is given 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import itertools
-import json
 import random
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from transformers import AutoTokenizer
 
 from recipes.controlled import start, tables, through_verl
@@ -31,7 +27,7 @@ from recipes.controlled.comparison import Run, accuracy, load, on_test, tokens
 from recipes.controlled.intervals import estimate
 from recipes.controlled.plans import CANDIDATES
 from recipes.controlled.quality import auc
-from recipes.controlled.run import made_by, write
+from recipes.controlled.run import made_by, once
 from recipes.controlled.settings import Settings
 from recipes.controlled.word_problems import SAID_LAST, WordProblem, label, problems, solution
 
@@ -90,19 +86,16 @@ def write_problems(file: Path, source: Iterator[WordProblem], count: int) -> Non
 
 def overrides(settings: Settings, run: Path) -> list[str]:
     """What this bed adds to the quickstart's configuration."""
-    rows = 8
+    untrained = settings.steps == 0
     return [
-        *through_verl.of_settings(settings, {"gain": FORCING, "episodes": EPISODES}),
+        *through_verl.of_settings(settings, {"gain": FORCING, "episodes": EPISODES}, rows=8),
         "data.max_prompt_length=96",
-        "actor_rollout_ref.rollout.max_model_len=256",
         "actor_rollout_ref.rollout.max_num_seqs=64",
-        *(f"actor_rollout_ref.{role}.log_prob_micro_batch_size_per_gpu={rows}" for role in ("rollout", "ref")),
-        f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={rows}",
         f"actor_rollout_ref.rollout.seed={settings.seed}",
         *(f"actor_rollout_ref.rollout.val_kwargs.{name}" for name in ("do_sample=True", "temperature=1.0", "n=1")),
         f"trainer.validation_data_dir={run / 'validation'}",
-        f"trainer.val_before_train={settings.steps == 0}",
-        f"trainer.val_only={settings.steps == 0}",
+        f"trainer.val_before_train={untrained}",
+        f"trainer.val_only={untrained}",
         f"trainer.test_freq={max(1, settings.steps)}",  # after the last step
         "trainer.save_freq=8",
         "+algorithm.l2t.checkpoints.keep_last=1",
@@ -111,33 +104,29 @@ def overrides(settings: Settings, run: Path) -> list[str]:
 
 def run(settings: Settings, start: Path, results: Path) -> Path:
     """Train the start through verl, unless the run's file is there, and measure it on the problems of its split."""
-    file = results / f"{settings.name}.json"
-    if file.exists():
-        return file
-    if not start.is_dir():
-        raise FileNotFoundError(
-            f"{start} holds no start: make it with python -m recipes.controlled.language start --model FOLDER"
-        )
-    began, folder = time.time(), (RUN / settings.name).resolve()
+    folder = (RUN / settings.name).resolve()
+    command = "python -m recipes.controlled.language start --model FOLDER"
+    file = once(settings, start, results, command, lambda: _found(settings, start, folder))
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return file
+
+
+def _found(settings: Settings, start: Path, folder: Path) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
-    train, test = folder / "train.parquet", folder / "test.parquet"
-    write_problems(train, problems("train", 1_000_000 + settings.seed), settings.prompts * max(1, settings.steps))
+    train, test, steps = folder / "train.parquet", folder / "test.parquet", max(1, settings.steps)
+    write_problems(train, problems("train", 1_000_000 + settings.seed), settings.prompts * steps)
     write_problems(test, problems(settings.split, 0), settings.test)
-    through_verl.train(folder, start.resolve(), train, test, max(1, settings.steps), overrides(settings, folder))
+    through_verl.train(folder, start.resolve(), train, test, steps, overrides(settings, folder))
     tokenizer = AutoTokenizer.from_pretrained(start)
-    rows = [_read(path) for path in sorted((folder / "rollouts").glob("*.jsonl"), key=lambda path: int(path.stem))]
-    found = {
-        "settings": dataclasses.asdict(settings),
+    early = sorted((folder / "rollouts").glob("*.jsonl"), key=lambda path: int(path.stem))[:EARLY]
+    written = through_verl.read_rows(folder / "validation" / f"{settings.steps}.jsonl")
+    return {
         "made by": made_by("cpu"),
         "configuration": ARMS[settings.arm] | {"gain": FORCING, "episodes": EPISODES},
         "curve": through_verl.curve(folder) if settings.steps else [],
-        "evaluation": evaluate(_read(folder / "validation" / f"{settings.steps}.jsonl"), tokenizer)
-        | {"gains": ordered([row for step in rows[:EARLY] for row in step])},
-        "seconds": time.time() - began,
+        "evaluation": evaluate(written, tokenizer)
+        | {"gains": ordered([row for file in early for row in through_verl.read_rows(file)])},
     }
-    write(file, found)
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    return file
 
 
 def evaluate(rows: list[dict[str, Any]], tokenizer: Any) -> dict[str, float]:
@@ -177,15 +166,8 @@ def table(runs: list[Run]) -> str:
             compared = own is not base and set(own) & set(base) and arm != "start"
             row += [each.text() for each in tables.gaps(own, base)] if compared else ["–", "–"]
         rows.append(row)
-    header = [
-        "arm",
-        "seeds",
-        "right, %",
-        "tokens",
-        "needless paragraphs, %",
-        "Δ right to GRPO, points",
-        "Δ tokens to GRPO, %",
-    ]
+    header = ["arm", "seeds", "right, %", "tokens", "needless paragraphs, %"]
+    header += ["Δ right to GRPO, points", "Δ tokens to GRPO, %"]
     header += ["Δ right to the length penalty, points", "Δ tokens to the length penalty, %"]
     return tables.table(header, rows)
 
@@ -196,10 +178,6 @@ def _needless(run: Run) -> float:
 
 def _asked(problem: WordProblem) -> list[dict[str, str]]:
     return [{"role": "user", "content": problem.question}]
-
-
-def _read(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text().split("\n") if line]
 
 
 def main() -> None:
@@ -230,5 +208,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    torch.manual_seed(0)
     main()

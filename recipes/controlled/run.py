@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,28 +38,40 @@ def run(settings: Settings, start: Path, results: Path) -> Path:
     Raises:
         FileNotFoundError: there is no start.
     """
+    command = f"python -m recipes.controlled.start --seed N --folder {start}"
+    return once(settings, start, results, command, lambda: _found(settings, start))
+
+
+def once(settings: Settings, start: Path, results: Path, makes_start: str, find: Callable[[], dict[str, Any]]) -> Path:
+    """Write what `find` finds, between the run's settings and its seconds, unless the run's file is there.
+
+    Raises:
+        FileNotFoundError: there is no start; `makes_start` says by which command.
+    """
     file = results / f"{settings.name}.json"
     if file.exists():
         return file
     if not start.is_dir():
-        raise FileNotFoundError(
-            f"{start} holds no start: make it with python -m recipes.controlled.start --seed N --folder {start}"
-        )
-    started = time.time()
+        raise FileNotFoundError(f"{start} holds no start: make it with {makes_start}")
+    began = time.time()
+    found = {"settings": dataclasses.asdict(settings)} | find()
+    write(file, found | {"seconds": time.time() - began})
+    return file
+
+
+def _found(settings: Settings, start: Path) -> dict[str, Any]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
     model = model.to(device)  # type: ignore[arg-type] # transformers' wrapper loses self
     tokenizer = AutoTokenizer.from_pretrained(start)
     reference, curve = loop.train(settings, model, tokenizer)
-    found: dict[str, Any] = {"settings": dataclasses.asdict(settings), "made by": made_by(device)}
+    found: dict[str, Any] = {"made by": made_by(device)}
     found |= {"configuration": loop.method(settings).model_dump(), "curve": curve}
     policy = loop.computing(model, settings)
     found["evaluation"] = evaluate(settings, policy, tokenizer, loop.method(settings))
     if settings.quality:
         found["quality"] = quality(settings, policy, reference, tokenizer)
-    found["seconds"] = time.time() - started
-    write(file, found)
-    return file
+    return found
 
 
 def write(file: Path, found: dict[str, Any]) -> None:

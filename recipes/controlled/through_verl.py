@@ -54,18 +54,21 @@ def overrides(settings: Settings) -> list[str]:
     rows = settings.prompts * settings.group
     shared = {"gain": FORCING, "episodes": {"method": "episode_tags"}}
     return [
-        *of_settings(settings, shared),
+        *of_settings(settings, shared, rows),
         f"reward.custom_reward_function.path={Path(__file__).resolve()}",
         "data.max_prompt_length=64",
-        "actor_rollout_ref.rollout.max_model_len=256",
         f"actor_rollout_ref.rollout.max_num_seqs={rows}",
-        *(f"actor_rollout_ref.{role}.log_prob_micro_batch_size_per_gpu={rows}" for role in ("rollout", "ref")),
-        f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={rows}",
     ]
 
 
-def of_settings(settings: Settings, shared: dict[str, Any]) -> list[str]:
-    """Overrides that say what every bed's settings do; `shared` is what of `algorithm.l2t` its arms share."""
+def of_settings(settings: Settings, shared: dict[str, Any], rows: int) -> list[str]:
+    """Overrides that say what every bed's settings do.
+
+    Args:
+        settings: of the run.
+        shared: what of `algorithm.l2t` the bed's arms share.
+        rows: responses of a micro-batch.
+    """
     actor, tree = "actor_rollout_ref.actor", {"alpha": 0.8} | settings.l2t
     whole = tree | {name: given | tree.get(name, {}) for name, given in shared.items()}
     return [
@@ -76,6 +79,9 @@ def of_settings(settings: Settings, shared: dict[str, Any]) -> list[str]:
         f"data.max_response_length={settings.limit}",
         f"data.train_batch_size={settings.prompts}",
         f"actor_rollout_ref.rollout.n={settings.group}",
+        "actor_rollout_ref.rollout.max_model_len=256",
+        *(f"actor_rollout_ref.{role}.log_prob_micro_batch_size_per_gpu={rows}" for role in ("rollout", "ref")),
+        f"{actor}.ppo_micro_batch_size_per_gpu={rows}",
         f"{actor}.ppo_mini_batch_size={settings.prompts}",
         f"{actor}.optim.lr={settings.learning_rate}",
         f"{actor}.optim.weight_decay={loop.WEIGHT_DECAY}",
@@ -130,8 +136,13 @@ def train(run: Path, model: Path, train: Path, test: Path, steps: int, given: li
 
 def curve(run: Path) -> list[dict[str, float]]:
     """What verl measured at each step."""
-    rows = [json.loads(line)["data"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows = [row["data"] for row in read_rows(run / "metrics.jsonl")]
     return [{name: row[key] for name, key in CURVE.items() if key in row} for row in rows]
+
+
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """The rows of a file of verl's; not by `splitlines`, for a model writes U+2028 too, which ends no line of JSON."""
+    return [json.loads(line) for line in file.read_text().split("\n") if line]
 
 
 def main() -> None:
