@@ -199,7 +199,8 @@ class CreditConfig(_Section):
         description="Credit: `paper` as published, `episode` adds each episode's reward to GRPO's advantage, `shaped` the "
         "return from each token on, `critic` what each episode changes in the chance of being right, as J tells it, "
         "`guided` that and, the fewer of a group are right, each episode's own reward; "
-        "`length_penalty` and `adaptive_length_penalty` are baselines without process rewards; or one of `plugins`.",
+        "`length_penalty`, `adaptive_length_penalty`, `overlong`, `truncation` and `laser_d` are baselines without process "
+        "rewards; or one of `plugins`.",
     )
     std_floor: Real = Field(
         0.05,
@@ -231,6 +232,13 @@ class CreditConfig(_Section):
     )
     length_penalty: Real = Field(
         0.2, ge=0, lt=1, description="Weight α of the length among a group's correct rollouts (`length_penalty`)."
+    )
+    length_share: Real = Field(
+        0.8,
+        gt=0,
+        le=1,
+        description="Share of the longest response from which a token is punished (`overlong`), a response is wrong "
+        "(`truncation`), or the shortest target (`laser_d`).",
     )
     critic_decay: Real = Field(
         0.95,

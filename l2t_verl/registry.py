@@ -111,7 +111,7 @@ KINDS: Registry[Tensors] = Registry(
     "kind of answer score", ("geometric", "probability", "mean_probability", "smoothed_logprob", "mean_logprob")
 )
 PENALTIES: Registry[Tensors] = Registry("estimator of a penalty from log-ratios", ("log_ratio", "log_ratio_episode"))
-BASELINES = ("length_penalty", "adaptive_length_penalty")  # credits without process rewards
+BASELINES = ("length_penalty", "adaptive_length_penalty", "overlong", "truncation", "laser_d")  # no process rewards
 CRITICS = ("critic", "guided")  # credits that learn from J what a response is worth
 CREDITS: Registry[Tensors] = Registry("credit", ("paper", "episode", "shaped", *CRITICS, *BASELINES))
 GRADERS: Registry[Callable[..., Any]] = Registry("grader")

@@ -7,6 +7,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from verl.trainer.ppo.core_algos import (
+    compute_grpo_outcome_advantage,
+    compute_reinforce_plus_plus_baseline_outcome_advantage,
+)
 
 from l2t_verl import credit
 
@@ -161,6 +165,111 @@ def adaptive_length_penalty_loop(outcome, mask, index, length_cost, max_length):
         for i in rows:
             result[i] = (rewards[i] - mean) * mask[i]
     return result
+
+
+def cut(batch, limit):
+    """The batch with a response of more than `limit` tokens graded as wrong."""
+    outcome, *rest = batch
+    return torch.where(rest[2].sum(dim=1) <= limit, outcome, 0.0), *rest
+
+
+def at_the_end(outcome, mask):
+    """Outcomes on each row's last position, where verl's estimators look for them."""
+    rewards = torch.zeros(mask.shape, dtype=outcome.dtype)
+    rewards[:, -1] = outcome
+    return rewards
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_truncated_response_is_a_wrong_one_of_verl_s_batchwise_estimator(seed):
+    outcome, _, _, mask, _, index = cut(random_batch(seed), 8)
+    found = credit.truncation_advantages(*random_batch(seed), length_share=0.5, max_length=16)
+    expected, _ = compute_reinforce_plus_plus_baseline_outcome_advantage(at_the_end(outcome, mask), mask, index)
+    torch.testing.assert_close(found, expected, atol=1e-9, rtol=2e-7)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("norm_by_std", [True, False])
+def test_an_overlong_response_is_punished_as_verl_s_dapo_manager_does_it(seed, norm_by_std):
+    batch = random_batch(seed)
+    outcome, mask, index = batch[0], batch[3], batch[5]
+    longest, buffer = 16, 4  # verl's `max_resp_len` and `overlong_buffer_cfg.len`, with a penalty factor of 1
+    punished = outcome + torch.minimum(-(mask.sum(dim=1) - (longest - buffer)) / buffer, torch.zeros(()))
+    found = credit.overlong_advantages(*batch, length_share=0.75, max_length=longest, norm_by_std=norm_by_std)
+    norm = {"norm_adv_by_std_in_grpo": norm_by_std}
+    expected, _ = compute_grpo_outcome_advantage(at_the_end(punished, mask), mask, index, **norm)
+    torch.testing.assert_close(found, expected, atol=1e-9, rtol=2e-7)
+
+
+def laser_d_targets(outcome, mask, index, least):
+    """Each group's target, found as the paper finds it: by trying one length after another."""
+    lengths = mask.sum(dim=1).tolist()
+    expected, level = {}, {}
+    for name in set(index):
+        rows = rows_of(index, name)
+        right, n = sum(outcome[i].item() > 0 for i in rows), len(rows)
+        easy, medium = math.ceil(2 * n / 3), math.ceil(n / 3)
+        level[name] = "easy" if right >= easy else "medium" if right >= medium else "hard"
+        expected[name] = {"easy": easy, "medium": medium, "hard": 1}[level[name]]
+    targets = {}
+    for name in expected:
+        alike = [lengths[i] for i in range(len(index)) if level[index[i]] == level[name]]
+        length = least
+        while sum(other <= length for other in alike) / len(alike) * expected[name] < 1 - 1e-12:
+            length += 1
+        targets[name] = length
+    return targets
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_laser_d_pays_a_right_response_within_its_difficulty_s_target(seed):
+    batch = random_batch(seed, rows=7)  # groups of three, one and three: of one difficulty two may want different lengths
+    outcome, mask, index = batch[0], batch[3], batch[5]
+    targets = laser_d_targets(outcome, mask, index, 4)
+    paid = [0.5 * (outcome[i].item() > 0 and mask[i].sum().item() <= targets[name]) for i, name in enumerate(index)]
+    found = credit.laser_d_advantages(*batch, length_share=0.25, max_length=16)
+    expected, _ = compute_grpo_outcome_advantage(at_the_end(outcome + torch.tensor(paid), mask), mask, index)
+    torch.testing.assert_close(found, expected, atol=1e-9, rtol=2e-7)
+
+
+def test_an_easy_question_s_target_is_shorter_than_a_hard_one_s():
+    mask = (torch.arange(12)[None] < torch.tensor([2, 4, 6, 8, 10, 12] * 2)[:, None]).long()
+    outcome, index = torch.tensor([1.0] * 7 + [0.0] * 5), np.array(["easy"] * 6 + ["hard"] * 6, dtype=object)
+    batch = outcome, torch.zeros(12, 0), torch.full((12, 12), -1), mask, torch.zeros(12, 12), index
+    found = credit.laser_d_advantages(*batch, length_share=0.1, max_length=12, norm_by_std=False)[:, 0]
+    # of the easy group, where four are right at least, the shortest two of six are paid; of the hard one all that are right
+    torch.testing.assert_close(found[:6], torch.tensor([1.0, 1.0, -0.5, -0.5, -0.5, -0.5]) / 3)
+    torch.testing.assert_close(found[6:], torch.tensor([1.25] + [-0.25] * 5))
+
+
+@pytest.mark.parametrize("name", ["overlong", "truncation", "laser_d"])
+@pytest.mark.parametrize(("share", "longest"), [(0.0, 16), (1.5, 16), (math.nan, 16), (0.5, 0)])
+def test_a_bound_on_the_length_lies_within_the_longest_response(name, share, longest):
+    with pytest.raises(ValueError, match="length_share above 0 and at most 1; got"):
+        getattr(credit, f"{name}_advantages")(*random_batch(0), length_share=share, max_length=longest)
+
+
+@pytest.mark.parametrize("name", ["overlong", "truncation", "laser_d"])
+def test_the_rows_of_a_session_are_one_response(name):
+    function = getattr(credit, f"{name}_advantages")
+    batch = random_batch(3)
+    session = np.array(["0", "1", "2", "3", "4", "5", "6", "7"], dtype=object)
+    whole = function(*batch, length_share=0.5, max_length=16)
+    torch.testing.assert_close(function(*batch, length_share=0.5, max_length=16, session=session), whole)
+    # the same responses, each cut into two rows of which the second carries the outcome
+    half = lambda tensor, keep: torch.where(keep, tensor, torch.zeros((), dtype=tensor.dtype))  # noqa: E731
+    early = torch.arange(16)[None] < 5
+    outcome, process, ids, mask, log_probs, index = batch
+    doubled = (
+        torch.cat([torch.full_like(outcome, 7.0), outcome]),
+        process.repeat(2, 1),
+        ids.repeat(2, 1),
+        torch.cat([half(mask, early), half(mask, ~early)]),
+        log_probs.repeat(2, 1),
+        np.concatenate([index, index]),
+    )
+    found = function(*doubled, length_share=0.5, max_length=16, session=np.concatenate([session, session]))
+    torch.testing.assert_close(found[:8] + found[8:], whole)
 
 
 def test_a_question_that_is_never_solved_pays_an_nth_of_one_that_always_is():

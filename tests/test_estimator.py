@@ -28,6 +28,9 @@ CREDITS = {
     "length penalty": {"credit": {"method": "length_penalty"}},
     "length penalty, strong": {"credit": {"method": "length_penalty", "length_penalty": 0.6}},
     "adaptive length penalty": {"credit": {"method": "adaptive_length_penalty"}},
+    "overlong": {"credit": {"method": "overlong", "length_share": 0.3}},
+    "truncation": {"credit": {"method": "truncation", "length_share": 0.3}},
+    "LASER-D": {"credit": {"method": "laser_d", "length_share": 0.3}},
     "shaped": {"credit": {"method": "shaped"}},
     "shaped, floor": {"alpha": 2.5, "credit": {"method": "shaped", "std_floor": 0.7}},
     "episode, all charged, by surprise": {
@@ -152,6 +155,7 @@ def pure(batch: Batch, settings: dict) -> torch.Tensor:
     grouped = {"norm_by_std": True, "std_floor": config.credit.std_floor, **alpha}
     priced = {"length_cost": 0.3, "length_cost_for": whose, "max_length": LONGEST}
     grouped |= priced
+    bounded = {"length_share": config.credit.length_share, "max_length": LONGEST}
     judged = {"scores": batch.scores, "weights": WEIGHTS, "decay": config.credit.critic_decay, **priced}
     own = {
         "paper": {"ratio_clip": config.credit.ratio_clip, **alpha},
@@ -161,6 +165,9 @@ def pure(batch: Batch, settings: dict) -> torch.Tensor:
         "guided": {**judged, "std_floor": config.credit.std_floor, **alpha},
         "length_penalty": {"length_penalty": config.credit.length_penalty},
         "adaptive_length_penalty": {"length_cost": 0.3, "max_length": LONGEST},
+        "overlong": bounded,
+        "truncation": bounded,
+        "laser_d": bounded,
     }[method]
     rows = (batch.rewards.sum(-1), batch.process, batch.episode_ids, batch.mask, batch.old_log_probs, batch.index())
     return getattr(credit, f"{method}_advantages")(*rows, **own)

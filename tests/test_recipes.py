@@ -33,10 +33,13 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(line, env=os.environ | venv, capture_output=True, text=True, timeout=600, check=False)
 
 
-DR_GRPO = {  # how it divides is what it is
-    "algorithm.norm_adv_by_std_in_grpo",
-    "actor_rollout_ref.actor.loss_agg_mode",
-    "actor_rollout_ref.actor.loss_scale_factor",
+BESIDE = {  # what belongs to an arm that is not its reward
+    "dr_grpo": {
+        "algorithm.norm_adv_by_std_in_grpo",
+        "actor_rollout_ref.actor.loss_agg_mode",
+        "actor_rollout_ref.actor.loss_scale_factor",
+    },
+    "dler": {"actor_rollout_ref.actor.clip_ratio_high"},
 }
 
 
@@ -51,7 +54,7 @@ def test_every_arm_would_train_and_differs_in_the_reward_alone(recipe):
         other = {name for name in tree | trees["grpo"] if tree.get(name) != trees["grpo"].get(name)}
         assert (other != set()) == (arm != "grpo")
         beside = {name for name in other if not name.startswith(("algorithm.l2t.", "algorithm.adv_estimator"))}
-        assert beside == (DR_GRPO if arm == "dr_grpo" else set())
+        assert beside == BESIDE.get(arm, set())
 
 
 def test_each_recipe_has_its_files_and_its_line_in_the_table():

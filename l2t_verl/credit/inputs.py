@@ -98,7 +98,17 @@ class Rollouts:
 
     def per_group_once(self, per_row: torch.Tensor) -> torch.Tensor:
         """[G] sums of [B] values, each session's last row alone."""
-        return self.per_group(per_row * (self._last == torch.arange(len(self._last))))
+        return self.per_group(per_row * self.is_last)
+
+    @cached_property
+    def is_last(self) -> torch.Tensor:
+        """[B] bool, whether a row is its session's last."""
+        return self._last == torch.arange(len(self._last))
+
+    @cached_property
+    def length(self) -> torch.Tensor:
+        """[B] sampled tokens of each row's session, float64."""
+        return self.per_session(self.counts.sum(dim=1))
 
     @cached_property
     def final_outcome(self) -> torch.Tensor:
@@ -190,6 +200,23 @@ def check_rollouts(
     outcome, process = (tensor.double().clamp(-LARGEST_REWARD, LARGEST_REWARD) for tensor in (outcome, process))
     own = number_groups(session)[0] if session is not None else torch.arange(rows)
     return Rollouts(outcome, process, episode_ids, response_mask, old_log_probs, counts, group, num_groups, own)
+
+
+def share_of(max_length: int, length_share: float) -> int:
+    """A share of the longest response allowed, to the nearest token.
+
+    Raises:
+        ValueError: the longest response has no token, or the share is not in (0, 1].
+
+    Example:
+        >>> share_of(200, 0.25)
+        50
+    """
+    if max_length < 1 or not 0 < length_share <= 1:
+        raise ValueError(
+            f"max_length must be at least 1 and length_share above 0 and at most 1; got {max_length}, {length_share}"
+        )
+    return round(length_share * max_length)
 
 
 def row_blocks(tokens: torch.Tensor) -> Iterator[slice]:

@@ -9,13 +9,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from l2t_verl.credit.adaptive_length_penalty import adaptive_length_penalty_advantages
+from l2t_verl.credit.baselines import (
+    adaptive_length_penalty_advantages,
+    laser_d_advantages,
+    length_penalty_advantages,
+    overlong_advantages,
+    truncation_advantages,
+)
 from l2t_verl.credit.critic import critic_advantages
 from l2t_verl.credit.critic_history import Critic, learn
 from l2t_verl.credit.episode import episode_advantages
 from l2t_verl.credit.guided import guided_advantages
 from l2t_verl.credit.inputs import Rollouts, check_rollouts
-from l2t_verl.credit.length_penalty import length_penalty_advantages
 from l2t_verl.credit.paper import paper_advantages
 from l2t_verl.credit.shaped import shaped_advantages
 from l2t_verl.registry import CREDITS, CRITICS, register_credit
@@ -86,6 +91,10 @@ class CreditInputs:
             "norm_by_std": self.norm_by_std,
             "session": self.session,
         }
+
+    @property
+    def _bounded(self) -> dict[str, Any]:
+        return {"length_share": self.settings.length_share, "max_length": self.max_length, "session": self.session}
 
     @property
     def _judged(self) -> dict[str, Any]:
@@ -173,3 +182,18 @@ def _adaptive_length_penalty(inputs: CreditInputs) -> torch.Tensor:
         max_length=inputs.max_length,
         session=inputs.session,
     )
+
+
+@register_credit("overlong")
+def _overlong(inputs: CreditInputs) -> torch.Tensor:
+    return overlong_advantages(*inputs._arguments, norm_by_std=inputs.norm_by_std, **inputs._bounded)
+
+
+@register_credit("truncation")
+def _truncation(inputs: CreditInputs) -> torch.Tensor:
+    return truncation_advantages(*inputs._arguments, **inputs._bounded)
+
+
+@register_credit("laser_d")
+def _laser_d(inputs: CreditInputs) -> torch.Tensor:
+    return laser_d_advantages(*inputs._arguments, norm_by_std=inputs.norm_by_std, **inputs._bounded)

@@ -167,8 +167,32 @@ OUTCOMES = {
         "l2t",
         {"credit": {"method": "adaptive_length_penalty"}},
         "credit.length_cost",
-        (),
+        (1.0, 2.0, 4.0),
         1.0,
+    ),
+    "overlong": Arm(
+        "DAPO's punishment of overlong responses",
+        "l2t",
+        {"credit": {"method": "overlong"}},
+        "credit.length_share",
+        (0.2, 0.3, 0.4),
+        0.3,
+    ),
+    "dler": Arm(
+        "DLER: a response that is too long is wrong, advantages of the whole batch",
+        "l2t",
+        {"credit": {"method": "truncation"}},
+        "credit.length_share",
+        (0.3, 0.4, 0.5),
+        0.4,
+    ),
+    "laser_d": Arm(
+        "LASER-D: a bonus within a length that depends on the difficulty",
+        "l2t",
+        {"credit": {"method": "laser_d"}},
+        "credit.length_share",
+        (0.1, 0.2, 0.3),
+        0.2,
     ),
 }
 

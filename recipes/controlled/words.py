@@ -8,6 +8,7 @@ STRENGTHS = {
     "alpha": "weight α",
     "credit.length_penalty": "strength",
     "credit.length_cost": "price λ",
+    "credit.length_share": "share of the longest response",
 }
 # Kinds of J that `quality` measures: `gain.kind`, and `contrastive`, which no run can take
 KINDS = {

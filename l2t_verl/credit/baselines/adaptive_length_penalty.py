@@ -53,7 +53,7 @@ def adaptive_length_penalty_advantages(
                 [-0.5000, -0.5000]])
     """
     rollouts = check_rollouts(outcome, process, episode_ids, response_mask, old_log_probs, index, session)
-    price = length_price(rollouts, length_cost, "all", max_length).token * rollouts.per_session(rollouts.counts.sum(dim=1))
+    price = length_price(rollouts, length_cost, "all", max_length).token * rollouts.length
     share = rollouts.per_group_once(rollouts.right).clamp_min(1.0) / rollouts.sessions_per_group().clamp_min(1.0)
     rewards = rollouts.final_outcome - price * share[rollouts.group]
     advantages = outcome_advantages(to_precision(rewards, outcome.dtype), index, norm_by_std=False, session=session)

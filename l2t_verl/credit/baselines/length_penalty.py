@@ -52,7 +52,7 @@ def length_penalty_advantages(
         raise ValueError(f"length_penalty must be at least 0 and below 1, got {length_penalty}")
     rollouts = check_rollouts(outcome, process, episode_ids, response_mask, old_log_probs, index, session)
     group, right = rollouts.group, rollouts.right
-    lengths = rollouts.per_session(rollouts.counts.sum(dim=1))
+    lengths = rollouts.length
     count = rollouts.per_group_once(right).clamp_min(1.0)[group]
     distance = lengths - rollouts.per_group_once(right * lengths)[group] / count
     std = (rollouts.per_group_once(right * distance.square())[group] / count).sqrt()
