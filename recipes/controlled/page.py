@@ -54,6 +54,7 @@ def all_tables(every: list[Run], real: Run, through: list[Run]) -> dict[str, str
         "verl": tables.verl_table(runs, through),
         "arms": tables.arms_table(runs, [*ARMS, *CANDIDATES]),
         "controls": tables.controls_table(runs, ["grpo", BEST, *OTHERS], BEST),
+        "outcomes": tables.outcomes_table(runs),
         "by start": tables.starts_table(every),
         "across starts": tables.across_table(every),
         "beside the length penalty": tables.beside_penalty_table(every),

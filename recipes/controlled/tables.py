@@ -31,11 +31,13 @@ from recipes.controlled.plans import (
     BUDGET,
     BUDGETS,
     CANDIDATES,
+    FEW,
     FRESH_STARTS,
     FRONTIER,
     LONG,
     LONG_STEPS,
     OTHERS,
+    OUTCOMES,
     ROUNDED,
     STARTS,
     Arm,
@@ -103,6 +105,19 @@ def controls_table(runs: list[Run], arms: list[str], best: str) -> str:
         there = {} if arm == "grpo" else length_penalty_at_equal_length(runs, own)
         equal_length[arm] = _over(own, there) if there else "–"
     return _arms(runs, arms, differences, {"over the length penalty at equal length, points": equal_length})
+
+
+def outcomes_table(runs: list[Run]) -> str:
+    """What others reward, beside the main arms on the same seeds; the last column as in the controls' table."""
+    alike = [run for run in runs if run["settings"]["seed"] in FEW]
+    arms = ["grpo", "length_penalty", *OUTCOMES, *CANDIDATES]
+    base, differences, equal_length = confirming(alike, "grpo"), {}, {}
+    for arm in arms:
+        own = confirming(alike, arm)
+        if arm != "grpo" and len(own) > 1:
+            differences[arm] = gaps(own, base)
+            equal_length[arm] = _over(own, length_penalty_at_equal_length(alike, own))
+    return _arms(alike, arms, differences, {"over the length penalty at equal length, points": equal_length})
 
 
 def gaps(own: dict[int, Run], base: dict[int, Run]) -> tuple[Estimate, Estimate]:

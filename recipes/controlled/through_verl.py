@@ -70,6 +70,7 @@ def of_settings(settings: Settings, shared: dict[str, Any], rows: int) -> list[s
         rows: responses of a micro-batch.
     """
     actor, tree = "actor_rollout_ref.actor", {"alpha": 0.8} | settings.l2t
+    computed = {"float32": "fp32", "bfloat16": "bf16"}[settings.compute]
     whole = tree | {name: given | tree.get(name, {}) for name, given in shared.items()}
     return [
         "~algorithm.l2t",
@@ -82,6 +83,8 @@ def of_settings(settings: Settings, shared: dict[str, Any], rows: int) -> list[s
         "actor_rollout_ref.rollout.max_model_len=256",
         *(f"actor_rollout_ref.{role}.log_prob_micro_batch_size_per_gpu={rows}" for role in ("rollout", "ref")),
         f"{actor}.ppo_micro_batch_size_per_gpu={rows}",
+        f"actor_rollout_ref.rollout.dtype={settings.compute}",
+        *(f"actor_rollout_ref.{role}.fsdp_config.mixed_precision.param_dtype={computed}" for role in ("actor", "ref")),
         f"{actor}.ppo_mini_batch_size={settings.prompts}",
         f"{actor}.optim.lr={settings.learning_rate}",
         f"{actor}.optim.weight_decay={loop.WEIGHT_DECAY}",
