@@ -225,7 +225,7 @@ class CreditConfig(_Section):
         ge=0,
         description="Cost λ of a response of the longest length, in units of the advantage (`shaped`: before α; `critic`, "
         "`guided`: of their root mean square; `adaptive_length_penalty`: of the outcome); null: 4 with `guided`, as it was "
-        "measured, and 0 with the others.",
+        "measured, 1 with `adaptive_length_penalty`, which is nothing else, and 0 with the others.",
     )
     length_cost_for: Literal["all", "correct"] = Field(
         "correct", description="Whose length costs: of `all` rollouts, or of the `correct` ones among each other."
@@ -233,12 +233,12 @@ class CreditConfig(_Section):
     length_penalty: Real = Field(
         0.2, ge=0, lt=1, description="Weight α of the length among a group's correct rollouts (`length_penalty`)."
     )
-    length_share: Real = Field(
-        0.8,
+    length_share: Real | None = Field(
+        None,
         gt=0,
         le=1,
-        description="Share of the longest response from which a token is punished (`overlong`), a response is wrong "
-        "(`truncation`), or the shortest target (`laser_d`).",
+        description="Share of the longest response above which a response is punished (`overlong`; null: 0.8, as "
+        "published), or wrong (`truncation`; null: 0.5); or the shortest target (`laser_d`; null: 0.25).",
     )
     critic_decay: Real = Field(
         0.95,
@@ -268,7 +268,12 @@ class CreditConfig(_Section):
         """λ of the first step, from which a token budget moves it."""
         if self.length_cost is not None:
             return self.length_cost
-        return 4.0 if self.method == "guided" else 0.0
+        return {"guided": 4.0, "adaptive_length_penalty": 1.0}.get(self.method, 0.0)
+
+    @property
+    def length_bound(self) -> float:
+        """`length_share`, or what stands for null with this credit; 1 where it has no bound."""
+        return self.length_share or {"overlong": 0.8, "truncation": 0.5, "laser_d": 0.25}.get(self.method, 1.0)
 
 
 class OutcomeConfig(_Section):
@@ -446,6 +451,7 @@ def why_no_forward_to_share(config: L2TConfig) -> str | None:
 # Credits with a length price, and those of them that may charge right responses alone
 CHARGING = " or ".join(("episode", "shaped", *CRITICS))
 PRICED = f"{CHARGING} or adaptive_length_penalty"
+BOUNDED = "overlong or truncation or laser_d"
 
 
 def _contradictions(config: L2TConfig, broken: Set[str]) -> dict[str, str]:
@@ -467,6 +473,7 @@ def _contradictions(config: L2TConfig, broken: Set[str]) -> dict[str, str]:
             credit.length_cost_for != CreditConfig.model_fields["length_cost_for"].default,
         ),
         "length_penalty": ("length_penalty", credit.length_penalty != CreditConfig.model_fields["length_penalty"].default),
+        "length_share": (BOUNDED, credit.length_share is not None),
         "token_budget": (PRICED, credit.token_budget is not None),
     }
     for name, (owner, is_set) in owners.items():

@@ -149,6 +149,7 @@ def test_a_wrong_element_of_a_list_is_named_by_its_position_and_hides_nothing():
         ("credit.std_floor", [1e-9], [0, -1]),
         ("credit.length_cost", [0, 5], [-1]),
         ("credit.length_penalty", [0, 0.99], [-0.1, 1]),
+        ("credit.length_share", [1e-3, 1], [0, 1.1]),
         ("credit.gamma", [0, 1], [-0.1, 1.1]),
         ("credit.critic_decay", [0, 1], [-0.1, 1.1]),
         ("credit.critic_ridge", [1e-9], [0]),
@@ -161,7 +162,7 @@ def test_a_wrong_element_of_a_list_is_named_by_its_position_and_hides_nothing():
     ],
 )
 def test_bounds(path, allowed, refused):
-    owners = {"gamma": "episode", "ratio_clip": "paper", "length_penalty": "length_penalty"}
+    owners = {"gamma": "episode", "ratio_clip": "paper", "length_penalty": "length_penalty", "length_share": "overlong"}
     owners |= dict.fromkeys(("critic_decay", "critic_ridge", "critic_steps"), "critic")
     owner = {f"credit.{name}": {"method": method} for name, method in owners.items()}.get(path)
     for value in [*allowed, *refused]:
@@ -175,7 +176,7 @@ def test_bounds(path, allowed, refused):
 
 
 REALS = [path for path, value in leaves(L2TConfig().model_dump()).items() if isinstance(value, float)]
-REALS += ["credit.length_cost", "credit.gamma", "credit.ratio_clip", "credit.token_budget"]
+REALS += ["credit.length_cost", "credit.length_share", "credit.gamma", "credit.ratio_clip", "credit.token_budget"]
 
 
 @pytest.mark.parametrize("path", REALS)
@@ -213,6 +214,7 @@ def test_whole_numbers_are_real_numbers_too():
             "credit.method=critic takes the logit of J",
         ),
         ({"credit": {"length_penalty": 0.3}}, "credit.length_penalty", "only credit.method=length_penalty"),
+        ({"credit": {"length_share": 0.8}}, "credit.length_share", "only credit.method=overlong or truncation or laser_d"),
         (
             {"credit": {"method": "paper", "length_cost_for": "all"}},
             "credit.length_cost_for",

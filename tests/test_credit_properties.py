@@ -168,9 +168,9 @@ def adaptive_length_penalty_loop(outcome, mask, index, length_cost, max_length):
 
 
 def cut(batch, limit):
-    """The batch with a response of more than `limit` tokens graded as wrong."""
+    """The batch with a right response of more than `limit` tokens graded as worth nothing, but no better than a wrong one."""
     outcome, *rest = batch
-    return torch.where(rest[2].sum(dim=1) <= limit, outcome, 0.0), *rest
+    return torch.where(rest[2].sum(dim=1) <= limit, outcome, outcome.clamp_max(0.0)), *rest
 
 
 def at_the_end(outcome, mask):
@@ -181,9 +181,12 @@ def at_the_end(outcome, mask):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_truncated_response_is_a_wrong_one_of_verl_s_batchwise_estimator(seed):
-    outcome, _, _, mask, _, index = cut(random_batch(seed), 8)
-    found = credit.truncation_advantages(*random_batch(seed), length_share=0.5, max_length=16)
+@pytest.mark.parametrize("wrong", [0.0, -1.0])  # as graders of verl's have it
+def test_a_truncated_response_is_no_right_one_of_verl_s_batchwise_estimator(seed, wrong):
+    outcome, *rest = random_batch(seed)
+    batch = torch.where(outcome > 0, outcome, wrong), *rest
+    outcome, _, _, mask, _, index = cut(batch, 8)
+    found = credit.truncation_advantages(*batch, length_share=0.5, max_length=16)
     expected, _ = compute_reinforce_plus_plus_baseline_outcome_advantage(at_the_end(outcome, mask), mask, index)
     torch.testing.assert_close(found, expected, atol=1e-9, rtol=2e-7)
 
@@ -194,7 +197,8 @@ def test_an_overlong_response_is_punished_as_verl_s_dapo_manager_does_it(seed, n
     batch = random_batch(seed)
     outcome, mask, index = batch[0], batch[3], batch[5]
     longest, buffer = 16, 4  # verl's `max_resp_len` and `overlong_buffer_cfg.len`, with a penalty factor of 1
-    punished = outcome + torch.minimum(-(mask.sum(dim=1) - (longest - buffer)) / buffer, torch.zeros(()))
+    dapo = torch.minimum(-(mask.sum(dim=1) - (longest - buffer)) / buffer, torch.zeros(()))
+    punished = outcome + dapo / 2  # DAPO's outcomes are 1 and −1, these 1 and 0
     found = credit.overlong_advantages(*batch, length_share=0.75, max_length=longest, norm_by_std=norm_by_std)
     norm = {"norm_adv_by_std_in_grpo": norm_by_std}
     expected, _ = compute_grpo_outcome_advantage(at_the_end(punished, mask), mask, index, **norm)
@@ -208,14 +212,13 @@ def laser_d_targets(outcome, mask, index, least):
     for name in set(index):
         rows = rows_of(index, name)
         right, n = sum(outcome[i].item() > 0 for i in rows), len(rows)
-        easy, medium = math.ceil(2 * n / 3), math.ceil(n / 3)
-        level[name] = "easy" if right >= easy else "medium" if right >= medium else "hard"
-        expected[name] = {"easy": easy, "medium": medium, "hard": 1}[level[name]]
+        level[name] = "easy" if right / n >= 2 / 3 else "medium" if right / n >= 1 / 3 else "hard"
+        expected[name] = max(1, {"easy": int(n * 2 / 3), "medium": int(n / 3), "hard": 1}[level[name]])
     targets = {}
     for name in expected:
-        alike = [lengths[i] for i in range(len(index)) if level[index[i]] == level[name]]
+        alike = [lengths[i] for i in range(len(index)) if level[index[i]] == level[name] and lengths[i]]
         length = least
-        while sum(other <= length for other in alike) / len(alike) * expected[name] < 1 - 1e-12:
+        while alike and sum(other <= length for other in alike) / len(alike) * expected[name] < 1 - 1e-12:
             length += 1
         targets[name] = length
     return targets
@@ -223,12 +226,12 @@ def laser_d_targets(outcome, mask, index, least):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_laser_d_pays_a_right_response_within_its_difficulty_s_target(seed):
-    batch = random_batch(seed, rows=7)  # groups of three, one and three: of one difficulty two may want different lengths
+    batch = random_batch(seed)  # groups of three, one and four: of one difficulty two may want different lengths
     outcome, mask, index = batch[0], batch[3], batch[5]
     targets = laser_d_targets(outcome, mask, index, 4)
-    paid = [0.5 * (outcome[i].item() > 0 and mask[i].sum().item() <= targets[name]) for i, name in enumerate(index)]
+    paid = [(outcome[i].item() > 0 and mask[i].sum().item() <= targets[name]) for i, name in enumerate(index)]
     found = credit.laser_d_advantages(*batch, length_share=0.25, max_length=16)
-    expected, _ = compute_grpo_outcome_advantage(at_the_end(outcome + torch.tensor(paid), mask), mask, index)
+    expected, _ = compute_grpo_outcome_advantage(at_the_end(outcome + torch.tensor(paid) / 3, mask), mask, index)
     torch.testing.assert_close(found, expected, atol=1e-9, rtol=2e-7)
 
 
@@ -238,8 +241,8 @@ def test_an_easy_question_s_target_is_shorter_than_a_hard_one_s():
     batch = outcome, torch.zeros(12, 0), torch.full((12, 12), -1), mask, torch.zeros(12, 12), index
     found = credit.laser_d_advantages(*batch, length_share=0.1, max_length=12, norm_by_std=False)[:, 0]
     # of the easy group, where four are right at least, the shortest two of six are paid; of the hard one all that are right
-    torch.testing.assert_close(found[:6], torch.tensor([1.0, 1.0, -0.5, -0.5, -0.5, -0.5]) / 3)
-    torch.testing.assert_close(found[6:], torch.tensor([1.25] + [-0.25] * 5))
+    torch.testing.assert_close(found[:6], torch.tensor([2.0, 2.0, -1.0, -1.0, -1.0, -1.0]) / 9)
+    torch.testing.assert_close(found[6:], torch.tensor([10.0] + [-2.0] * 5) / 9)
 
 
 @pytest.mark.parametrize("name", ["overlong", "truncation", "laser_d"])

@@ -146,13 +146,13 @@ def grpo(batch: Batch, norm_by_std: bool = True) -> torch.Tensor:
     return data.batch["advantages"]
 
 
-def pure(batch: Batch, settings: dict) -> torch.Tensor:
+def pure(batch: Batch, settings: dict, norm_by_std: bool = True) -> torch.Tensor:
     """The pure function that a configuration names, called without the plugin; each row a session of its own."""
     config = load_config(settings)
     method = config.credit.method
     alpha = {"alpha": config.alpha}
     whose = config.credit.length_cost_for
-    grouped = {"norm_by_std": True, "std_floor": config.credit.std_floor, **alpha}
+    grouped = {"norm_by_std": norm_by_std, "std_floor": config.credit.std_floor, **alpha}
     priced = {"length_cost": 0.3, "length_cost_for": whose, "max_length": LONGEST}
     grouped |= priced
     bounded = {"length_share": config.credit.length_share, "max_length": LONGEST}
@@ -165,9 +165,9 @@ def pure(batch: Batch, settings: dict) -> torch.Tensor:
         "guided": {**judged, "std_floor": config.credit.std_floor, **alpha},
         "length_penalty": {"length_penalty": config.credit.length_penalty},
         "adaptive_length_penalty": {"length_cost": 0.3, "max_length": LONGEST},
-        "overlong": bounded,
+        "overlong": {**bounded, "norm_by_std": norm_by_std},
         "truncation": bounded,
-        "laser_d": bounded,
+        "laser_d": {**bounded, "norm_by_std": norm_by_std},
     }[method]
     rows = (batch.rewards.sum(-1), batch.process, batch.episode_ids, batch.mask, batch.old_log_probs, batch.index())
     return getattr(credit, f"{method}_advantages")(*rows, **own)
@@ -278,6 +278,14 @@ def test_norm_by_std_is_honoured(method):
     with_std, without = (advantages(batch, settings, norm_by_std=norm) for norm in (True, False))
     torch.testing.assert_close(with_std - without, grpo(batch, True) - grpo(batch, False))
     assert not torch.allclose(with_std, without)
+
+
+@pytest.mark.parametrize("name", ["overlong", "LASER-D"])
+def test_norm_by_std_reaches_the_baselines_that_divide_by_it(name):
+    batch = rollouts(11)
+    found = advantages(batch, CREDITS[name], norm_by_std=False)
+    torch.testing.assert_close(found, pure(batch, CREDITS[name], norm_by_std=False))
+    assert not torch.allclose(found, advantages(batch, CREDITS[name], norm_by_std=True))
 
 
 def test_kl_in_the_reward_is_part_of_the_outcome():

@@ -94,7 +94,7 @@ class CreditInputs:
 
     @property
     def _bounded(self) -> dict[str, Any]:
-        return {"length_share": self.settings.length_share, "max_length": self.max_length, "session": self.session}
+        return {"length_share": self.settings.length_bound, "max_length": self.max_length, "session": self.session}
 
     @property
     def _judged(self) -> dict[str, Any]:

@@ -167,7 +167,7 @@ OUTCOMES = {
         "l2t",
         {"credit": {"method": "adaptive_length_penalty"}},
         "credit.length_cost",
-        (1.0, 2.0, 4.0),
+        (0.5, 1.0, 2.0, 4.0),
         1.0,
     ),
     "overlong": Arm(

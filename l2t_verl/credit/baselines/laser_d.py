@@ -10,7 +10,7 @@ import torch
 from l2t_verl.credit.groups import outcome_advantages
 from l2t_verl.credit.inputs import Rollouts, check_rollouts, share_of, to_precision
 
-BONUS = 0.5  # as published
+BONUS = 1 / 3  # as released: ½, where right is 1 and wrong −½
 
 
 def laser_d_advantages(
@@ -26,13 +26,14 @@ def laser_d_advantages(
     norm_by_std: bool = True,
     session: np.ndarray | None = None,
 ) -> torch.Tensor:
-    r"""GRPO's advantages of r_i = r^out_i + ½ [right_i and T_i ≤ L_d], d the group's difficulty (LASER-D, arXiv 2505.15612).
+    r"""GRPO's advantages of r_i = r^out_i + ⅓ [right_i and T_i ≤ L_d], d the group's difficulty (LASER-D, arXiv 2505.15612).
 
-    A group of n rollouts is easy, medium or hard if at least ⌈2n/3⌉, ⌈n/3⌉ or fewer of them are right. Its target L_d is
-    the smallest length ≥ sL at which a group of its difficulty can expect a complete right response: P_d(L_d) c_d ≥ 1,
-    where P_d(l) is the share of its difficulty's responses that are no longer than l, and c_d = ⌈2n/3⌉, ⌈n/3⌉ or 1. The
-    paper measures P_d every 20 steps on 500 training questions that it samples for this; here it is measured on the step's
-    own rollouts, at no cost.
+    A group of n rollouts is easy if 2n/3 of them are right or more, medium if n/3 or more, else hard. Its target L_d is the
+    smallest length ≥ sL at which a group of its difficulty can expect a complete right response: P_d(L_d) c_d ≥ 1, where
+    P_d(l) is the share of its difficulty's responses that are no longer than l, and c_d = ⌊2n/3⌋, ⌊n/3⌋ (at least 1) or 1,
+    rounded as the released code does it. The paper measures P_d every 20 steps on 500 training questions that it samples for
+    this; here it is measured on the step's own rollouts, at no cost. The bonus is a third of what is between right (1) and
+    wrong (0): the released code pays ½ where those are 1 and −½.
 
     Args:
         outcome: [B] outcome rewards.
@@ -54,10 +55,11 @@ def laser_d_advantages(
 
     Example:
         >>> laser_d_advantages(
-        ...     torch.tensor([1.0, 1.0]), torch.zeros(2, 0), torch.full((2, 3), -1), torch.tensor([[1.0, 0, 0], [1, 1, 1]]),
-        ...     torch.zeros(2, 3), np.array(["a", "a"], dtype=object), length_share=0.25, max_length=4, norm_by_std=False)
-        tensor([[ 0.2500,  0.0000,  0.0000],
-                [-0.2500, -0.2500, -0.2500]])
+        ...     torch.ones(3), torch.zeros(3, 0), torch.full((3, 2), -1), torch.tensor([[1.0, 0], [1, 0], [1, 1]]),
+        ...     torch.zeros(3, 2), np.array(["a"] * 3, dtype=object), length_share=0.25, max_length=4, norm_by_std=False)
+        tensor([[ 0.1111,  0.0000],
+                [ 0.1111,  0.0000],
+                [-0.2222, -0.2222]])
     """
     rollouts = check_rollouts(outcome, process, episode_ids, response_mask, old_log_probs, index, session)
     within = rollouts.length <= _targets(rollouts, share_of(max_length, length_share))
@@ -69,13 +71,15 @@ def laser_d_advantages(
 def _targets(rollouts: Rollouts, least: float) -> torch.Tensor:
     """[B] target length of each row, in tokens."""
     sizes, right = rollouts.sessions_per_group(), rollouts.per_group_once(rollouts.right)
-    medium, easy = (sizes / 3).ceil(), (2 * sizes / 3).ceil()
-    expected = torch.where(right >= easy, easy, torch.where(right >= medium, medium, 1.0))  # c_d
-    level = ((right >= medium).long() + (right >= easy).long())[rollouts.group]
+    easy, medium = 3 * right >= 2 * sizes, 3 * right >= sizes
+    expected = torch.where(easy, 2 * sizes // 3, torch.where(medium, sizes // 3, 1.0)).clamp_min(1.0)  # c_d
+    level = (medium.long() + easy.long())[rollouts.group]
     targets = torch.full_like(rollouts.length, least)
     for difficulty in level.unique().tolist():
         rows = (level == difficulty).nonzero()[:, 0]
-        lengths = rollouts.length[rows[rollouts.is_last[rows]]].sort().values
+        lengths = rollouts.length[rows[rollouts.is_last[rows] & (rollouts.length[rows] > 0)]].sort().values
+        if not len(lengths):
+            continue
         for count in expected[rollouts.group[rows]].unique().tolist():  # one, unless groups differ in size
             enough = lengths[math.ceil(len(lengths) / count) - 1].clamp_min(least)
             targets[rows[expected[rollouts.group[rows]] == count]] = enough

@@ -23,12 +23,13 @@ def truncation_advantages(
     max_length: int,
     session: np.ndarray | None = None,
 ) -> torch.Tensor:
-    r"""A_{i,t} = (a_i − mean a) / std a, a_i = r_i − mean r of the group, r_i = r^out_i [T_i ≤ sL] (DLER, arXiv 2510.15110).
+    r"""A_{i,t} = (a_i − mean a) / std a, a_i = r_i − mean r of the group, r_i = min(r^out_i, 0 if T_i > sL) (DLER, arXiv 2510.15110).
 
-    Mean and (unbiased) standard deviation of a are taken over the tokens of the whole batch, as verl's
-    `reinforce_plus_plus_baseline` takes them: groups are not divided by their own spread. DLER's higher clip and dynamic
-    sampling are verl's own settings. Responses are sampled to their end here; `data.max_response_length` set to sL, and s
-    to 1, save that.
+    A right response that is too long earns 0, a wrong one what it earned. Mean and (unbiased) standard deviation of a are
+    taken over the tokens of the whole batch, as verl's `reinforce_plus_plus_baseline` takes them: groups are not divided by
+    their own spread, and one whose rollouts are all alike gets −mean a / std a, which is not 0 where lengths differ. DLER
+    draws such groups again (dynamic sampling), which this trainer does not, and cuts responses at sL; here they are sampled
+    to their end, and the tokens behind sL learn and count. `data.max_response_length` set to sL, and s to 1, is nearer to it.
 
     Args:
         outcome: [B] outcome rewards.
@@ -56,7 +57,7 @@ def truncation_advantages(
     """
     rollouts = check_rollouts(outcome, process, episode_ids, response_mask, old_log_probs, index, session)
     kept = rollouts.length <= share_of(max_length, length_share)
-    rewards = to_precision(rollouts.final_outcome * kept, outcome.dtype)
+    rewards = to_precision(torch.where(kept, rollouts.final_outcome, rollouts.final_outcome.clamp_max(0)), outcome.dtype)
     centred = outcome_advantages(rewards, index, norm_by_std=False, session=session).double()
     tokens = rollouts.counts.sum(dim=1)
     count = tokens.sum().clamp_min(1.0)
