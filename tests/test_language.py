@@ -43,21 +43,16 @@ def test_an_arm_is_what_verl_would_train(arm, tmp_path):
     assert tree.gain.forcing_suffix == "\n\n#### " and tree.episodes.method == "paragraphs"
     assert config.trainer.val_only == (arm == "start")
     assert config.actor_rollout_ref.rollout.seed == 3
-    assert config.actor_rollout_ref.rollout.dtype == "float32"
+    parts = config.actor_rollout_ref
+    assert parts.rollout.dtype == "bfloat16"  # and the weights that the optimiser moves are float32
+    for role in (parts.actor, parts.ref):
+        assert (role.fsdp_config.mixed_precision.param_dtype, role.fsdp_config.model_dtype) == ("bf16", "float32")
     if arm == "guided_charged":  # the default, but for how the answer is forced and the response cut
         found = tree.model_copy(update={"gain": None, "episodes": None, "credit": None, "checkpoints": None})
         default = load_config({})
         assert found == default.model_copy(update={"gain": None, "episodes": None, "credit": None, "checkpoints": None})
         assert (tree.gain.kind, tree.credit.method) == (default.gain.kind, default.credit.method)
         assert tree.credit.length_cost == default.credit.first_length_cost
-
-
-def test_a_run_in_bfloat16_samples_and_trains_in_it(tmp_path):
-    settings = dataclasses.replace(language.settings_of("grpo", 3, 24), compute="bfloat16")
-    parts = composed(*language.overrides(settings, tmp_path)).actor_rollout_ref
-    assert parts.rollout.dtype == "bfloat16"
-    for role in (parts.actor, parts.ref):
-        assert (role.fsdp_config.mixed_precision.param_dtype, role.fsdp_config.model_dtype) == ("bf16", "float32")
 
 
 def test_what_verl_reads_is_the_problem_and_its_answer(tmp_path):

@@ -36,8 +36,15 @@ START = RUNS / "language_start"
 RUN, RESULTS = RUNS / "language_runs", RUNS / "language"
 FINE_TUNING: dict[str, Any] = {"steps": 120, "rows": 12, "rate": 1e-4}
 TRAINED = 24  # updates of a run
-SHARED: dict[str, Any] = {"start": 1, "prompts": 4, "group": 8, "limit": 128, "test": 400, "learning_rate": 1e-5}
-SHARED["compute"] = "bfloat16"  # as a language model is trained; a third of float32's time on a CPU that has it
+SHARED: dict[str, Any] = {
+    "start": 1,
+    "prompts": 4,
+    "group": 8,
+    "limit": 128,
+    "test": 400,
+    "learning_rate": 1e-5,
+    "compute": "bfloat16",  # as language models are trained; a third of float32's time where the CPU reckons in it
+}
 FORCING = {"forcing_suffix": f"\n\n{SAID_LAST}", "closing": "<|im_end|>"}
 EPISODES = {"method": "paragraphs", "max_episodes": 12, "min_episode_tokens": 4}
 ARMS: dict[str, dict[str, Any]] = {
