@@ -80,14 +80,16 @@ def test_gains_are_ordered_before_the_answer_is_stated():
 
 def test_the_table_pairs_by_seed():
     def found(arm: str, seed: int, right: float, tokens: float) -> dict:
-        evaluation = {"accuracy": right, "tokens": tokens, "needless": 0.25}
+        gains = 0.6 if arm == "grpo" else None
+        evaluation = {"accuracy": right, "tokens": tokens, "needless": 0.25, "gains": gains}
         return {"settings": dataclasses.asdict(language.settings_of(arm, seed, 24)), "curve": [], "evaluation": evaluation}
 
     runs = [found("grpo", seed, 0.1 * seed, 100) for seed in (1, 2, 3, 4)]
     runs += [found("guided_charged", seed, 0.1 * seed + 0.2, 80) for seed in (1, 2, 3)]
     _, _, grpo, guided = language.table(runs).splitlines()
     assert grpo.startswith("| GRPO | 4 | 25.0 ± 20.5 | 100.0 ± 0.0 | 25.0 ± 0.0 | – | – |")
-    assert " | 20.0 ± 0.0 | -20.0 ± 0.0 | – | – |" in guided
+    assert grpo.endswith(" | 60 ± 0 |")
+    assert " | 20.0 ± 0.0 | -20.0 ± 0.0 | – | – | – |" in guided
 
 
 def test_what_a_model_wrote_is_measured():

@@ -11,6 +11,7 @@ A run that was ended goes on from its last checkpoint when its command is given 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import random
 import shutil
@@ -129,12 +130,18 @@ def _found(settings: Settings, start: Path, folder: Path) -> dict[str, Any]:
     early = sorted((folder / "rollouts").glob("*.jsonl"), key=lambda path: int(path.stem))[:EARLY]
     written = through_verl.read_rows(folder / "validation" / f"{settings.steps}.jsonl")
     return {
-        "made by": made_by("cpu"),
+        "made by": made_by("cpu") | {"weights of the start": digest(start)},
         "configuration": ARMS[settings.arm] | {"gain": FORCING, "episodes": EPISODES},
         "curve": through_verl.curve(folder) if settings.steps else [],
         "evaluation": evaluate(written, tokenizer)
         | {"gains": ordered([row for file in early for row in through_verl.read_rows(file)])},
     }
+
+
+def digest(start: Path) -> str:
+    """Tells starts apart: made again on another machine, one is not the same to the last bit."""
+    with open(start / "model.safetensors", "rb") as weights:
+        return hashlib.file_digest(weights, "sha256").hexdigest()[:12]
 
 
 def evaluate(rows: list[dict[str, Any]], tokenizer: Any) -> dict[str, float]:
@@ -173,10 +180,12 @@ def table(runs: list[Run]) -> str:
         for base in (of_arm["grpo"], of_arm["length_penalty"]):
             compared = own is not base and set(own) & set(base) and arm != "start"
             row += [each.text() for each in tables.gaps(own, base)] if compared else ["–", "–"]
-        rows.append(row)
+        told = [100 * run["evaluation"]["gains"] for run in own.values() if run["evaluation"]["gains"] is not None]
+        rows.append([*row, estimate([(1, share) for share in told]).text(digits=0) if told else "–"])
     header = ["arm", "seeds", "right, %", "tokens", "needless paragraphs, %"]
     header += ["Δ right to GRPO, points", "Δ tokens to GRPO, %"]
     header += ["Δ right to the length penalty, points", "Δ tokens to the length penalty, %"]
+    header += ["steps whose gain is above a needless paragraph's, %"]
     return tables.table(header, rows)
 
 
