@@ -168,7 +168,7 @@ def adaptive_length_penalty_loop(outcome, mask, index, length_cost, max_length):
 
 
 def cut(batch, limit):
-    """The batch with a right response of more than `limit` tokens graded as worth nothing, but no better than a wrong one."""
+    """The batch with a right response of more than `limit` tokens worth nothing, but no better than a wrong one."""
     outcome, *rest = batch
     return torch.where(rest[2].sum(dim=1) <= limit, outcome, outcome.clamp_max(0.0)), *rest
 

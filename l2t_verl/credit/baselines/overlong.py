@@ -26,10 +26,10 @@ def overlong_advantages(
 ) -> torch.Tensor:
     r"""GRPO's advantages of r_i = r^out_i − ½ min(1, max(0, T_i − sL) / (L − sL)) (DAPO, arXiv 2503.14476).
 
-    The "soft overlong punishment": up to sL tokens cost nothing; from there it grows to half of what is between right (1) and
-    wrong (0) at the longest response, as it does in the paper, whose outcomes are 1 and −1 and whose punishment ends at 1.
-    Right and wrong responses are punished alike. DAPO's 16,384 of 20,480 tokens are s = 0.8; its other parts are verl's own
-    settings, and so is this one (`reward_manager.name=dapo`), there with verl's grading.
+    The "soft overlong punishment": up to sL tokens cost nothing; from there it grows to half of what is between right (1)
+    and wrong (0) at the longest response, as it does in the paper, whose outcomes are 1 and −1 and whose punishment ends at
+    1. Right and wrong responses are punished alike. DAPO's 16,384 of 20,480 tokens are s = 0.8; its other parts are verl's
+    own settings, and so is this one (`reward_manager.name=dapo`), there with verl's grading.
 
     Args:
         outcome: [B] outcome rewards.
