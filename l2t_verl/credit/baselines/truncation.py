@@ -25,11 +25,12 @@ def truncation_advantages(
 ) -> torch.Tensor:
     r"""A_{i,t} = (a_i − mean a) / std a, a_i = r_i − mean r of the group, r_i = r^out_i [T_i ≤ sL] (DLER, arXiv 2510.15110).
 
-    A wrong response earns what it earned, however long it is: a grader may have it below 0. Mean and (unbiased) standard deviation of a are
-    taken over the tokens of the whole batch, as verl's `reinforce_plus_plus_baseline` takes them: groups are not divided by
-    their own spread, and one whose rollouts are all alike gets −mean a / std a, which is not 0 where lengths differ. DLER
-    draws such groups again (dynamic sampling), which this trainer does not, and cuts responses at sL; here they are sampled
-    to their end, and the tokens behind sL learn and count. `data.max_response_length` set to sL, and s to 1, is nearer.
+    A wrong response earns what it earned, however long it is: a grader may have it below 0. Mean and (unbiased) standard
+    deviation of a are taken over the tokens of the whole batch, as verl's `reinforce_plus_plus_baseline` takes them:
+    groups are not divided by their own spread, and one whose rollouts are all alike gets −mean a / std a, which is not 0
+    where lengths differ. DLER draws such groups again (dynamic sampling), which this trainer does not, and cuts
+    responses at sL; here they are sampled to their end, and the tokens behind sL learn and count.
+    `data.max_response_length` set to sL, and s to 1, is nearer.
 
     Args:
         outcome: [B] outcome rewards.
