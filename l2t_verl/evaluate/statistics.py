@@ -11,13 +11,16 @@ import numpy as np
 RESAMPLES = 10_000
 
 
-def bootstrap(values: np.ndarray, *, seed: int = 0, ratio_to: np.ndarray | None = None) -> tuple[float, float]:
+def bootstrap(
+    values: np.ndarray, *, seed: int = 0, ratio_to: np.ndarray | None = None, resamples: int = RESAMPLES
+) -> tuple[float, float]:
     """95 % percentile interval of a mean over questions, or of the ratio of two means, by resampling questions.
 
     Args:
         values: [Q], one for each question.
         seed: of the resampling.
         ratio_to: [Q], the denominator's values of the same questions.
+        resamples: how often the questions are drawn again.
 
     Returns:
         The lower and the upper end; nan for a single question, of which nothing can be said.
@@ -29,7 +32,7 @@ def bootstrap(values: np.ndarray, *, seed: int = 0, ratio_to: np.ndarray | None 
     """
     if len(values) < 2:
         return math.nan, math.nan
-    chosen = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
+    chosen = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
     means = values[chosen].mean(axis=1)
     if ratio_to is not None:
         means = means / ratio_to[chosen].mean(axis=1)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from l2t_verl.credit.calibration import auc
+from l2t_verl.evaluate.statistics import bootstrap
 from l2t_verl.preflight.seen import NOWHERE, Seen
 
 RESAMPLES = 1000
@@ -204,12 +205,8 @@ def estimate(
     if not kept:
         return Estimate(math.nan, math.nan, math.nan, 0)
     table = np.stack(kept)
-    value = float(table[:, 0].sum() / table[:, 1].sum())
-    if len(table) < 2:
-        return Estimate(value, math.nan, math.nan, len(table))
-    chosen = table[np.random.default_rng(seed).integers(len(table), size=(RESAMPLES, len(table)))].sum(axis=1)
-    low, high = np.quantile(chosen[:, 0] / chosen[:, 1], [0.025, 0.975])
-    return Estimate(value, float(low), float(high), len(table))
+    low, high = bootstrap(table[:, 0], seed=seed, ratio_to=table[:, 1], resamples=RESAMPLES)
+    return Estimate(float(table[:, 0].sum() / table[:, 1].sum()), low, high, len(table))
 
 
 def _pairs(one: Seen, way: Way) -> list[tuple[float, float, bool]]:
