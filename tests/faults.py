@@ -79,6 +79,20 @@ FAULTS = (
         ("tests/test_credit.py", "tests/test_credit_properties.py"),
     ),
     Fault(
+        "LASER-D expects a part of a right response",
+        "l2t_verl/credit/baselines/laser_d.py",
+        "2 * sizes // 3",
+        "2 * sizes / 3",
+        ("tests/test_credit_properties.py",),
+    ),
+    Fault(
+        "a wrong response that is too long is forgiven",
+        "l2t_verl/credit/baselines/truncation.py",
+        ".clamp_max(0)",
+        " * 0",
+        ("tests/test_credit_properties.py",),
+    ),
+    Fault(
         "each copy of a split context gives its log-probs again",
         "l2t_verl/packing/rows.py",
         "first=self.first if i == 0 else None",
