@@ -176,7 +176,7 @@ OUTCOMES = {
         {"credit": {"method": "overlong"}},
         "credit.length_share",
         (0.2, 0.3, 0.4),
-        0.3,
+        0.4,
     ),
     "dler": Arm(
         "DLER: a response that is too long is wrong, advantages of the whole batch",
@@ -184,7 +184,7 @@ OUTCOMES = {
         {"credit": {"method": "truncation"}},
         "credit.length_share",
         (0.3, 0.4, 0.5),
-        0.4,
+        0.5,
     ),
     "laser_d": Arm(
         "LASER-D: a bonus within a length that depends on the difficulty",
@@ -192,7 +192,7 @@ OUTCOMES = {
         {"credit": {"method": "laser_d"}},
         "credit.length_share",
         (0.1, 0.2, 0.3),
-        0.2,
+        0.3,
     ),
 }
 
