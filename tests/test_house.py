@@ -78,3 +78,11 @@ def test_every_example_is_run():
     assert len(with_examples) > 50
     left_out = [file for file in with_examples if not any(file.is_relative_to(path) for path in run)]
     assert left_out == [], "their examples run nowhere: name them in pyproject.toml's testpaths"
+
+
+def test_every_package_is_in_the_wheel():
+    """A folder that is not named is missed by those alone who install the wheel."""
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    ours = ROOT / "l2t_verl"
+    holds_modules = {".".join(("l2t_verl", *file.parent.relative_to(ours).parts)) for file in ours.rglob("*.py")}
+    assert holds_modules - set(wheel) == {"l2t_verl.guide"}, "name them in pyproject.toml"  # writes pages of the repository
