@@ -191,6 +191,9 @@ class CompressionConfig(_Section):
     )
 
 
+LENGTH_BOUNDS = {"overlong": 0.8, "truncation": 0.5, "laser_d": 0.25}  # credits with one, and what stands for null
+
+
 class CreditConfig(_Section):
     """How episode rewards become token advantages."""
 
@@ -273,7 +276,7 @@ class CreditConfig(_Section):
     @property
     def length_bound(self) -> float:
         """`length_share`, or what stands for null with this credit; 1 where it has no bound."""
-        return self.length_share or {"overlong": 0.8, "truncation": 0.5, "laser_d": 0.25}.get(self.method, 1.0)
+        return self.length_share or LENGTH_BOUNDS.get(self.method, 1.0)
 
 
 class OutcomeConfig(_Section):
@@ -448,12 +451,6 @@ def why_no_forward_to_share(config: L2TConfig) -> str | None:
     return None
 
 
-# Credits with a length price, and those of them that may charge right responses alone
-CHARGING = " or ".join(("episode", "shaped", *CRITICS))
-PRICED = f"{CHARGING} or adaptive_length_penalty"
-BOUNDED = "overlong or truncation or laser_d"
-
-
 def _contradictions(config: L2TConfig, broken: Set[str]) -> dict[str, str]:
     """What no single field shows: settings that exclude each other or would have no effect.
 
@@ -463,24 +460,18 @@ def _contradictions(config: L2TConfig, broken: Set[str]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     credit, episodes = config.credit, config.episodes
-    owners = {
-        "gamma": ("episode", credit.gamma is not None),
-        "surprise_weights": ("episode", credit.surprise_weights),
-        "ratio_clip": ("paper", credit.ratio_clip is not None),
-        "length_cost": (PRICED, bool(credit.length_cost)),
-        "length_cost_for": (
-            CHARGING,
-            credit.length_cost_for != CreditConfig.model_fields["length_cost_for"].default,
-        ),
-        "length_penalty": ("length_penalty", credit.length_penalty != CreditConfig.model_fields["length_penalty"].default),
-        "length_share": (BOUNDED, credit.length_share is not None),
-        "token_budget": (PRICED, credit.token_budget is not None),
+    charging = ("length_cost", "length_cost_for", "token_budget")
+    users = {
+        "paper": ("ratio_clip",),
+        "episode": ("gamma", "surprise_weights", *charging),
+        "shaped": charging,
+        **dict.fromkeys(CRITICS, (*charging, "critic_decay", "critic_ridge", "critic_steps")),
+        "adaptive_length_penalty": ("length_cost", "token_budget"),
+        "length_penalty": ("length_penalty",),
+        **dict.fromkeys(LENGTH_BOUNDS, ("length_share",)),
     }
-    for name, (owner, is_set) in owners.items():
-        if is_set and credit.method not in owner.split(" or ") and f"{ROOT}.credit.method" not in broken:
-            found[f"{ROOT}.credit.{name}"] = f"only credit.method={owner} uses it, but credit.method={credit.method}"
-    learnt = ("critic_decay", "critic_ridge", "critic_steps")
-    found |= _unused(credit, "credit", "method", dict.fromkeys(CRITICS, learnt), broken)
+    free = credit.model_copy(update={"length_cost": credit.length_cost or None})  # a cost of 0 is as good as none
+    found |= _unused(free, "credit", "method", users, broken)
     if credit.method in CRITICS and config.gain.kind == "mean_logprob":
         found[f"{ROOT}.gain.kind"] = (
             f"credit.method={credit.method} takes the logit of J, which mean_logprob has not; take smoothed_logprob"

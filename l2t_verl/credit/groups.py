@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from l2t_verl.credit.inputs import Rollouts, number_groups
+from l2t_verl.credit.inputs import Rollouts, number_groups, to_precision
 
 
 def outcome_advantages(
@@ -54,6 +54,32 @@ def outcome_advantages(
     centred = outcome - mean[group]
     advantages = centred / divisor[group] if norm_by_std else centred
     return advantages.nan_to_num()  # rewards so large that their squares overflow: 0 or the largest number
+
+
+def advantages_of_rewards(
+    rollouts: Rollouts,
+    rewards: torch.Tensor,
+    index: np.ndarray,
+    *,
+    norm_by_std: bool,
+    session: np.ndarray | None,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """`outcome_advantages` of other rewards, on each sampled token: for credits that reward a rollout as a whole.
+
+    Args:
+        rollouts: checked rollouts; see `check_rollouts`.
+        rewards: [B] of each row's session.
+        index: see `outcome_advantages`.
+        norm_by_std: see there.
+        session: see there.
+        dtype: of the outcomes as they were given, in whose precision groups are normalised.
+
+    Returns:
+        [B, T] advantages, 0 outside the mask, of that type.
+    """
+    advantages = outcome_advantages(to_precision(rewards, dtype), index, norm_by_std=norm_by_std, session=session)
+    return advantages[:, None] * rollouts.mask.to(dtype)
 
 
 def smallest_spread(rollouts: Rollouts, std_floor: float) -> torch.Tensor:

@@ -11,7 +11,6 @@ A run that was ended goes on from its last checkpoint when its command is given 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import itertools
 import random
 import shutil
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 from transformers import AutoTokenizer
 
+from l2t_verl.evaluate.model import fingerprint
 from recipes.controlled import start, tables, through_verl
 from recipes.controlled.bed import RUNS, loaded
 from recipes.controlled.comparison import Run, accuracy, load, on_test, tokens
@@ -130,18 +130,12 @@ def _found(settings: Settings, start: Path, folder: Path) -> dict[str, Any]:
     early = sorted((folder / "rollouts").glob("*.jsonl"), key=lambda path: int(path.stem))[:EARLY]
     written = through_verl.read_rows(folder / "validation" / f"{settings.steps}.jsonl")
     return {
-        "made by": made_by("cpu") | {"weights of the start": digest(start)},
+        "made by": made_by("cpu") | {"start": fingerprint(str(start))[:12]},  # made again, it is another
         "configuration": ARMS[settings.arm] | {"gain": FORCING, "episodes": EPISODES},
         "curve": through_verl.curve(folder) if settings.steps else [],
         "evaluation": evaluate(written, tokenizer)
         | {"gains": ordered([row for file in early for row in through_verl.read_rows(file)])},
     }
-
-
-def digest(start: Path) -> str:
-    """Tells starts apart: made again on another machine, one is not the same to the last bit."""
-    with open(start / "model.safetensors", "rb") as weights:
-        return hashlib.file_digest(weights, "sha256").hexdigest()[:12]
 
 
 def evaluate(rows: list[dict[str, Any]], tokenizer: Any) -> dict[str, float]:

@@ -77,13 +77,7 @@ def _leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 def arms_table(runs: list[Run], arms: list[str]) -> str:
     """Accuracy and tokens of each arm, and the differences paired by seed with GRPO's, Holm-corrected over the arms."""
-    base = confirming(runs, "grpo")
-    differences = {}
-    for arm in arms:
-        own = confirming(runs, arm)
-        if arm != "grpo" and len(set(own) & set(base)) > 1:
-            differences[arm] = gaps(own, base)
-    return _arms(runs, arms, differences, {})
+    return _arms(runs, arms, _to_grpo(runs, arms), {})
 
 
 def controls_table(runs: list[Run], arms: list[str], best: str) -> str:
@@ -111,13 +105,20 @@ def outcomes_table(runs: list[Run]) -> str:
     """What others reward, beside the main arms on the same seeds; the last column as in the controls' table."""
     alike = [run for run in runs if run["settings"]["seed"] in FEW]
     arms = ["grpo", "length_penalty", *OUTCOMES, *CANDIDATES]
-    base, differences, equal_length = confirming(alike, "grpo"), {}, {}
-    for arm in arms:
-        own = confirming(alike, arm)
-        if arm != "grpo" and len(own) > 1:
-            differences[arm] = gaps(own, base)
-            equal_length[arm] = _over(own, length_penalty_at_equal_length(alike, own))
+    differences = _to_grpo(alike, arms)
+    own = {arm: confirming(alike, arm) for arm in differences}
+    equal_length = {arm: _over(own[arm], length_penalty_at_equal_length(alike, own[arm])) for arm in differences}
     return _arms(alike, arms, differences, {"over the length penalty at equal length, points": equal_length})
+
+
+def _to_grpo(runs: list[Run], arms: list[str]) -> dict[str, tuple[Estimate, Estimate]]:
+    """`gaps` to GRPO of the arms that share more than one seed with it."""
+    base, found = confirming(runs, "grpo"), {}
+    for arm in arms:
+        own = confirming(runs, arm)
+        if arm != "grpo" and len(set(own) & set(base)) > 1:
+            found[arm] = gaps(own, base)
+    return found
 
 
 def gaps(own: dict[int, Run], base: dict[int, Run]) -> tuple[Estimate, Estimate]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from l2t_verl.credit.groups import outcome_advantages
-from l2t_verl.credit.inputs import check_rollouts, to_precision
+from l2t_verl.credit.groups import advantages_of_rewards
+from l2t_verl.credit.inputs import check_rollouts
 from l2t_verl.credit.length_price import length_price
 
 
@@ -56,5 +56,4 @@ def adaptive_length_penalty_advantages(
     price = length_price(rollouts, length_cost, "all", max_length).token * rollouts.length
     share = rollouts.per_group_once(rollouts.right).clamp_min(1.0) / rollouts.sessions_per_group().clamp_min(1.0)
     rewards = rollouts.final_outcome - price * share[rollouts.group]
-    advantages = outcome_advantages(to_precision(rewards, outcome.dtype), index, norm_by_std=False, session=session)
-    return advantages[:, None] * rollouts.mask.to(outcome.dtype)
+    return advantages_of_rewards(rollouts, rewards, index, norm_by_std=False, session=session, dtype=outcome.dtype)

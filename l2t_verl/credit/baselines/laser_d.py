@@ -7,8 +7,8 @@ import math
 import numpy as np
 import torch
 
-from l2t_verl.credit.groups import outcome_advantages
-from l2t_verl.credit.inputs import Rollouts, check_rollouts, share_of, to_precision
+from l2t_verl.credit.groups import advantages_of_rewards
+from l2t_verl.credit.inputs import Rollouts, check_rollouts, share_of
 
 BONUS = 1 / 3  # as released: ½, where right is 1 and wrong −½
 
@@ -64,8 +64,7 @@ def laser_d_advantages(
     rollouts = check_rollouts(outcome, process, episode_ids, response_mask, old_log_probs, index, session)
     within = rollouts.length <= _targets(rollouts, share_of(max_length, length_share))
     rewards = rollouts.final_outcome + BONUS * rollouts.right * within
-    advantages = outcome_advantages(to_precision(rewards, outcome.dtype), index, norm_by_std=norm_by_std, session=session)
-    return advantages[:, None] * rollouts.mask.to(outcome.dtype)
+    return advantages_of_rewards(rollouts, rewards, index, norm_by_std=norm_by_std, session=session, dtype=outcome.dtype)
 
 
 def _targets(rollouts: Rollouts, least: float) -> torch.Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from l2t_verl.credit.groups import outcome_advantages
-from l2t_verl.credit.inputs import check_rollouts, share_of, to_precision
+from l2t_verl.credit.groups import advantages_of_rewards
+from l2t_verl.credit.inputs import check_rollouts, share_of
 
 PUNISHMENT = 0.5  # as published: 1, where outcomes are 1 and −1
 
@@ -60,5 +60,4 @@ def overlong_advantages(
     free = share_of(max_length, length_share)
     beyond = ((rollouts.length - free) / max(max_length - free, 1e-300)).clamp(0, 1)
     rewards = rollouts.final_outcome - PUNISHMENT * beyond
-    advantages = outcome_advantages(to_precision(rewards, outcome.dtype), index, norm_by_std=norm_by_std, session=session)
-    return advantages[:, None] * rollouts.mask.to(outcome.dtype)
+    return advantages_of_rewards(rollouts, rewards, index, norm_by_std=norm_by_std, session=session, dtype=outcome.dtype)
